@@ -1,0 +1,18 @@
+"""nfa_flow: exact gradient flow of neural networks, and how their weights relate to their average gradients."""
+
+from . import data as data
+from . import descent as descent
+from . import flow as flow
+from . import measure as measure
+from . import nets as nets
+from . import plot as plot
+from . import theory as theory
+from .data import Dataset as Dataset
+from .descent import gradient_descent as gradient_descent
+from .flow import GradientNormBelow as GradientNormBelow
+from .flow import LossBelow as LossBelow
+from .flow import gradient_flow as gradient_flow
+from .flow import log_times as log_times
+from .trajectory import RunError as RunError
+from .trajectory import RunInterrupted as RunInterrupted
+from .trajectory import Trajectory as Trajectory

@@ -1,0 +1,17 @@
+"""Data sets: teachers with a known truth, label noise, whitening, and real data."""
+
+from .cifar10 import cifar10 as cifar10
+from .dataset import Dataset as Dataset
+from .moment_factor import moment_factor as moment_factor
+from .noise import add_label_noise as add_label_noise
+from .real import diabetes as diabetes
+from .real import digits as digits
+from .real import load_npz as load_npz
+from .real import openml as openml
+from .teachers import linear_teacher as linear_teacher
+from .teachers import multi_index as multi_index
+from .teachers import orthogonal_support as orthogonal_support
+from .teachers import single_index as single_index
+from .teachers import vanishing_alignment as vanishing_alignment
+from .whitening import standardise as standardise
+from .whitening import whiten as whiten

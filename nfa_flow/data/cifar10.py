@@ -1,0 +1,104 @@
+"""CIFAR-10 from its published files, which are Python pickles: read without running anything that they name."""
+
+import codecs
+import pickle
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from ..checks import require_choice, wrong
+from .dataset import Dataset
+from .whitening import standardise as standardised
+
+_FILES = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
+
+# All that a pickled NumPy array needs. NumPy renamed its core package in 2.0; files of either age mean this function.
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): codecs.encode,
+}
+
+Batch = tuple[UInt8[np.ndarray, "n pixels"], Int[np.ndarray, " n"]]
+
+
+def cifar10(path: str | Path, *, split: str = "train", standardise: bool = True) -> Dataset:
+    """The CIFAR-10 images with one-hot targets; the inputs are 32 × 32 pixels in red, then in green, then in blue.
+
+    **Arguments:**
+    - `path`: the published archive cifar-10-python.tar.gz, which is read in place, or its folder cifar-10-batches-py.
+    - `split`: "train" (50 000 images) or "test" (10 000).
+    - `standardise`: every input to mean 0 and variance 1 over the split; without, inputs are in [0, 1].
+
+    **Returns:** n samples, 3072 inputs, 10 outputs.
+    **Raises:** FileNotFoundError where `path` or one of its batches is missing; ValueError for another `split`, or for a
+    file that is not what it should be: above all one whose pickle names anything that a NumPy array does not need.
+    **Source:** Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html ("CIFAR-10 python version").
+    """
+    require_choice("split", split, _FILES)
+    path, names = Path(path), _FILES[split]
+    batches = _from_folder(path, names) if path.is_dir() else _from_archive(path, names)
+    missing = [name for name in names if name not in batches]
+    if missing:
+        raise FileNotFoundError(f"`path` must hold the CIFAR-10 files {', '.join(missing)}, but {path} does not.")
+    images, labels = (np.concatenate(parts) for parts in zip(*(batches[name] for name in names), strict=True))
+    data = Dataset(jnp.asarray(images, float) / 255, np.eye(10)[labels])
+    return standardised(data) if standardise else data
+
+
+def _from_folder(folder: Path, names: list[str]) -> dict[str, Batch]:
+    batches = {}
+    for name in names:
+        if (folder / name).is_file():
+            with open(folder / name, "rb") as file:
+                batches[name] = _read_batch(file, name)
+    return batches
+
+
+def _from_archive(path: Path, names: list[str]) -> dict[str, Batch]:
+    batches = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:  # in the order of the file: going back would decompress it from the start again
+                name, file = PurePosixPath(member.name).name, archive.extractfile(member)
+                if name in names and file is not None:
+                    batches[name] = _read_batch(file, name)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise wrong("path", "CIFAR-10's folder or tar archive", f"{path}, which cannot be read ({error})") from error
+    return batches
+
+
+def _read_batch(file: IO[bytes], name: str) -> Batch:
+    try:
+        batch = _ArrayUnpickler(file, encoding="bytes").load()
+        images, labels = batch[b"data"], np.asarray(batch[b"labels"])
+    except Exception as error:  # a malformed pickle can raise anything
+        raise wrong("path", "CIFAR-10's folder or tar archive", f"one whose {name} cannot be read ({error})") from error
+    is_batch = (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and labels.dtype.kind == "i"
+        and images.shape == (labels.size, 3072)
+        and labels.ndim == 1
+        and set(labels.tolist()) <= set(range(10))
+    )
+    if not is_batch:
+        raise wrong("path", "CIFAR-10's folder or tar archive", f"one whose {name} does not hold labelled images")
+    return images, labels
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles NumPy arrays, numbers, strings and containers, and refuses everything else before it can act."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"refused {module}.{name}: a NumPy array does not need it")
+        return _ALLOWED[module, name]

@@ -1,0 +1,20 @@
+"""The second moments of inputs and targets as a triangular factor, which keeps the digits that squaring would lose."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .dataset import Dataset
+
+
+def moment_factor(data: Dataset, *, intercept: bool) -> Float[Array, "r columns"]:
+    """Triangular R with RᵀR = Σ_i w_i v_i v_iᵀ for the stacked rows v_i = [x_i, (1), y_i].
+
+    With the columns R = [R_x, r_1, R_y], the squared loss of an affine map f(x) = A x + c is
+    ½‖R_x Aᵀ + r_1 cᵀ − R_y‖²_F: a linear network needs nothing else of the data, whatever the number of samples.
+
+    **Arguments:** `data`: n samples, d inputs, c outputs; `intercept`: whether to put the column of ones in.
+    **Returns:** R of min(n, d + k + c) rows and d + k + c columns, where k = 1 with the intercept and 0 without.
+    """
+    columns = [data.x, jnp.ones_like(data.y[:, :1]), data.y] if intercept else [data.x, data.y]
+    rows = jnp.sqrt(data.sample_weight)[:, None] * jnp.concatenate(columns, axis=1)
+    return jnp.linalg.qr(rows, mode="r")

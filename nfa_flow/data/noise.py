@@ -1,0 +1,20 @@
+"""Label noise."""
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..checks import require_number
+from .dataset import Dataset
+
+
+def add_label_noise(key: PRNGKeyArray, data: Dataset, std: float | Float[Array, ""]) -> Dataset:
+    """The same data with independent N(0, std²) added to every target.
+
+    **Arguments:** `key`: PRNG key; `data`: any data set; `std`: standard deviation ≥ 0 of the noise (can be traced).
+    **Returns:** a data set of the same shapes.
+    **Raises:** ValueError for a negative `std`.
+    """
+    require_number("std", std, at_least=0)
+    noise = jax.random.normal(key, data.y.shape, data.y.dtype)
+    return eqx.tree_at(lambda data: data.y, data, data.y + std * noise)

@@ -1,0 +1,3 @@
+"""Step-based training."""
+
+from .gradient_descent import gradient_descent as gradient_descent

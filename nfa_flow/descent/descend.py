@@ -1,0 +1,122 @@
+"""The loop of step-based training: compiled, in intervals between observations, able to pause and go on."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from ..drive import COMPLETED, DIVERGED, RUNNING
+from ..objective import AbstractObjective, SampleObjective
+from ..observation import Observer, Record, empty_record
+
+
+class DescentProblem(eqx.Module):
+    """Everything that stays the same during one training run."""
+
+    objective: AbstractObjective
+    observer: Observer
+    optimizer: optax.GradientTransformation
+    save_steps: Int[Array, " s"]
+    steps: Int[Array, ""]
+    time_per_step: Float[Array, ""]
+    key: PRNGKeyArray | None
+    batch_size: int | None = eqx.field(static=True)
+
+
+class DescentState(eqx.Module):
+    """Where a training run is: enough to go on from exactly here."""
+
+    parameters: PyTree
+    optimizer_state: PyTree
+    order: Int[Array, " n"] | None
+    steps: Int[Array, ""]
+    diverged: Bool[Array, ""]
+    status: Int[Array, ""]
+    record: Record
+
+
+def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
+    """The state before the first step."""
+    order = None if problem.batch_size is None else jnp.arange(problem.objective.data.samples)
+    record = empty_record(
+        len(problem.save_steps), problem.time_per_step.dtype, problem.observer, problem.objective, parameters
+    )
+    return DescentState(
+        parameters=parameters,
+        optimizer_state=jax.tree.map(jnp.asarray, problem.optimizer.init(parameters)),
+        order=order,
+        steps=jnp.asarray(0, jnp.int32),
+        diverged=jnp.asarray(False),
+        status=jnp.asarray(RUNNING, jnp.int32),
+        record=record,
+    )
+
+
+def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Array, ""]) -> DescentState:
+    """Make at most `budget` more steps; fewer if the run ends."""
+    last = jnp.minimum(state.steps + budget, problem.steps)
+    finished = lambda s: s.diverged | (s.steps >= problem.steps)  # noqa: E731
+
+    def interval(s: DescentState) -> DescentState:
+        """Observe if it is time to, then train up to the next observation."""
+        s = eqx.tree_at(lambda s: s.record, s, _save(problem, s))
+        status = jnp.select([s.diverged, finished(s)], [DIVERGED, COMPLETED], RUNNING).astype(jnp.int32)
+        s = eqx.tree_at(lambda s: s.status, s, status)
+        target = jnp.where(s.record.count < len(problem.save_steps), problem.save_steps[s.record.count], last)
+        unfinished = lambda s: (s.steps < jnp.minimum(target, last)) & ~s.diverged  # noqa: E731
+        return jax.lax.while_loop(unfinished, lambda s: _step(problem, s), s)
+
+    goes_on = lambda s: (s.status == RUNNING) & ((s.steps < last) | finished(s))  # noqa: E731
+    return jax.lax.while_loop(goes_on, interval, state)
+
+
+def _step(problem: DescentProblem, state: DescentState) -> DescentState:
+    objective, order = _batch(problem, state)
+    gradient = objective.gradient(state.parameters)
+    updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer_state, state.parameters)
+    new = optax.apply_updates(state.parameters, updates)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
+    keep = lambda a, b: jnp.where(finite, a, b)  # noqa: E731
+    return eqx.tree_at(
+        lambda s: (s.parameters, s.optimizer_state, s.order, s.steps, s.diverged),
+        state,
+        (
+            jax.tree.map(keep, new, state.parameters),
+            optimizer_state,
+            order,
+            state.steps + jnp.where(finite, 1, 0),
+            ~finite,
+        ),
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def _batch(problem: DescentProblem, state: DescentState) -> tuple[AbstractObjective, Int[Array, " n"] | None]:
+    """The objective of this step: every epoch passes the samples in a new random order, in batches of equal size."""
+    objective = problem.objective
+    if not isinstance(objective, SampleObjective) or problem.batch_size is None or problem.key is None:
+        return objective, state.order
+    samples, size = objective.data.samples, problem.batch_size
+    epoch, batch = jnp.divmod(state.steps, samples // size)
+    order = jax.lax.cond(
+        batch == 0,
+        lambda: jax.random.permutation(jax.random.fold_in(problem.key, epoch), samples),
+        lambda: state.order,
+    )
+    return objective.on(jax.lax.dynamic_slice(order, (batch * size,), (size,))), order
+
+
+def _save(problem: DescentProblem, state: DescentState) -> Record:
+    """Observe when the next save step is reached; where the run diverges, also at its last finite parameters."""
+
+    def due(record: Record) -> Array:
+        at_the_end = state.diverged & ((record.count == 0) | (record.steps[record.count - 1] < state.steps))
+        now = problem.save_steps[record.count] == state.steps
+        return (record.count < len(problem.save_steps)) & (now | at_the_end)
+
+    def add(record: Record) -> Record:
+        values = problem.observer(problem.objective, state.parameters)
+        return record.add(state.steps * problem.time_per_step, state.steps, values)
+
+    return jax.lax.while_loop(due, add, state.record)

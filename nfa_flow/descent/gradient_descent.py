@@ -1,0 +1,129 @@
+"""The same training run with any optax optimiser."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ..checks import is_traced, require_integer, require_number, wrong
+from ..data import Dataset
+from ..drive import INTERRUPTED, drive, fingerprint_of
+from ..losses import Loss
+from ..objective import make_objective
+from ..observation import Observe, make_observer
+from ..trajectory import Trajectory, conclude, make_trajectory
+from .descend import DescentProblem, advance, start
+from .learning_rate import plain_learning_rate
+
+_start = eqx.filter_jit(start)
+_advance = eqx.filter_jit(advance)
+
+
+def gradient_descent(
+    net: Any,
+    data: Dataset,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    *,
+    batch_size: int | None = None,
+    key: PRNGKeyArray | None = None,
+    learning_rate: float | Float[Array, ""] | None = None,
+    weight_decay: float | Float[Array, ""] = 0.0,
+    loss: Loss = "mse",
+    observe: Observe | None = None,
+    save_at: Sequence[int] | Int[np.ndarray, " s"] | None = None,
+    save_nets: bool = False,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool = True,
+    throw: bool = True,
+) -> Trajectory:
+    """Train `net` on `data` by `steps` steps of an optax optimiser.
+
+    **Arguments:** as in `gradient_flow`, and
+    - `optimizer`: for example `optax.adamw(1e-3)`. Pass the same object again to avoid recompilation.
+    - `steps`: how many.
+    - `batch_size`: None for the full batch; otherwise every epoch passes the samples once in a random order, leaving
+      out the rest that does not fill a batch.
+    - `key`: PRNG key for the order of the samples; needed with `batch_size`.
+    - `learning_rate`: time per step for the time axis. By default it is read off plain gradient descent, and 1 for
+      every other optimiser, whose time then counts steps.
+    - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimiser.
+    - `save_at`: increasing step numbers in [0, steps]; by default 0 and about 60 log-spaced ones.
+
+    **Returns:** a `Trajectory`; `times` are `learning_rate` × step. `stats`: `steps`, `gradient_evaluations`,
+    `seconds` (compilation included), `batch`.
+
+    **Raises:** ValueError for bad arguments; `RunError` when the parameters stop being finite; `RunInterrupted` on
+    Ctrl-C. Both carry the `trajectory` so far.
+    """
+    began = time.perf_counter()
+    require_integer("steps", steps, at_least=1)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise wrong("optimizer", "an optax optimiser such as `optax.sgd(1e-2)`", repr(optimizer))
+    _check_batch(batch_size, key, data)
+    parameters, objective = make_objective(net, data, loss, weight_decay, by_samples=batch_size is not None)
+    if learning_rate is None:
+        learning_rate = (None if is_traced(parameters) else plain_learning_rate(optimizer, parameters, steps)) or 1.0
+    require_number("learning_rate", learning_rate, above=0)
+    problem = DescentProblem(
+        objective=objective,
+        observer=make_observer(observe, data, net, keep_parameters=save_nets),
+        optimizer=optimizer,
+        save_steps=_check_save_steps(save_at, steps),
+        steps=jnp.asarray(steps, jnp.int32),
+        time_per_step=jnp.asarray(learning_rate, jnp.zeros(()).dtype),
+        key=key,
+        batch_size=batch_size,
+    )
+    first = _start(problem, parameters)
+    if is_traced(first, problem):
+        state, interrupted = _advance(problem, first, problem.steps), False
+    else:
+        state, interrupted = drive(
+            lambda state, budget: _advance(problem, state, jnp.asarray(budget, jnp.int32)),
+            first,
+            fraction=lambda state: float(state.steps / steps),
+            label=f"{steps:,} optimiser steps",
+            progress=progress,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            fingerprint=fingerprint_of(f"descent {eqx.tree_pformat(problem)}", (problem, first)),
+        )
+    trajectory = make_trajectory(
+        state.record,
+        objective.net(state.parameters),
+        frozen=objective.frozen,
+        end_time=state.steps * problem.time_per_step,
+        status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
+        counts={"steps": state.steps, "gradient_evaluations": state.steps, "seconds": time.perf_counter() - began},
+        notes={"batch": "full" if batch_size is None else f"{batch_size} samples"},
+    )
+    return conclude(trajectory, throw)
+
+
+def _check_batch(batch_size: int | None, key: PRNGKeyArray | None, data: Dataset) -> None:
+    if batch_size is None:
+        return
+    require_integer("batch_size", batch_size, at_least=1)
+    if batch_size > data.samples:
+        raise wrong("batch_size", f"at most the number of samples, {data.samples}", batch_size)
+    if key is None:
+        raise wrong("key", "a PRNG key when `batch_size` is given", "None")
+
+
+def _check_save_steps(save_at: Any, steps: int) -> Int[Array, " s"]:
+    if save_at is None:
+        return jnp.asarray(np.unique(np.concatenate([[0], np.geomspace(1, steps, 60).round()])).astype(np.int32))
+    chosen = np.asarray(save_at)
+    if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
+        raise wrong("save_at", "a non-empty sequence of whole step numbers", repr(save_at))
+    if not (np.all(np.diff(chosen) > 0) and chosen[0] >= 0 and chosen[-1] <= steps):
+        raise wrong("save_at", f"strictly increasing step numbers in [0, {steps}]", repr(save_at))
+    return jnp.asarray(chosen, jnp.int32)

@@ -1,0 +1,129 @@
+"""Drive a compiled run from the host: in slices, with progress, and with a checkpoint that survives a kill.
+
+A run is a state (a PyTree with a `status`) and a compiled function that advances it by a bounded number of steps. The
+bound is a traced number, so one compilation serves all slices, and it is adapted to take a fraction of a second each:
+often enough for Ctrl-C and the progress bar, too seldom to cost anything.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .checks import wrong
+
+_State = TypeVar("_State", bound=Any)
+
+RUNNING, COMPLETED, STOPPED, MAX_STEPS, DIVERGED, STEP_UNDERFLOW, SOLVER_FAILED, INTERRUPTED = range(8)
+
+_SLICE_SECONDS = 0.3
+_CHECKPOINT_SECONDS = 10.0
+_FIRST_BUDGET = 64
+
+
+def drive(
+    advance: Callable[[_State, int], _State],
+    state: _State,
+    *,
+    fraction: Callable[[_State], float],
+    label: str,
+    progress: bool,
+    checkpoint: Path | None,
+    fingerprint: str,
+) -> tuple[_State, bool]:
+    """Advance `state` until its status is no longer RUNNING, or Ctrl-C is pressed.
+
+    **Arguments:** `advance`: `(state, budget) -> state`, at most `budget` steps further; `fraction`: of the run that is
+    done, in [0, 1]; `label`: beside the progress bar; `checkpoint`: file that keeps the state while the run is
+    unfinished, and from which it goes on; `fingerprint`: of everything that decides the run, see `fingerprint_of`.
+    **Returns:** the last state, and whether the run was interrupted.
+    **Raises:** ValueError when `checkpoint` holds another run.
+    """
+    if checkpoint is not None and checkpoint.exists():
+        state = _restore(checkpoint, state, fingerprint)
+    budget, written = _FIRST_BUDGET, time.perf_counter()
+    try:
+        with _progress_bar(label, progress) as show:
+            while int(state.status) == RUNNING:
+                started = time.perf_counter()
+                state = jax.block_until_ready(advance(state, budget))
+                now = time.perf_counter()
+                # At most fourfold either way: the first slice includes the compilation.
+                budget = int(np.clip(budget * _SLICE_SECONDS / (now - started), max(1, budget // 4), 4 * budget))
+                show(fraction(state))
+                if checkpoint is not None and now - written > _CHECKPOINT_SECONDS:
+                    _write(checkpoint, state, fingerprint)
+                    written = now
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            _write(checkpoint, state, fingerprint)
+        return state, True
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return state, False
+
+
+def fingerprint_of(description: str, arrays: PyTree) -> str:
+    """A hash of a description and of every array (shape, dtype, bytes) that decides a run."""
+    digest = hashlib.sha256(description.encode())
+    for leaf in _host(arrays):
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _host(tree: PyTree) -> list[np.ndarray]:
+    """The leaves as numpy arrays; PRNG keys as their data."""
+    leaves = (jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree))
+    return [np.asarray(leaf) for leaf in leaves]
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _write(path: Path, state: PyTree, fingerprint: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        np.savez(file, fingerprint=np.array(fingerprint), **{f"leaf{i}": x for i, x in enumerate(_host(state))})
+    os.replace(partial, path)
+
+
+def _restore(path: Path, state: _State, fingerprint: str) -> _State:
+    with np.load(path, allow_pickle=False) as stored:
+        if str(stored["fingerprint"]) != fingerprint:
+            raise wrong("checkpoint", "a file of the very same run, or a path that does not exist yet", f"{path}")
+        leaves, structure = jax.tree.flatten(state)
+        arrays = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
+    keyed = [jax.random.wrap_key_data(a) if _is_key(old) else a for a, old in zip(arrays, leaves, strict=True)]
+    return jax.tree.unflatten(structure, keyed)
+
+
+@contextmanager
+def _progress_bar(label: str, progress: bool) -> Iterator[Callable[[float], None]]:
+    if not progress:
+        yield lambda fraction: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)

@@ -1,0 +1,7 @@
+"""Exact gradient flow."""
+
+from .gradient_flow import gradient_flow as gradient_flow
+from .stopping import AbstractStop as AbstractStop
+from .stopping import GradientNormBelow as GradientNormBelow
+from .stopping import LossBelow as LossBelow
+from .times import log_times as log_times

@@ -1,0 +1,187 @@
+"""The exact gradient flow of a network on a dataset."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..checks import is_traced, require_integer, require_number, wrong
+from ..data import Dataset
+from ..drive import INTERRUPTED, drive, fingerprint_of
+from ..losses import Loss
+from ..objective import MomentObjective, make_objective
+from ..observation import Observe, make_observer
+from ..trajectory import Trajectory, conclude, make_trajectory
+from .choice import choose_solver, evaluations_per_step, warn_about_tolerance
+from .integrate import FlowProblem, FlowState, advance, start
+from .stopping import AbstractStop
+from .times import log_times
+
+_start = eqx.filter_jit(start)
+_advance = eqx.filter_jit(advance)
+
+
+def gradient_flow(
+    net: Any,
+    data: Dataset,
+    t1: float | Float[Array, ""],
+    *,
+    t0: float | Float[Array, ""] = 0.0,
+    weight_decay: float | Float[Array, ""] = 0.0,
+    loss: Loss = "mse",
+    observe: Observe | None = None,
+    save_at: Sequence[float] | Float[np.ndarray, " s"] | Float[Array, " s"] | None = None,
+    save_nets: bool = False,
+    solver: diffrax.AbstractSolver | None = None,
+    rtol: float | Float[Array, ""] = 1e-6,
+    atol: float | Float[Array, ""] = 1e-9,
+    dt0: float | Float[Array, ""] | None = None,
+    max_steps: int = 1_000_000,
+    stop: AbstractStop | Sequence[AbstractStop] = (),
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool = True,
+    throw: bool = True,
+) -> Trajectory:
+    """Integrate dθ/dt = −∇_θ[ℒ(θ) + (λ/2)‖θ‖²] from `net` at time `t0` to time `t1`.
+
+    ℒ is the (weighted) mean of the per-sample loss. A linear `MLP` with the squared loss is integrated through the
+    second moments of the data, at a cost that does not depend on the number of samples.
+
+    **Arguments:**
+    - `net`: any Equinox module from one sample "d" to a prediction "c"; all its floating-point arrays are trained.
+    - `data`: the samples.
+    - `t1`, `t0`: end and start in gradient-flow time; to go on from an earlier run pass its `net` and `end_time`.
+    - `weight_decay`: λ ≥ 0.
+    - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample.
+    - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
+      memory grows with the number of observations only. Without it, the loss. Pass the same function objects again to
+      avoid recompilation.
+    - `save_at`: increasing times in [t0, t1]; by default t0 and 60 log-spaced times up to t1.
+    - `save_nets`: also keep the network at each of these times.
+    - `solver`: any diffrax ODE solver; None chooses by tolerance and says why in `stats`.
+    - `rtol`, `atol`: tolerances of the local error per parameter.
+    - `dt0`: first step. It is the constant step of a solver without an error estimate (`diffrax.Euler`).
+    - `max_steps`: bound on accepted and rejected steps together.
+    - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step where one holds, and that
+      moment is observed.
+    - `checkpoint`: a file that keeps an unfinished run (after 10 s, on Ctrl-C); the same call goes on from it.
+    - `progress`: show a progress bar on stderr.
+    - `throw`: raise when the run fails; otherwise return what there is, with its `status`.
+
+    **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None for solvers whose count is
+    not known, such as implicit ones), `seconds` (compilation included), `solver` and `reason`.
+
+    **Raises:** ValueError for bad arguments; `RunError` when the flow blows up or reaches `max_steps`;
+    `RunInterrupted` on Ctrl-C. Both carry the `trajectory` so far.
+
+    **Source:** Elkabetz & Cohen 2021 (gradient flow of deep nets); Tansley, Massart & Cartis 2026 (the setting).
+    """
+    began = time.perf_counter()
+    parameters, objective = make_objective(net, data, loss, weight_decay)
+    observer = make_observer(observe, data, net, keep_parameters=save_nets)
+    t0, t1, save_times = _check_times(t0, t1, save_at)
+    require_number("rtol", rtol, above=0)
+    require_number("atol", atol, at_least=0)
+    require_integer("max_steps", max_steps, at_least=1)
+    dtype = jnp.result_type(*jax.tree.leaves(parameters))
+    has_kinks = getattr(net, "has_kinks", False)
+    warn_about_tolerance(rtol, dtype, has_kinks=has_kinks)
+    solver, reason = (solver, "chosen by the user") if solver else choose_solver(rtol, has_kinks=has_kinks)
+    problem = FlowProblem(
+        objective=objective,
+        observer=observer,
+        solver=solver,
+        controller=_controller(solver, rtol, atol, dt0, dtype),
+        stop=_check_stop(stop),
+        save_times=save_times,
+        t1=t1,
+        max_steps=jnp.asarray(max_steps, jnp.int32),
+    )
+    first = _start(problem, parameters, t0, None if dt0 is None else jnp.asarray(dt0, t1.dtype))
+    if is_traced(first, problem):
+        state, interrupted = _advance(problem, first, problem.max_steps), False
+    else:
+        state, interrupted = drive(
+            lambda state, budget: _advance(problem, state, jnp.asarray(budget, jnp.int32)),
+            first,
+            fraction=lambda state: float((state.t - t0) / (t1 - t0)),
+            label=f"gradient flow to t = {float(t1):g}",
+            progress=progress,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            fingerprint=fingerprint_of(f"flow {eqx.tree_pformat(problem)}", (problem, parameters, t0)),
+        )
+    form = "second moments" if isinstance(objective, MomentObjective) else "samples"
+    notes = {"solver": type(solver).__name__, "reason": reason, "data_enters_as": form}
+    trajectory = make_trajectory(
+        state.record,
+        objective.net(state.parameters),
+        frozen=objective.frozen,
+        end_time=state.t,
+        status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
+        counts=_counts(state, solver) | {"seconds": time.perf_counter() - began},
+        notes=notes,
+    )
+    return conclude(trajectory, throw)
+
+
+def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " s"]]:
+    time_dtype = jnp.zeros(()).dtype
+    require_number("t0", t0)
+    require_number("t1", t1)
+    if is_traced(t0, t1, save_at):
+        if save_at is None:
+            raise wrong("save_at", "given when `t0` or `t1` is traced by JAX", "None")
+        return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(save_at, time_dtype)
+    if not t1 > t0:
+        raise wrong("t1", f"after `t0` = {float(t0):g}", f"{float(t1):g}")
+    if save_at is None:
+        save_at = t0 + np.concatenate([[0.0], log_times(1e-4 * (t1 - t0), t1 - t0, 60)])
+    times = np.asarray(save_at, dtype=float)
+    if times.ndim != 1 or times.size == 0:
+        raise wrong("save_at", "a non-empty sequence of times", f"of shape {times.shape}")
+    if not np.all(np.diff(times) > 0):
+        raise wrong("save_at", "strictly increasing", _first_bad(times))
+    if not (times[0] >= t0 and times[-1] <= t1 * (1 + 1e-12)):
+        raise wrong("save_at", f"within [t0, t1] = [{float(t0):g}, {float(t1):g}]", f"from {times[0]:g} to {times[-1]:g}")
+    t1 = jnp.asarray(t1, time_dtype)
+    return jnp.asarray(t0, time_dtype), t1, jnp.minimum(jnp.asarray(times, time_dtype), t1)
+
+
+def _first_bad(times: np.ndarray) -> str:
+    i = int(np.argmin(np.diff(times) > 0))
+    return f"{times[i]:g} followed by {times[i + 1]:g} at position {i + 1}"
+
+
+def _check_stop(stop: AbstractStop | Sequence[AbstractStop]) -> tuple[AbstractStop, ...]:
+    rules = (stop,) if isinstance(stop, AbstractStop) else tuple(stop)
+    for rule in rules:
+        if not isinstance(rule, AbstractStop):
+            raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(rule))
+    return rules
+
+
+def _controller(solver, rtol, atol, dt0, dtype) -> diffrax.AbstractStepSizeController:
+    if isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        # Proportional-integral control: fewer rejected steps than the default where stability limits the step.
+        return diffrax.PIDController(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), pcoeff=0.3, icoeff=0.4)
+    if dt0 is None:
+        raise wrong("dt0", f"given for {type(solver).__name__}, which has no error estimate to choose its step", "None")
+    require_number("dt0", dt0, above=0)
+    return diffrax.ConstantStepSize()
+
+
+def _counts(state: FlowState, solver: diffrax.AbstractSolver) -> dict[str, Any]:
+    known = evaluations_per_step(solver) is not None
+    return {
+        "steps": state.steps,
+        "rejected": state.rejected,
+        "gradient_evaluations": state.evaluations if known else None,
+    }

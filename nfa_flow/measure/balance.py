@@ -1,0 +1,21 @@
+"""Balance between consecutive layers."""
+
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from ..nets import MLP
+
+
+def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "h h"], ...]:
+    """Balance matrices D_l = W_{l+1}ᵀW_{l+1} − W_lW_lᵀ between consecutive layers, l = 1 … L−1.
+
+    Gradient flow conserves D_l wherever the activation between the two layers is the identity; with weight decay λ it
+    shrinks as exp(−2λt), for any loss and any data.
+
+    **Arguments:** `net`: the network; `data`: unused, so that it serves as an observable.
+    **Returns:** one symmetric matrix per hidden layer, of that layer's width.
+    **Source:** Arora, Cohen & Hazan 2018, Theorem 1; Du, Hu & Lee 2018.
+    """
+    weights = net.weights
+    return tuple(after.T @ after - before @ before.T for before, after in zip(weights[:-1], weights[1:], strict=True))

@@ -1,0 +1,23 @@
+"""The data loss as an observable."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..data import Dataset
+from ..losses import Loss, resolve
+
+
+def loss(net: Any, data: Dataset, loss: Loss = "mse") -> Float[Array, ""]:
+    """The weighted mean loss ℒ of the samples; for "mse" that is (1/2n) Σ‖f(x_i) − y_i‖². No weight decay.
+
+    For another loss as an observable use `equinox.Partial(nf.measure.loss, loss="cross_entropy")`.
+
+    **Arguments:** `net`: maps a sample "d" to a prediction "c"; `data`; `loss`: a name or a function
+    `(prediction, target) -> scalar`.
+    **Returns:** a scalar ≥ 0 for the named losses.
+    """
+    losses = jax.vmap(resolve(loss))(jax.vmap(net)(data.x), data.y)
+    return jnp.mean(losses) if data.weight is None else data.weight @ losses

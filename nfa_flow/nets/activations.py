@@ -1,0 +1,45 @@
+"""The named activation functions, and which of them are identity or have kinks."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..checks import require_choice, wrong
+
+Activation = str | Callable[[Array], Array]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "identity": lambda z: z,
+    "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,
+    "softplus": jax.nn.softplus,
+    "erf": jax.lax.erf,
+    "quadratic": jnp.square,
+}
+
+PIECEWISE_LINEAR = frozenset({"relu", "leaky_relu"})
+
+
+def resolve(activation: Activation) -> Callable[[Array], Array]:
+    """The function behind a name; a callable is its own function.
+
+    **Raises:** ValueError for an unknown name or something that cannot be called.
+    """
+    if isinstance(activation, str):
+        require_choice("activation", activation, ACTIVATIONS)
+        return ACTIVATIONS[activation]
+    if not callable(activation):
+        raise wrong("activation", "a name or a function of an array", repr(activation))
+    return activation
+
+
+def name_of(activation: Activation) -> str | None:
+    """The name under which an activation is known here, or None for the user's own function."""
+    function = resolve(activation)
+    return next((name for name, known in ACTIVATIONS.items() if known is function), None)

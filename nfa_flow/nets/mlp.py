@@ -1,0 +1,138 @@
+"""Fully connected networks whose activations can differ from layer to layer, so that a deep linear net is one case."""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from ..checks import require_integer, wrong
+from .activations import PIECEWISE_LINEAR, Activation, name_of, resolve
+from .initialisation import AbstractInitialisation, Gaussian
+
+
+class MLP(eqx.Module):
+    """f(x) = W_L σ_{L−1}(W_{L−1} … σ_1(W_1 x)), with optional biases.
+
+    **Arguments:**
+    - `widths`: (inputs, hidden widths …, outputs), at least two entries; L = len(widths) − 1 layers.
+    - `key`: PRNG key for the initial weights.
+    - `activation`: a name (see `nfa_flow.nets.ACTIVATIONS`), a function of an array, or one of these per hidden layer.
+    - `init`: an initialisation of the weights; biases start at zero.
+    - `bias`: whether every layer has a bias.
+    - `dtype`: of the parameters; JAX's default float if None.
+
+    **Raises:** ValueError for bad widths, an unknown activation, or an initialisation that the widths cannot hold.
+    """
+
+    layers: tuple[eqx.nn.Linear, ...]
+    activations: tuple[Callable[[Array], Array], ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        key: PRNGKeyArray,
+        activation: Activation | Sequence[Activation] = "identity",
+        init: AbstractInitialisation = Gaussian(),  # noqa: B008  (immutable)
+        bias: bool = False,
+        dtype: DTypeLike | None = None,
+    ):
+        if len(widths) < 2:
+            raise wrong("widths", "a sequence (inputs, hidden widths …, outputs)", list(widths))
+        for width in widths:
+            require_integer("widths", width, at_least=1)
+        dtype = jnp.dtype(jnp.zeros(()).dtype if dtype is None else dtype)
+        hidden = len(widths) - 2
+        if isinstance(activation, str) or callable(activation):
+            activation = [activation] * hidden
+        if len(activation) != hidden:
+            raise wrong("activation", f"one name or function, or one for each of the {hidden} hidden layers", activation)
+        self.activations = tuple(resolve(each) for each in activation)
+        self.layers = tuple(_linear(W, bias) for W in init(key, tuple(widths), dtype))
+
+    def __call__(self, x: Float[Array, " inputs"], *, key: PRNGKeyArray | None = None) -> Float[Array, " outputs"]:
+        """The prediction for one sample; `jax.vmap` it over rows of a data matrix."""
+        return self.from_preactivation(1, self.layers[0](x))
+
+    def to_layer(self, layer: int, x: Float[Array, " inputs"]) -> Float[Array, " fan_in"]:
+        """The input h of layer `layer` (1 … L) for one sample; for layer 1 that is x itself."""
+        for linear, activation in zip(self.layers[: layer - 1], self.activations[: layer - 1], strict=True):
+            x = activation(linear(x))
+        return x
+
+    def from_preactivation(self, layer: int, z: Float[Array, " fan_out"]) -> Float[Array, " outputs"]:
+        """The prediction as a function of the pre-activation z = W_l h + b_l of layer `layer` (1 … L)."""
+        for linear, activation in zip(self.layers[layer:], self.activations[layer - 1 :], strict=True):
+            z = linear(activation(z))
+        return z
+
+    @property
+    def weights(self) -> tuple[Float[Array, "fan_out fan_in"], ...]:
+        """The weight matrices W_1 … W_L, each fan_out × fan_in."""
+        return tuple(linear.weight for linear in self.layers)
+
+    def with_weights(self, weights: Sequence[Float[Array, "fan_out fan_in"]]) -> "MLP":
+        """The same network with other weight matrices of the same shapes."""
+        shapes, given = [W.shape for W in self.weights], [jnp.shape(W) for W in weights]
+        if given != shapes:
+            raise wrong("weights", f"matrices of shapes {shapes}", given)
+        new = [jnp.asarray(W, old.dtype) for W, old in zip(weights, self.weights, strict=True)]
+        return eqx.tree_at(lambda net: [linear.weight for linear in net.layers], self, new)
+
+    @property
+    def depth(self) -> int:
+        """The number of layers L."""
+        return len(self.layers)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """(inputs, hidden widths …, outputs)."""
+        return (self.weights[0].shape[-1], *(W.shape[-2] for W in self.weights))
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether every activation is the identity, so that the network is an affine map of its input."""
+        return all(name_of(activation) == "identity" for activation in self.activations)
+
+    @property
+    def has_kinks(self) -> bool:
+        """Whether an activation is piecewise linear, so that gradient flow has a discontinuous right-hand side."""
+        return any(name_of(activation) in PIECEWISE_LINEAR for activation in self.activations)
+
+    def affine(self) -> tuple[Float[Array, "outputs inputs"], Float[Array, " outputs"] | None]:
+        """(A, c) with f(x) = A x + c, for a linear network; c is None without biases.
+
+        Multiplied from the narrower end, which costs least, in the forward as in the backward pass.
+        """
+        if not self.is_linear:
+            raise ValueError("`affine` needs a linear network, but this one has an activation other than the identity.")
+        weights = self.weights
+        if self.widths[-1] <= self.widths[0]:
+            A = weights[-1]
+            for W in weights[-2::-1]:
+                A = A @ W
+        else:
+            A = weights[0]
+            for W in weights[1:]:
+                A = W @ A
+        if self.layers[0].bias is None:
+            return A, None
+        c = self.layers[0].bias
+        for linear in self.layers[1:]:
+            c = linear(c)
+        return A, c
+
+    def __repr__(self) -> str:
+        names = [name_of(activation) or getattr(activation, "__name__", "?") for activation in self.activations]
+        shown = names[0] if len(set(names)) == 1 else ", ".join(names) or "no hidden layer"
+        bias = "" if self.layers[0].bias is None else ", bias"
+        return f"MLP({'-'.join(map(str, self.widths))}, {shown}{bias}, {self.weights[0].dtype})"
+
+
+def _linear(weight: Float[Array, "fan_out fan_in"], bias: bool) -> eqx.nn.Linear:
+    fan_out, fan_in = weight.shape
+    shell = eqx.filter_eval_shape(eqx.nn.Linear, fan_in, fan_out, use_bias=bias, key=jax.random.key(0))
+    new = (weight, jnp.zeros(fan_out, weight.dtype)) if bias else (weight,)
+    return eqx.tree_at(lambda linear: (linear.weight, linear.bias) if bias else (linear.weight,), shell, new)

@@ -1,0 +1,128 @@
+"""What training minimises: ℒ(θ) + (λ/2)‖θ‖², as a function of the trainable parameters θ.
+
+`make_objective` picks the cheapest exact form. A linear network with the squared loss sees the data only through its
+second moments: their triangular factor stands in for the samples, and a gradient costs the same for any n.
+"""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from .checks import require_finite, require_number, wrong
+from .data import Dataset, moment_factor
+from .losses import Loss, mse, resolve
+from .nets import MLP
+
+
+class AbstractObjective(eqx.Module):
+    """A differentiable function of the trainable parameters of one network on one dataset."""
+
+    frozen: eqx.AbstractVar[PyTree]
+    weight_decay: eqx.AbstractVar[Float[Array, ""]]
+
+    @abc.abstractmethod
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        """The data term ℒ: the weighted mean loss of the samples, without weight decay."""
+
+    def net(self, parameters: PyTree) -> eqx.Module:
+        """The whole network with these parameters."""
+        return eqx.combine(parameters, self.frozen)
+
+    def gradient(self, parameters: PyTree) -> PyTree:
+        """∇ℒ + λθ."""
+        return self._with_decay(jax.grad(self.loss)(parameters), parameters)
+
+    def loss_and_gradient(self, parameters: PyTree) -> tuple[Float[Array, ""], PyTree]:
+        """(ℒ, ∇ℒ + λθ): the data loss alone, and the gradient of the whole objective."""
+        loss, gradient = jax.value_and_grad(self.loss)(parameters)
+        return loss, self._with_decay(gradient, parameters)
+
+    def _with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
+        return jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, parameters)
+
+
+class SampleObjective(AbstractObjective):
+    """Any module, any loss: evaluated sample by sample."""
+
+    frozen: PyTree
+    weight_decay: Float[Array, ""]
+    data: Dataset
+    loss_function: Callable = eqx.field(static=True)
+
+    def on(self, indices: Int[Array, " b"]) -> "SampleObjective":
+        """The objective of a minibatch, whose expectation over uniformly drawn indices is this objective."""
+        data, scale = self.data, self.data.samples / indices.size
+        weight = None if data.weight is None else scale * data.weight[indices]
+        return eqx.tree_at(
+            lambda o: (o.data.x, o.data.y, o.data.weight),
+            self,
+            (data.x[indices], data.y[indices], weight),
+            is_leaf=lambda leaf: leaf is None,
+        )
+
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        losses = jax.vmap(self.loss_function)(jax.vmap(self.net(parameters))(self.data.x), self.data.y)
+        return jnp.mean(losses) if self.data.weight is None else self.data.weight @ losses
+
+
+class MomentObjective(AbstractObjective):
+    """A linear network f(x) = A x + c with the squared loss: ℒ = ½‖R_x Aᵀ + r_1 cᵀ − R_y‖²_F.
+
+    [R_x, r_1, R_y] is the triangular factor of the second moments of [x, 1, y], so ℒ keeps full relative accuracy
+    down to zero, where the expression in S_xx, S_xy and S_yy would cancel.
+    """
+
+    frozen: PyTree
+    weight_decay: Float[Array, ""]
+    factor: Float[Array, "r m"]
+
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        A, c = self.net(parameters).affine()
+        inputs, outputs = A.shape[1], A.shape[0]
+        residual = self.factor[:, :inputs] @ A.T - self.factor[:, -outputs:]
+        if c is not None:
+            residual = residual + jnp.outer(self.factor[:, inputs], c)
+        return 0.5 * jnp.sum(residual**2)
+
+
+def make_objective(
+    net: eqx.Module, data: Dataset, loss: Loss, weight_decay: float | Float[Array, ""], *, by_samples: bool = False
+) -> tuple[PyTree, AbstractObjective]:
+    """Split a network into its trainable parameters and the objective that they minimise.
+
+    **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name or a
+    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every floating-point array of the network; `by_samples`: never
+    replace the samples by their moments, as minibatches need.
+    **Returns:** (parameters, objective). The parameters are the network's inexact arrays.
+    **Raises:** ValueError naming `net`, `data`, `loss` or `weight_decay`.
+    """
+    require_number("weight_decay", weight_decay, at_least=0)
+    loss_function = resolve(loss)
+    parameters, frozen = eqx.partition(net, eqx.is_inexact_array)
+    leaves = jax.tree.leaves(parameters)
+    if not leaves:
+        raise wrong("net", "an Equinox module with floating-point parameters", type(net).__name__)
+    require_finite("net", parameters)
+    dtype = jnp.result_type(*leaves)
+    data = data.astype(dtype)
+    _check_shapes(net, data, loss_function)
+    decay = jnp.asarray(weight_decay, dtype)
+    if not by_samples and isinstance(net, MLP) and net.is_linear and loss_function is mse:
+        factor = moment_factor(data, intercept=net.layers[0].bias is not None)
+        return parameters, MomentObjective(frozen, decay, factor)
+    return parameters, SampleObjective(frozen, decay, data, loss_function)
+
+
+def _check_shapes(net: eqx.Module, data: Dataset, loss_function: Callable) -> None:
+    if isinstance(net, MLP) and net.widths[0] != data.inputs:
+        raise wrong("data", f"of {net.widths[0]} inputs, like the network", f"of {data.inputs}")
+    prediction = eqx.filter_eval_shape(net, data.x[0])
+    if getattr(prediction, "shape", None) != (data.outputs,):
+        raise wrong("net", f"a map to {data.outputs} outputs, like the data", getattr(prediction, "shape", prediction))
+    value = eqx.filter_eval_shape(loss_function, prediction, data.y[0])
+    if getattr(value, "shape", None) != ():
+        raise wrong("loss", "a function with one scalar per sample", f"of shape {getattr(value, 'shape', value)}")

@@ -1,0 +1,77 @@
+"""What a run writes down: observables of the network at chosen moments, in buffers of fixed size."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, Int, PyTree
+
+from .checks import wrong
+from .data import Dataset
+from .objective import AbstractObjective
+
+Observe = Mapping[str, Callable[[Any, Dataset], PyTree]]
+
+
+class Observer(eqx.Module):
+    """Evaluates the user's observables `(net, data) -> array`; without any, the loss that is being minimised."""
+
+    observables: dict[str, Callable] | None
+    data: Dataset
+    keep_parameters: bool = eqx.field(static=True)
+
+    def __call__(self, objective: AbstractObjective, parameters: PyTree) -> PyTree:
+        if self.observables is None:
+            observed = {"loss": objective.loss(parameters)}
+        else:
+            net = objective.net(parameters)
+            observed = {name: observable(net, self.data) for name, observable in self.observables.items()}
+        observed = jax.tree.map(jnp.asarray, observed)
+        return observed, parameters if self.keep_parameters else None
+
+
+def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_parameters: bool) -> Observer:
+    """Check the observables and bring the data to the network's dtype.
+
+    **Raises:** ValueError naming `observe` when it is not a mapping from names to functions.
+    """
+    if observe is not None:
+        if not isinstance(observe, Mapping) or not all(isinstance(name, str) for name in observe):
+            raise wrong("observe", "a mapping from names to functions (net, data) -> array", repr(observe))
+        for name, observable in observe.items():
+            if not callable(observable):
+                raise wrong(f'observe["{name}"]', "a function (net, data) -> array", repr(observable))
+    dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array)))
+    return Observer(None if observe is None else dict(observe), data.astype(dtype), keep_parameters)
+
+
+class Record(eqx.Module):
+    """Buffers for `s` observations, of which the first `count` are filled; the rest is NaN (0 for integers)."""
+
+    times: Float[Array, " s"]
+    steps: Int[Array, " s"]
+    values: PyTree
+    count: Int[Array, ""]
+
+    def add(self, time: Float[Array, ""], step: Int[Array, ""], values: PyTree) -> "Record":
+        """The record with one more observation."""
+        put = lambda buffer, value: buffer.at[self.count].set(value)  # noqa: E731
+        return Record(
+            put(self.times, time),
+            put(self.steps, step),
+            jax.tree.map(put, self.values, values),
+            self.count + 1,
+        )
+
+
+def empty_record(size: int, time_dtype: DTypeLike, observer: Observer, objective: Any, parameters: PyTree) -> Record:
+    """A record with room for `size` observations of the shapes that `observer` returns."""
+    shapes = eqx.filter_eval_shape(observer, objective, parameters)
+    values = jax.tree.map(lambda s: jnp.full((size, *s.shape), _filler(s.dtype), s.dtype), shapes)
+    return Record(jnp.full(size, jnp.nan, time_dtype), jnp.zeros(size, jnp.int32), values, jnp.zeros((), jnp.int32))
+
+
+def _filler(dtype: DTypeLike) -> float | int:
+    return jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0

@@ -1,0 +1,47 @@
+"""Arguments of the closed forms: float64 numpy arrays on the host, whatever JAX is set to."""
+
+import jax
+import numpy as np
+import numpy.typing
+from jaxtyping import Float64
+
+from ..checks import require_finite, require_number, wrong
+
+Number = float | int | np.number | jax.Array
+ArrayLike = Number | numpy.typing.ArrayLike
+
+
+def as_number(argument: str, value: Number, **bounds: float) -> float:
+    """`value` as a finite float within `bounds` (`above`, `at_least`).
+
+    **Raises:** ValueError naming `argument`.
+    """
+    require_number(argument, value, **bounds)
+    return float(value)
+
+
+def as_array(argument: str, value: ArrayLike, *shape: int | str) -> Float64[np.ndarray, "..."]:
+    """`value` as finite float64 numbers of `shape`: a size for each axis, or a name where any size will do.
+
+    **Raises:** ValueError naming `argument` when the shape differs or an entry is NaN or infinite.
+    """
+    array = np.asarray(value, np.float64)
+    fits = array.ndim == len(shape) and all(
+        isinstance(size, str) or size == length for size, length in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise wrong(argument, f"an array of shape ({', '.join(map(str, shape))})", f"of shape {array.shape}")
+    require_finite(argument, array)
+    return array
+
+
+def as_times(value: ArrayLike) -> Float64[np.ndarray, "..."]:
+    """`times` as finite, non-negative float64 numbers of any shape.
+
+    **Raises:** ValueError naming `times`.
+    """
+    times = np.asarray(value, np.float64)
+    require_finite("times", times)
+    if np.any(times < 0):
+        raise wrong("times", "non-negative", f"{times.min():g} at its smallest")
+    return times

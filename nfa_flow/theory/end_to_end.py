@@ -1,0 +1,78 @@
+"""A balanced deep linear network seen from outside: its end-to-end matrix obeys an ODE of its own."""
+
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float64
+
+from ..checks import require_integer, wrong
+from ._host import ArrayLike, Number, as_array, as_number, as_times
+
+
+def end_to_end_flow(
+    times: ArrayLike, P0: ArrayLike, S_xx: ArrayLike, S_yx: ArrayLike, depth: int, *, weight_decay: Number = 0.0
+) -> Float64[np.ndarray, "t c d"]:
+    """P(t) = W_L…W_1 of an exactly balanced linear network under gradient flow of the squared loss,
+
+        P' = −Σ_{j=1}^{L} (PPᵀ)^{(L−j)/L} E (PᵀP)^{(j−1)/L} − LλP,   E = P S_xx − S_yx.
+
+    Integrated by scipy's DOP853 at a relative tolerance of 1e-12 from one time to the next, with an absolute tolerance
+    of 1e-14 of ‖P‖ at the start of each stretch: let the times follow a small start as it grows. The flow conserves the
+    rank of P, and so does the field: it leaves out the directions in which P0 vanishes, where rounding would grow.
+
+    **Arguments:** `times`: (t,), non-negative, ascending; `P0`: P at t = 0, (c, d); `S_xx`: XᵀX/n, (d, d);
+    `S_yx`: YᵀX/n, (c, d), for data in rows; `depth`: L ≥ 1; `weight_decay`: λ ≥ 0.
+    **Returns:** P at `times`.
+    **Raises:** ValueError for shapes that do not fit or an argument out of range.
+    **Source:** Arora, Cohen & Hazan 2018, Thm 1.
+    """
+    from scipy.integrate import solve_ivp
+
+    moments = as_array("times", as_times(times), "t")
+    if np.any(np.diff(moments) < 0):
+        raise wrong("times", "in ascending order", moments.tolist())
+    P = as_array("P0", P0, "c", "d")
+    S_xx = as_array("S_xx", S_xx, P.shape[1], P.shape[1])
+    S_yx = as_array("S_yx", S_yx, *P.shape)
+    require_integer("depth", depth, at_least=1)
+    decay = as_number("weight_decay", weight_decay, at_least=0)
+    rank = int(np.linalg.matrix_rank(P))
+
+    def field(_, flat):
+        P = flat.reshape(S_yx.shape)
+        # The thin SVD of P: an eigendecomposition of PᵀP would lose half the digits of small singular values.
+        U, s, Vt = np.linalg.svd(P, full_matrices=False)
+        U, s, V = U[:, :rank], s[:rank], Vt[:rank].T
+        E = P @ S_xx - S_yx
+        terms = (_power(U, s, (depth - j) / depth) @ E @ _power(V, s, (j - 1) / depth) for j in range(1, depth + 1))
+        return -(sum(terms) + depth * decay * P).ravel()
+
+    path = []
+    for stretch in pairwise([0.0, *moments]):
+        if stretch[1] > stretch[0]:
+            atol = max(1e-14 * np.linalg.norm(P), 1e-300)
+            solution = solve_ivp(field, stretch, P.ravel(), "DOP853", rtol=1e-12, atol=atol)
+            if not solution.success:
+                raise RuntimeError(f"scipy could not integrate the end-to-end matrix: {solution.message}")
+            P = solution.y[:, -1].reshape(S_yx.shape)
+        path.append(P)
+    return np.reshape(path, (len(path), *P.shape))
+
+
+def balanced_nfm(P: ArrayLike, depth: int) -> Float64[np.ndarray, "d d"]:
+    """NFM = (PᵀP)^{1/L} = AGOP^{1/L} of an exactly balanced linear network, from the singular values of P.
+
+    **Arguments:** `P`: end-to-end matrix, (c, d); `depth`: L ≥ 1.
+    **Returns:** the NFM, (d, d).
+    **Raises:** ValueError if `P` is not a finite matrix or `depth` not a positive whole number.
+    **Source:** Tansley, Massart & Cartis 2026.
+    """
+    P = as_array("P", P, "c", "d")
+    require_integer("depth", depth, at_least=1)
+    _, s, Vt = np.linalg.svd(P, full_matrices=False)
+    return _power(Vt.T, s, 1 / depth)
+
+
+def _power(basis, s, exponent):
+    """(Q diag(s²) Qᵀ)^exponent for orthonormal columns Q; the power 0 is the identity, also outside their span."""
+    return np.eye(len(basis)) if exponent == 0 else (basis * s ** (2 * exponent)) @ basis.T

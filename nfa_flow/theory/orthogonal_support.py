@@ -1,0 +1,115 @@
+"""A nonlinear network that fits its data exactly and breaks the Neural Feature Ansatz at every exponent.
+
+f(x) = Σ_i a_i relu(w_iᵀx) sees the inputs e_i with probability p_i and target y_i > 0. From the balanced start W_1 =
+diag(√s0_i), a_i = √s0_i each neuron answers to one input alone and is a mode of depth 2 with input variance p_i,
+
+    s_i' = 2 p_i s_i (y_i − s_i),   NFM = diag(s_i),   AGOP = diag(p_i s_i²).
+
+At exact fit NFM = diag(y_i) but AGOP = diag(p_i y_i²): the data's frequencies enter the one and not the other, and can
+even reverse the order of the eigenvalues, which no power α > 0 undoes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from ..checks import require_integer, wrong
+from ._host import ArrayLike, as_array, as_times
+from .scalar_mode import scalar_mode
+
+
+class OrthogonalSupport(NamedTuple):
+    """Diagonals of `nfm` and `agop`, which are diagonal matrices throughout."""
+
+    nfm: Float64[np.ndarray, "*t d"]
+    agop: Float64[np.ndarray, "*t d"]
+
+
+def orthogonal_support(
+    times: ArrayLike, s0: ArrayLike, targets: ArrayLike, probabilities: ArrayLike
+) -> OrthogonalSupport:
+    """NFM and AGOP through time, in closed form.
+
+    **Arguments:** `times`: of any shape, non-negative; `s0`: (d,), the starts s0_i > 0; `targets`: (d,), y_i > 0;
+    `probabilities`: (d,), p_i > 0, summing to 1.
+    **Returns:** an `OrthogonalSupport` whose leading axes are those of `times`.
+    **Raises:** ValueError for an argument out of these ranges.
+    """
+    t = as_times(times)
+    y, p = _support(targets, probabilities)
+    s0 = _positive("s0", s0, y.size)
+    modes = [scalar_mode(t, start, y_i, 2, variance=p_i) for start, y_i, p_i in zip(s0, y, p, strict=True)]
+    nfm = np.stack(modes, axis=-1)
+    return OrthogonalSupport(nfm, p * nfm**2)
+
+
+def orthogonal_support_limit(targets: ArrayLike, probabilities: ArrayLike) -> OrthogonalSupport:
+    """NFM = diag(y_i) and AGOP = diag(p_i y_i²), where the flow ends, at exact fit.
+
+    **Arguments:** as of `orthogonal_support`.
+    **Returns:** an `OrthogonalSupport` without time axes.
+    **Raises:** ValueError as `orthogonal_support` does.
+    """
+    y, p = _support(targets, probabilities)
+    return OrthogonalSupport(y, p * y**2)
+
+
+def diagonal_cosine(nfm: ArrayLike, agop: ArrayLike, power: ArrayLike) -> Float64[np.ndarray, "..."]:
+    """Cosine between NFM and AGOP^α for diagonal matrices, ⟨NFM, AGOP^α⟩ / (‖NFM‖ ‖AGOP^α‖).
+
+    **Arguments:** `nfm`, `agop`: diagonals, (…, d), non-negative and not all zero; `power`: α ≥ 0, of any shape.
+    **Returns:** cosines, with the leading axes of the diagonals followed by those of `power`.
+    **Raises:** ValueError for a negative `power`.
+    """
+    powers = np.asarray(power, np.float64)
+    if not np.all(powers >= 0):
+        raise wrong("power", "non-negative", powers.tolist())
+    lead = (..., *(None,) * powers.ndim, slice(None))
+    nfm, agop = np.asarray(nfm, np.float64)[lead], np.asarray(agop, np.float64)[lead]
+    # Scaled to at most 1, so that no power overflows.
+    agop_power = (agop / agop.max(-1, keepdims=True)) ** powers[..., None]
+    norms = np.linalg.norm(nfm, axis=-1) * np.linalg.norm(agop_power, axis=-1)
+    return np.asarray(np.sum(nfm * agop_power, axis=-1) / norms)
+
+
+def best_diagonal_cosine(nfm: ArrayLike, agop: ArrayLike, *, samples: int = 400) -> tuple[float, float]:
+    """The exponent α ≥ 0 that aligns AGOP^α best with NFM, and that cosine: no exponent does better.
+
+    α = 0 means that the supremum over α > 0 is not attained, as when the two order their eigenvalues oppositely.
+
+    **Arguments:** `nfm`, `agop`: diagonals, (d,), positive; `samples`: exponents tried before the best is refined,
+    equally spaced in arctan α.
+    **Returns:** (α, cosine).
+    **Raises:** ValueError for diagonals that are not positive or differ in length.
+    """
+    from scipy.optimize import minimize_scalar
+
+    nfm = _positive("nfm", nfm, "d")
+    agop = _positive("agop", agop, nfm.size)
+    require_integer("samples", samples, at_least=3)
+    angles = np.linspace(0, np.pi / 2, samples, endpoint=False)
+    best = int(np.argmax(diagonal_cosine(nfm, agop, np.tan(angles))))
+
+    def loss(angle):
+        return -diagonal_cosine(nfm, agop, np.tan(angle))
+
+    bounds = angles[max(best - 1, 0)], angles[min(best + 1, samples - 1)]
+    refined = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12})
+    angle = min(angles[best], refined.x, key=loss)
+    return float(np.tan(angle)), float(-loss(angle))
+
+
+def _support(targets, probabilities):
+    y = _positive("targets", targets, "d")
+    p = _positive("probabilities", probabilities, y.size)
+    if abs(p.sum() - 1) > 1e-6:
+        raise wrong("probabilities", "numbers that sum to 1", f"{p.tolist()}, which sum to {p.sum():g}")
+    return y, p
+
+
+def _positive(argument, value, size):
+    array = as_array(argument, value, size)
+    if np.any(array <= 0):
+        raise wrong(argument, "positive everywhere", array.tolist())
+    return array

@@ -1,0 +1,296 @@
+"""What every run returns, flow and descent alike: times, observations, the final network, and how it went."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from . import drive
+from .checks import is_traced, wrong
+from .nets import MLP
+from .nets.activations import name_of
+from .observation import Record
+
+_STATUS = {
+    drive.RUNNING: "running",
+    drive.COMPLETED: "completed",
+    drive.STOPPED: "stopped",
+    drive.MAX_STEPS: "max_steps",
+    drive.DIVERGED: "diverged",
+    drive.STEP_UNDERFLOW: "step_underflow",
+    drive.SOLVER_FAILED: "solver_failed",
+    drive.INTERRUPTED: "interrupted",
+}
+
+_WHAT_HAPPENED = {
+    "max_steps": "the maximum number of steps was reached",
+    "diverged": "the parameters stopped being finite",
+    "step_underflow": "the step size fell below the resolution of time (the flow blows up there, or is not smooth)",
+    "solver_failed": "the solver reported a failure inside a step",
+    "interrupted": "it was interrupted",
+}
+
+
+class Trajectory(eqx.Module):
+    """The history of one training run.
+
+    **Attributes:**
+    - `times`: "t"; gradient-flow time (learning rate × step for gradient descent), dimensionless.
+    - `steps`: "t"; solver or optimiser steps made by then.
+    - `observed`: name → array "t …", one entry per observable.
+    - `net`: the network at the end of the run.
+    - `nets`: with `save_nets=True` the network at every time (each array leads with "t"), otherwise None.
+    - `counts`: numbers that the run counted; `notes`: words about it. `stats` is both in one dictionary.
+    - `end_time`: the time of `net`.
+
+    Inside `jax.jit` or `jax.vmap` all arrays keep their full length; what a run did not reach is NaN.
+    """
+
+    times: Float[Array, "*lanes t"]
+    steps: Int[Array, "*lanes t"]
+    observed: dict[str, PyTree]
+    net: Any
+    nets: Any
+    end_time: Float[Array, "*lanes"]
+    status_code: Int[Array, "*lanes"]
+    counts: dict[str, Any]
+    notes: tuple[tuple[str, str], ...] = eqx.field(static=True)
+
+    @property
+    def status(self) -> str:
+        """"completed", "stopped" (by a stop rule), "max_steps", "diverged", "step_underflow", "solver_failed" or
+        "interrupted"."""
+        return _STATUS[int(self.status_code)]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run got to its end, or to where its stop rule wanted it."""
+        return self.status in ("completed", "stopped")
+
+    @property
+    def what_happened(self) -> str:
+        """One sentence on how the run ended."""
+        if self.succeeded:
+            return f"The run {self.status} at t = {float(self.end_time):.6g}."
+        return f"The run ended at t = {float(self.end_time):.6g}: {_WHAT_HAPPENED[self.status]}."
+
+    @property
+    def observable_status(self) -> dict[str, str]:
+        """For each observable "defined", or "undefined" where it is NaN at some time (such as an alignment 0/0)."""
+        bad = {name: any(_has_nan(leaf) for leaf in jax.tree.leaves(value)) for name, value in self.observed.items()}
+        return {name: "undefined" if is_bad else "defined" for name, is_bad in bad.items()}
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Counts and notes in one dictionary, as plain Python numbers and strings where they are known."""
+        return {name: _plain(count) for name, count in self.counts.items()} | dict(self.notes)
+
+    def net_at(self, index: int) -> Any:
+        """The network at `times[index]`; needs `save_nets=True`."""
+        if self.nets is None:
+            raise ValueError("`net_at` needs a run with `save_nets=True`, but this one kept only its last network.")
+        arrays, rest = eqx.partition(self.nets, eqx.is_inexact_array)
+        return eqx.combine(jax.tree.map(lambda a: a[index], arrays), rest)
+
+    def to_xarray(self):
+        """The observations as an `xarray.Dataset` with the coordinate `time`; status, counts and notes as attributes.
+
+        An observable that is a tree of arrays gives one variable per leaf, named `observable.leaf`.
+        """
+        import xarray
+
+        variables = {}
+        for name, value in _flat(self.observed).items():
+            array = np.asarray(value)
+            dims = ("time", *(f"{name}_{axis}" for axis in range(1, array.ndim)))
+            status = "undefined" if _has_nan(array) else "defined"
+            variables[name] = xarray.Variable(dims, array, attrs={"status": status})
+        coords = {"time": np.asarray(self.times), "step": ("time", np.asarray(self.steps))}
+        attrs = {"status": self.status, "end_time": float(self.end_time)}
+        attrs |= {name: "unknown" if value is None else value for name, value in self.stats.items()}
+        return xarray.Dataset(variables, coords, attrs)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the whole trajectory as a Zarr store (a folder); an existing store there is replaced.
+
+        The network's arrays go into the group `net`, so nothing is pickled. Returns the path.
+        """
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        form = {"consolidated": False, "zarr_format": 3}
+        self.to_xarray().to_zarr(partial, mode="w", **form)
+        description = json.dumps({"counts": list(self.counts), "notes": [name for name, _ in self.notes]})
+        _arrays_to_xarray(self.net, description=description, mlp=json.dumps(_describe(self.net))).to_zarr(
+            partial, group="net", mode="a", **form
+        )
+        if self.nets is not None:
+            _arrays_to_xarray(self.nets).to_zarr(partial, group="nets", mode="a", **form)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, like: Any = None) -> "Trajectory":
+        """Read a trajectory that `save` wrote.
+
+        **Arguments:** `path`: the Zarr store; `like`: a network of the same structure whose arrays are replaced by the
+        stored ones; not needed for an `MLP` with named activations.
+        **Returns:** the trajectory; `net` is None for any other network when `like` is not given. Observables that
+        were trees of arrays come back as one entry per leaf, `observable.leaf`.
+        **Raises:** FileNotFoundError; ValueError when `like` does not fit.
+        """
+        import xarray
+
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"There is no trajectory at {path}.")
+        form = {"consolidated": False, "engine": "zarr"}
+        run = xarray.load_dataset(path, **form)
+        arrays = xarray.load_dataset(path, group="net", **form)
+        description = json.loads(arrays.attrs["description"])
+        like = _build(json.loads(arrays.attrs["mlp"])) if like is None else like
+        series = "nets" if (path / "nets").exists() else None
+        return cls(
+            times=jnp.asarray(run["time"].values),
+            steps=jnp.asarray(run["step"].values),
+            observed={str(name): jnp.asarray(run[name].values) for name in run.data_vars},
+            net=_fill(like, arrays),
+            nets=_fill(like, xarray.load_dataset(path, group=series, **form)) if series else None,
+            end_time=jnp.asarray(run.attrs["end_time"]),
+            status_code=jnp.asarray(next(code for code, name in _STATUS.items() if name == run.attrs["status"])),
+            counts={name: _known(run.attrs[name]) for name in description["counts"]},
+            notes=tuple((name, run.attrs[name]) for name in description["notes"]),
+        )
+
+    def __repr__(self) -> str:
+        if is_traced(self.times) or self.times.ndim != 1:
+            return f"Trajectory({self.times.shape} times of {', '.join(self.observed)})"
+        lines = [self.what_happened, "  ".join(f"{name}: {_show(value)}" for name, value in self.stats.items())]
+        if self.net is not None:
+            lines.append(f"net: {self.net if isinstance(self.net, MLP) else type(self.net).__name__}")
+        return "\n".join([*lines, *_table(self.times, _flat(self.observed))])
+
+
+class RunError(RuntimeError):
+    """A run that failed numerically. `trajectory` holds everything up to the failure."""
+
+    def __init__(self, trajectory: Trajectory):
+        super().__init__(f"{trajectory.what_happened} Pass `throw=False` to get what was computed up to there.")
+        self.trajectory = trajectory
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a run. `trajectory` holds everything up to there."""
+
+    def __init__(self, trajectory: Trajectory):
+        super().__init__(trajectory.what_happened)
+        self.trajectory = trajectory
+
+
+def make_trajectory(
+    record: Record,
+    net: Any,
+    *,
+    frozen: PyTree,
+    end_time: Array,
+    status: Array,
+    counts: Mapping[str, Any],
+    notes: Mapping[str, str],
+) -> Trajectory:
+    """A trajectory from the record of a run; outside of `jit` the unused end of the record is cut off."""
+    if not is_traced(record.count):
+        record = jax.tree.map(lambda a: a[: int(record.count)] if a.ndim else a, record)
+    observed, parameters = record.values
+    return Trajectory(
+        times=record.times,
+        steps=record.steps,
+        observed=observed,
+        net=net,
+        nets=None if parameters is None else eqx.combine(parameters, frozen),
+        end_time=end_time,
+        status_code=status,
+        counts=dict(counts),
+        notes=tuple(notes.items()),
+    )
+
+
+def conclude(trajectory: Trajectory, throw: bool) -> Trajectory:
+    """Return the trajectory, or raise if it failed and `throw` says so."""
+    if not throw or is_traced(trajectory.status_code) or trajectory.succeeded:
+        return trajectory
+    raise RunInterrupted(trajectory) if trajectory.status == "interrupted" else RunError(trajectory)
+
+
+def _has_nan(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.inexact) and bool(np.isnan(np.asarray(array)).any())
+
+
+def _plain(count: Any) -> Any:
+    return count.item() if isinstance(count, jax.Array | np.ndarray) and not is_traced(count) and count.ndim == 0 else count
+
+
+def _known(value: Any) -> Any:
+    return None if value == "unknown" else value
+
+
+def _flat(observed: Mapping[str, PyTree]) -> dict[str, Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(dict(observed))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _arrays_to_xarray(net: Any, **attrs: str):
+    import xarray
+
+    arrays = {name: np.asarray(a) for name, a in _flat(eqx.filter(net, eqx.is_inexact_array)).items()}
+    dims = {name: [f"{name}_{axis}" for axis in range(a.ndim)] for name, a in arrays.items()}
+    return xarray.Dataset({name: (dims[name], a) for name, a in arrays.items()}, attrs=attrs)
+
+
+def _fill(like: Any, arrays: Any) -> Any:
+    """`like` with its inexact arrays replaced by the stored ones (which may lead with a time axis)."""
+    if like is None:
+        return None
+    parameters, rest = eqx.partition(like, eqx.is_inexact_array)
+    expected, stored = set(_flat(parameters)), {str(name) for name in arrays.data_vars}
+    if expected != stored:
+        raise wrong("like", f"a network with the arrays {sorted(stored)}", f"one with {sorted(expected)}")
+    values = [jnp.asarray(arrays[name].values) for name in _flat(parameters)]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(parameters), values), rest)
+
+
+def _describe(net: Any) -> dict[str, Any] | None:
+    """What rebuilds an `MLP` with named activations; None for any other network."""
+    names = [name_of(activation) for activation in net.activations] if isinstance(net, MLP) else [None]
+    if None in names:
+        return None
+    return {"widths": net.widths, "activation": names, "bias": net.layers[0].bias is not None}
+
+
+def _build(description: dict[str, Any] | None) -> MLP | None:
+    return None if description is None else MLP(**description, key=jax.random.key(0))
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _table(times: Array, observed: Mapping[str, Array], rows: int = 8) -> list[str]:
+    shown = np.unique(np.linspace(0, len(times) - 1, rows).round().astype(int)) if len(times) else []
+    scalars = {name: np.asarray(values) for name, values in observed.items() if values.ndim == 1}
+    width = {name: max(12, len(name)) for name in ["time", *scalars]}
+    lines = ["  ".join(name.rjust(width[name]) for name in ["time", *scalars])] if scalars else []
+    for i in shown if scalars else []:
+        cells = {name: "undefined" if np.isnan(values[i]) else f"{values[i]:.6g}" for name, values in scalars.items()}
+        lines.append("  ".join(cell.rjust(width[name]) for name, cell in ({"time": f"{times[i]:.4g}"} | cells).items()))
+    others = {name: values.shape[1:] for name, values in observed.items() if values.ndim > 1}
+    return lines + [f"and {name} of shape {shape} at {len(times)} times" for name, shape in others.items()]
