@@ -23,7 +23,9 @@ def wrong(argument: str, must_be: str, was: Any) -> ValueError:
     return ValueError(f"`{argument}` must be {must_be}, but was {was}.")
 
 
-def require_number(argument: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf) -> None:
+def require_number(
+    argument: str, value: Any, *, above: float | int = -math.inf, at_least: float | int = -math.inf
+) -> None:
     """Raise unless `value` is one finite real number, > `above` and ≥ `at_least`."""
     if is_traced(value):
         return

@@ -1,11 +1,9 @@
 """What every run returns, flow and descent alike: times, observations, the final network, and how it went."""
 
-import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -14,12 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from . import drive
-from .checks import is_traced, wrong
+from .checks import is_traced
 from .nets import MLP
-from .nets.activations import name_of
 from .observation import Record
 
-_STATUS = {
+if TYPE_CHECKING:
+    import xarray
+
+STATUS = {
     drive.RUNNING: "running",
     drive.COMPLETED: "completed",
     drive.STOPPED: "stopped",
@@ -66,9 +66,9 @@ class Trajectory(eqx.Module):
 
     @property
     def status(self) -> str:
-        """"completed", "stopped" (by a stop rule), "max_steps", "diverged", "step_underflow", "solver_failed" or
+        """ "completed", "stopped" (by a stop rule), "max_steps", "diverged", "step_underflow", "solver_failed" or
         "interrupted"."""
-        return _STATUS[int(self.status_code)]
+        return STATUS[int(self.status_code)]
 
     @property
     def succeeded(self) -> bool:
@@ -85,7 +85,7 @@ class Trajectory(eqx.Module):
     @property
     def observable_status(self) -> dict[str, str]:
         """For each observable "defined", or "undefined" where it is NaN at some time (such as an alignment 0/0)."""
-        bad = {name: any(_has_nan(leaf) for leaf in jax.tree.leaves(value)) for name, value in self.observed.items()}
+        bad = {name: any(has_nan(leaf) for leaf in jax.tree.leaves(value)) for name, value in self.observed.items()}
         return {name: "undefined" if is_bad else "defined" for name, is_bad in bad.items()}
 
     @property
@@ -100,44 +100,20 @@ class Trajectory(eqx.Module):
         arrays, rest = eqx.partition(self.nets, eqx.is_inexact_array)
         return eqx.combine(jax.tree.map(lambda a: a[index], arrays), rest)
 
-    def to_xarray(self):
+    def to_xarray(self) -> "xarray.Dataset":
         """The observations as an `xarray.Dataset` with the coordinate `time`; status, counts and notes as attributes.
 
         An observable that is a tree of arrays gives one variable per leaf, named `observable.leaf`.
         """
-        import xarray
+        from .storage import to_xarray
 
-        variables = {}
-        for name, value in _flat(self.observed).items():
-            array = np.asarray(value)
-            dims = ("time", *(f"{name}_{axis}" for axis in range(1, array.ndim)))
-            status = "undefined" if _has_nan(array) else "defined"
-            variables[name] = xarray.Variable(dims, array, attrs={"status": status})
-        coords = {"time": np.asarray(self.times), "step": ("time", np.asarray(self.steps))}
-        attrs = {"status": self.status, "end_time": float(self.end_time)}
-        attrs |= {name: "unknown" if value is None else value for name, value in self.stats.items()}
-        return xarray.Dataset(variables, coords, attrs)
+        return to_xarray(self)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the whole trajectory as a Zarr store (a folder); an existing store there is replaced.
+        """Write the whole trajectory, networks included, as a Zarr store (a folder); one that is there is replaced."""
+        from .storage import save
 
-        The network's arrays go into the group `net`, so nothing is pickled. Returns the path.
-        """
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        form = {"consolidated": False, "zarr_format": 3}
-        self.to_xarray().to_zarr(partial, mode="w", **form)
-        description = json.dumps({"counts": list(self.counts), "notes": [name for name, _ in self.notes]})
-        _arrays_to_xarray(self.net, description=description, mlp=json.dumps(_describe(self.net))).to_zarr(
-            partial, group="net", mode="a", **form
-        )
-        if self.nets is not None:
-            _arrays_to_xarray(self.nets).to_zarr(partial, group="nets", mode="a", **form)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
-        return path
+        return save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, like: Any = None) -> "Trajectory":
@@ -149,28 +125,9 @@ class Trajectory(eqx.Module):
         were trees of arrays come back as one entry per leaf, `observable.leaf`.
         **Raises:** FileNotFoundError; ValueError when `like` does not fit.
         """
-        import xarray
+        from .storage import load
 
-        path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"There is no trajectory at {path}.")
-        form = {"consolidated": False, "engine": "zarr"}
-        run = xarray.load_dataset(path, **form)
-        arrays = xarray.load_dataset(path, group="net", **form)
-        description = json.loads(arrays.attrs["description"])
-        like = _build(json.loads(arrays.attrs["mlp"])) if like is None else like
-        series = "nets" if (path / "nets").exists() else None
-        return cls(
-            times=jnp.asarray(run["time"].values),
-            steps=jnp.asarray(run["step"].values),
-            observed={str(name): jnp.asarray(run[name].values) for name in run.data_vars},
-            net=_fill(like, arrays),
-            nets=_fill(like, xarray.load_dataset(path, group=series, **form)) if series else None,
-            end_time=jnp.asarray(run.attrs["end_time"]),
-            status_code=jnp.asarray(next(code for code, name in _STATUS.items() if name == run.attrs["status"])),
-            counts={name: _known(run.attrs[name]) for name in description["counts"]},
-            notes=tuple((name, run.attrs[name]) for name in description["notes"]),
-        )
+        return load(path, like)
 
     def __repr__(self) -> str:
         if is_traced(self.times) or self.times.ndim != 1:
@@ -178,7 +135,7 @@ class Trajectory(eqx.Module):
         lines = [self.what_happened, "  ".join(f"{name}: {_show(value)}" for name, value in self.stats.items())]
         if self.net is not None:
             lines.append(f"net: {self.net if isinstance(self.net, MLP) else type(self.net).__name__}")
-        return "\n".join([*lines, *_table(self.times, _flat(self.observed))])
+        return "\n".join([*lines, *_table(self.times, flatten(self.observed))])
 
 
 class RunError(RuntimeError):
@@ -231,53 +188,23 @@ def conclude(trajectory: Trajectory, throw: bool) -> Trajectory:
     raise RunInterrupted(trajectory) if trajectory.status == "interrupted" else RunError(trajectory)
 
 
-def _has_nan(array: Any) -> bool:
+def has_nan(array: Any) -> bool:
+    """Whether an array of floating-point numbers holds a NaN."""
     return jnp.issubdtype(array.dtype, jnp.inexact) and bool(np.isnan(np.asarray(array)).any())
 
 
 def _plain(count: Any) -> Any:
-    return count.item() if isinstance(count, jax.Array | np.ndarray) and not is_traced(count) and count.ndim == 0 else count
+    return (
+        count.item()
+        if isinstance(count, jax.Array | np.ndarray) and not is_traced(count) and count.ndim == 0
+        else count
+    )
 
 
-def _known(value: Any) -> Any:
-    return None if value == "unknown" else value
-
-
-def _flat(observed: Mapping[str, PyTree]) -> dict[str, Array]:
-    leaves = jax.tree_util.tree_leaves_with_path(dict(observed))
+def flatten(tree: PyTree) -> dict[str, Array]:
+    """The leaves of a tree by their path, such as `fit.exponent`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _arrays_to_xarray(net: Any, **attrs: str):
-    import xarray
-
-    arrays = {name: np.asarray(a) for name, a in _flat(eqx.filter(net, eqx.is_inexact_array)).items()}
-    dims = {name: [f"{name}_{axis}" for axis in range(a.ndim)] for name, a in arrays.items()}
-    return xarray.Dataset({name: (dims[name], a) for name, a in arrays.items()}, attrs=attrs)
-
-
-def _fill(like: Any, arrays: Any) -> Any:
-    """`like` with its inexact arrays replaced by the stored ones (which may lead with a time axis)."""
-    if like is None:
-        return None
-    parameters, rest = eqx.partition(like, eqx.is_inexact_array)
-    expected, stored = set(_flat(parameters)), {str(name) for name in arrays.data_vars}
-    if expected != stored:
-        raise wrong("like", f"a network with the arrays {sorted(stored)}", f"one with {sorted(expected)}")
-    values = [jnp.asarray(arrays[name].values) for name in _flat(parameters)]
-    return eqx.combine(jax.tree.unflatten(jax.tree.structure(parameters), values), rest)
-
-
-def _describe(net: Any) -> dict[str, Any] | None:
-    """What rebuilds an `MLP` with named activations; None for any other network."""
-    names = [name_of(activation) for activation in net.activations] if isinstance(net, MLP) else [None]
-    if None in names:
-        return None
-    return {"widths": net.widths, "activation": names, "bias": net.layers[0].bias is not None}
-
-
-def _build(description: dict[str, Any] | None) -> MLP | None:
-    return None if description is None else MLP(**description, key=jax.random.key(0))
 
 
 def _show(value: Any) -> str:

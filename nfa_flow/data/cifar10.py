@@ -1,11 +1,13 @@
 """CIFAR-10 from its published files, which are Python pickles: read without running anything that they name."""
 
 import codecs
+import gzip
+import io
 import pickle
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,8 +41,8 @@ def cifar10(path: str | Path, *, split: str = "train", standardise: bool = True)
     - `standardise`: every input to mean 0 and variance 1 over the split; without, inputs are in [0, 1].
 
     **Returns:** n samples, 3072 inputs, 10 outputs.
-    **Raises:** FileNotFoundError where `path` or one of its batches is missing; ValueError for another `split`, or for a
-    file that is not what it should be: above all one whose pickle names anything that a NumPy array does not need.
+    **Raises:** FileNotFoundError where `path` or one of its batches is missing; ValueError for another `split`, or for
+    files that are not CIFAR-10's: above all a pickle that names anything which a NumPy array does not need.
     **Source:** Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html ("CIFAR-10 python version").
     """
     require_choice("split", split, _FILES)
@@ -55,12 +57,7 @@ def cifar10(path: str | Path, *, split: str = "train", standardise: bool = True)
 
 
 def _from_folder(folder: Path, names: list[str]) -> dict[str, Batch]:
-    batches = {}
-    for name in names:
-        if (folder / name).is_file():
-            with open(folder / name, "rb") as file:
-                batches[name] = _read_batch(file, name)
-    return batches
+    return {name: _read_batch((folder / name).read_bytes(), name) for name in names if (folder / name).is_file()}
 
 
 def _from_archive(path: Path, names: list[str]) -> dict[str, Batch]:
@@ -68,17 +65,17 @@ def _from_archive(path: Path, names: list[str]) -> dict[str, Batch]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:  # in the order of the file: going back would decompress it from the start again
-                name, file = PurePosixPath(member.name).name, archive.extractfile(member)
-                if name in names and file is not None:
-                    batches[name] = _read_batch(file, name)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+                name = PurePosixPath(member.name).name
+                if name in names and member.isfile() and (file := archive.extractfile(member)):
+                    batches[name] = _read_batch(file.read(), name)
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise wrong("path", "CIFAR-10's folder or tar archive", f"{path}, which cannot be read ({error})") from error
     return batches
 
 
-def _read_batch(file: IO[bytes], name: str) -> Batch:
+def _read_batch(content: bytes, name: str) -> Batch:
     try:
-        batch = _ArrayUnpickler(file, encoding="bytes").load()
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         images, labels = batch[b"data"], np.asarray(batch[b"labels"])
     except Exception as error:  # a malformed pickle can raise anything
         raise wrong("path", "CIFAR-10's folder or tar archive", f"one whose {name} cannot be read ({error})") from error

@@ -26,8 +26,8 @@ def digits() -> Dataset:
     """
     from sklearn.datasets import load_digits
 
-    x, labels = load_digits(return_X_y=True)
-    return standardise(Dataset(x, one_hot(labels)))
+    bunch: Any = load_digits()
+    return standardise(Dataset(bunch.data, one_hot(bunch.target)))
 
 
 def diabetes() -> Dataset:
@@ -38,8 +38,8 @@ def diabetes() -> Dataset:
     """
     from sklearn.datasets import load_diabetes
 
-    x, y = load_diabetes(return_X_y=True)
-    data = standardise(Dataset(x, y))
+    bunch: Any = load_diabetes()
+    data = standardise(Dataset(bunch.data, bunch.target))
     return Dataset(data.x, standardised_columns(data.y, data.sample_weight)[0])
 
 
@@ -77,9 +77,7 @@ def openml(name: str, *, version: int | str = 1, cache: str | Path | None = None
     x = np.asarray(bunch.data.toarray() if scipy.sparse.issparse(bunch.data) else bunch.data, float)
     missing = int(np.isnan(x).sum())
     if missing:
-        raise wrong(
-            "name", "a data set without missing values", f"{name!r}, with {missing} entries of the inputs missing"
-        )
+        raise wrong("name", "a data set without missing values", f"{name!r}, with {missing} inputs missing")
     targets = bunch.target.reshape(len(x), -1)
     if not np.issubdtype(targets.dtype, np.number):
         targets = np.hstack([one_hot(column) for column in targets.T])
@@ -118,6 +116,5 @@ def one_hot(labels: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, "n c"]:
 def _plain(archive: np.lib.npyio.NpzFile, name: str, path: str | Path) -> np.ndarray:
     try:
         return archive[name]
-    except ValueError as error:
-        # NumPy refuses before unpickling, which could run any code.
-        raise wrong("path", "an archive of plain arrays", f"{path}, where `{name}` holds Python objects") from error
+    except (ValueError, zipfile.BadZipFile) as error:  # for Python objects, before they are unpickled
+        raise wrong("path", "an archive of plain arrays", f"{path}, where `{name}` cannot be read ({error})") from error

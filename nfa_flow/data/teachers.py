@@ -42,7 +42,7 @@ def linear_teacher(
     rank: int | None = None,
     noise: float | Float[Array, ""] = 0.0,
     whiten: bool = False,
-    covariance: Float[ArrayLike, "d d"] | None = None,
+    covariance: ArrayLike | None = None,
 ) -> Dataset:
     """Targets y = A x + noise · N(0, I) of a random matrix A, and x ~ N(0, covariance).
 
@@ -84,7 +84,7 @@ def multi_index(
     outputs: int = 1,
     noise: float | Float[Array, ""] = 0.0,
     link: Link = "staircase",
-    covariance: Float[ArrayLike, "d d"] | None = None,
+    covariance: ArrayLike | None = None,
     whiten: bool = False,
 ) -> Dataset:
     """Targets y = link(Uᵀx) + noise · N(0, I) that depend on x through a random r-dimensional subspace only.
@@ -134,7 +134,7 @@ def single_index(
     *,
     noise: float | Float[Array, ""] = 0.0,
     link: Link = "hermite",
-    covariance: Float[ArrayLike, "d d"] | None = None,
+    covariance: ArrayLike | None = None,
     whiten: bool = False,
 ) -> Dataset:
     """Targets y = link(uᵀx) + noise · N(0, 1) for a uniformly random unit vector u.
@@ -159,7 +159,7 @@ def single_index(
     )
 
 
-def orthogonal_support(targets: Float[ArrayLike, " n"], probabilities: Float[ArrayLike, " n"]) -> Dataset:
+def orthogonal_support(targets: ArrayLike, probabilities: ArrayLike) -> Dataset:
     """Inputs e_1 … e_n (the unit vectors) of probability p_i and target y_i: x = I, the probabilities are the weights.
 
     A network Σ_k a_k relu(w_kᵀx) of small balanced weights fits these with NFM = diag(y_i) and AGOP = diag(p_i y_i²),

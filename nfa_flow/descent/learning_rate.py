@@ -17,7 +17,10 @@ def plain_learning_rate(optimizer: optax.GradientTransformation, parameters: PyT
     last = jax.tree.map(lambda leaf: jnp.full_like(leaf, steps - 1) if _is_counter(leaf) else leaf, state)
     rates = []
     for trial, frequency in enumerate((1.0, 2.0, 3.0)):
-        gradient = jax.tree.map(lambda p, f=frequency: 1 + 0.5 * jnp.cos(f * jnp.arange(p.size)).reshape(p.shape).astype(p.dtype), parameters)
+        gradient = jax.tree.map(
+            lambda p, f=frequency: 1 + 0.5 * jnp.cos(f * jnp.arange(p.size)).reshape(p.shape).astype(p.dtype),
+            parameters,
+        )
         updates, state = optimizer.update(gradient, state if trial < 2 else last, parameters)
         ratios = [-np.asarray(u / g).ravel() for u, g in zip(*map(jax.tree.leaves, (updates, gradient)), strict=True)]
         rates.append(np.concatenate(ratios))

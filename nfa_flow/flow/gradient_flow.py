@@ -150,7 +150,9 @@ def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], F
     if not np.all(np.diff(times) > 0):
         raise wrong("save_at", "strictly increasing", _first_bad(times))
     if not (times[0] >= t0 and times[-1] <= t1 * (1 + 1e-12)):
-        raise wrong("save_at", f"within [t0, t1] = [{float(t0):g}, {float(t1):g}]", f"from {times[0]:g} to {times[-1]:g}")
+        raise wrong(
+            "save_at", f"within [t0, t1] = [{float(t0):g}, {float(t1):g}]", f"from {times[0]:g} to {times[-1]:g}"
+        )
     t1 = jnp.asarray(t1, time_dtype)
     return jnp.asarray(t0, time_dtype), t1, jnp.minimum(jnp.asarray(times, time_dtype), t1)
 

@@ -81,9 +81,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
 def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]) -> FlowState:
     """Make at most `budget` more steps (accepted or not); fewer if the flow ends."""
     last = state.steps + budget
-    return jax.lax.while_loop(
-        lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state
-    )
+    return jax.lax.while_loop(lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state)
 
 
 def _step(problem: FlowProblem, state: FlowState) -> FlowState:
@@ -106,11 +104,20 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     new_t = jnp.where(reaches_end, problem.t1, state.t + dt.astype(state.t.dtype))
     steps = state.steps + 1
     stopped, stop_evaluations = _asks_to_stop(problem, new, accepted)
-    evaluations = state.evaluations + _evaluations(problem.solver, is_first=state.steps == state.rejected) + stop_evaluations
+    evaluations = (
+        state.evaluations + _evaluations(problem.solver, is_first=state.steps == state.rejected) + stop_evaluations
+    )
 
     failed = (result != diffrax.RESULTS.successful) & accepted
     status = jnp.select(
-        [failed, stopped, accepted & reaches_end, ~accepted & (error is None), new_t == state.t, steps >= problem.max_steps],
+        [
+            failed,
+            stopped,
+            accepted & reaches_end,
+            ~accepted & (error is None),
+            new_t == state.t,
+            steps >= problem.max_steps,
+        ],
         [SOLVER_FAILED, STOPPED, COMPLETED, DIVERGED, STEP_UNDERFLOW, MAX_STEPS],
         RUNNING,
     ).astype(jnp.int32)

@@ -52,7 +52,8 @@ class Orthogonal(AbstractInitialisation):
     def __call__(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
         keys = jax.random.split(key, len(widths) - 1)
         return tuple(
-            jnp.asarray(self.scale, dtype) * jax.random.orthogonal(k, max(fan), shape=(), dtype=dtype)[: fan[0], : fan[1]]
+            jnp.asarray(self.scale, dtype)
+            * jax.random.orthogonal(k, max(fan), shape=(), dtype=dtype)[: fan[0], : fan[1]]
             for k, fan in zip(keys, zip(widths[1:], widths[:-1], strict=True), strict=True)
         )
 
@@ -65,7 +66,7 @@ class Balanced(AbstractInitialisation):
     random orthonormal Q_l between. Then (W_1ᵀW_1)^L = PᵀP, which gradient flow of a linear network preserves.
 
     **Raises:** ValueError when a hidden layer is narrower than rank(P) = min(inputs, outputs).
-    **Source:** Arora, Cohen & Hazan 2018, Procedure 1.
+    **Source:** Arora, Cohen, Golowich & Hu 2019, Procedure 1.
     """
 
     scale: float | Float[Array, ""] = 1.0
@@ -118,7 +119,11 @@ class LambdaBalanced(AbstractInitialisation):
         # A transposed and reversed network turns b into −b, so one construction serves both signs.
         outward = widths if self.from_first else widths[::-1]
         if any(after < before for before, after in zip(outward[1:-1], outward[2:], strict=True)):
-            order = "non-decreasing after the input for b > 0" if self.from_first else "non-increasing up to the last hidden layer for b < 0"
+            order = (
+                "non-decreasing after the input for b > 0"
+                if self.from_first
+                else "non-increasing up to the last hidden layer for b < 0"
+            )
             raise wrong("widths", f"{order}, so that W_{{l+1}}ᵀW_{{l+1}} − W_lW_lᵀ can be b·I", list(widths))
         first_key, *keys = jax.random.split(key, len(widths) - 1)
         weights = [_gaussian(first_key, outward[1], outward[0], self.scale, dtype)]

@@ -48,7 +48,9 @@ class MLP(eqx.Module):
         if isinstance(activation, str) or callable(activation):
             activation = [activation] * hidden
         if len(activation) != hidden:
-            raise wrong("activation", f"one name or function, or one for each of the {hidden} hidden layers", activation)
+            raise wrong(
+                "activation", f"one name or function, or one for each of the {hidden} hidden layers", activation
+            )
         self.activations = tuple(resolve(each) for each in activation)
         self.layers = tuple(_linear(W, bias) for W in init(key, tuple(widths), dtype))
 

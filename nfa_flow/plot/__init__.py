@@ -1,0 +1,4 @@
+"""Figures. Every function draws what it is given and returns matplotlib's own objects."""
+
+from .trajectories import observable as observable
+from .trajectories import overview as overview

@@ -11,7 +11,7 @@ Number = float | int | np.number | jax.Array
 ArrayLike = Number | numpy.typing.ArrayLike
 
 
-def as_number(argument: str, value: Number, **bounds: float) -> float:
+def as_number(argument: str, value: Number, **bounds: float | int) -> float:
     """`value` as a finite float within `bounds` (`above`, `at_least`).
 
     **Raises:** ValueError naming `argument`.

@@ -15,7 +15,7 @@ def balance_decay(times: ArrayLike, weight_decay: Number) -> Float64[np.ndarray,
     **Arguments:** `times`: of any shape, non-negative; `weight_decay`: λ ≥ 0.
     **Returns:** the factor, of the shape of `times`.
     **Raises:** ValueError for a negative time or decay.
-    **Source:** Arora, Cohen & Hazan 2018, Thm 1; Du, Hu & Lee 2018, Thm 2.1 (both for λ = 0).
+    **Source:** Arora, Cohen & Hazan 2018, Thm 1; Du, Hu & Lee 2018 (both for λ = 0).
     """
     decay = as_number("weight_decay", weight_decay, at_least=0)
     return np.asarray(np.exp(-2 * decay * as_times(times)))

@@ -29,17 +29,17 @@ def scalar_mode(
     t = 0 and its target σ, both non-negative; `depth`: L ≥ 1; `weight_decay`: λ ≥ 0; `variance`: p > 0.
     **Returns:** s, of the shape of `times`.
     **Raises:** ValueError for an argument out of these ranges.
-    **Source:** L = 2: Saxe, McClelland & Ganguli 2014, eq. 8, with σ lowered to σ − λ/p by the decay.
+    **Source:** L = 2: Saxe, McClelland & Ganguli 2014, with σ lowered to σ − λ/p by the decay.
     """
     t = as_times(times)
     start = as_number("s0", s0, at_least=0)
     target, decay, p = _checked(sigma, depth, weight_decay, variance)
     if depth == 1:
         mode = p * target / (p + decay) * -np.expm1(-(p + decay) * t) + start * np.exp(-(p + decay) * t)
-    elif depth == 2:
-        mode = _logistic(t, start, p * target - decay, p)
     elif start == 0:
         mode = np.zeros_like(t)
+    elif depth == 2:
+        mode = _logistic(t, start, p * target - decay, p)
     elif decay > 0:
         mode = _integrated(t, start, target, depth, decay, p)
     else:
@@ -104,8 +104,9 @@ def _logistic(t, s0, growth, variance):
 def _inverted(t, s0, sigma, depth):
     """Inverts t(s) in the coordinate v = log(s/σ), which resolves both s → 0 and s → σ to full precision."""
     power = 2 - 2 / depth
-    if sigma == 0:
-        return s0 * (1 + 2 * (depth - 1) * t * s0**power) ** (-1 / power)
+    untargeted = s0 * (1 + 2 * (depth - 1) * t * s0**power) ** (-1 / power)
+    if np.all(sigma <= 1e-16 * untargeted):
+        return untargeted
     start, end = np.log(s0 / sigma), np.copysign(1e-16, s0 - sigma)
     if abs(start) <= abs(end):
         return np.full_like(t, sigma)
@@ -126,13 +127,15 @@ def _clock(v, depth):
     """p σ^{2−2/L} t up to a constant, at s = σe^v: ∫ dw / (w^{L−1}(1 − w^L)) with w = (s/σ)^{1/L}.
 
     That is −w^{2−L}/(L−2) + ∫ w/(1 − w^L) dw, and the last integrand has simple poles at the L-th roots of unity ω with
-    residues −ω²/L. The same function is (s^{1−q}/((1−q)σ)) ₂F₁(1, 1−q; 2−q; s/σ), q = 2−2/L; but scipy's ₂F₁ is wrong
-    near its argument 1 for some depths (c − a − b = 0 is lost to rounding) and infinite past 1 − 1e-13.
+    residues −ω²/L. Far above the target the two cancel; there the geometric series in σ/s ≤ 1/2 is integrated.
+    (Both are ₂F₁(1, a; a+1; ·), but scipy's is wrong near the argument 1 for some a, and infinite past 1 − 1e-13.)
     """
-    w = np.exp(v / depth)
+    if v >= np.log(2):
+        exponents = np.arange(60) + 2 - 2 / depth
+        return np.sum(np.exp(-exponents * v) / exponents) / depth
     roots = np.exp(2j * np.pi * np.arange(1, depth) / depth)
-    logarithms = np.log(abs(np.expm1(v / depth))) + np.sum((roots**2 * np.log(1 - w / roots)).real)
-    return -(w ** (2 - depth)) / (depth - 2) - logarithms / depth
+    logarithms = np.sum((roots ** (2 * np.sign(v)) * np.log(1 - roots * np.exp(-abs(v) / depth))).real)
+    return -np.exp((2 / depth - 1) * v) / (depth - 2) - (np.log(-np.expm1(-abs(v) / depth)) + logarithms) / depth
 
 
 def _integrated(t, s0, sigma, depth, weight_decay, variance):

@@ -7,7 +7,7 @@ F = [[−b/2 I, S_yxᵀ], [S_yx, b/2 I]], so QQᵀ obeys a matrix Riccati equati
 
 Weight decay λ at b = 0 turns F into F − λI. The upper left block of QQᵀ is the NFM, the lower left one P = W_2W_1.
 
-**Source:** Fukumizu 1998; Braun, Dominé, Fitzgerald & Saxe 2022, Thm 3.1 (b = 0); Dominé et al. 2024 (any b).
+**Source:** Fukumizu 1998; Braun, Dominé, Fitzgerald & Saxe 2022 (b = 0); Dominé et al. 2024 (any b).
 """
 
 from typing import NamedTuple

@@ -1,0 +1,70 @@
+"""Observables of one or several runs against time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checks import wrong
+from ..trajectory import Trajectory, flatten
+from .style import PALETTE, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LABELS = {
+    "loss": "loss $\\mathcal{L}$",
+    "cosine": "cos(NFM, AGOP$^{\\alpha}$)",
+    "alignment": "alignment of NFM and AGOP$^{\\alpha}$",
+    "relative_error": "relative error of NFM $\\propto$ AGOP$^{\\alpha}$",
+    "exponent.exponent": "fitted exponent $\\hat\\alpha$",
+}
+
+Runs = Trajectory | Mapping[str, Trajectory]
+
+
+def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | None = None) -> Axes:
+    """One scalar observable against time, for one run or several by name.
+
+    The first run is drawn thicker (by convention the exact flow). Time is logarithmic; the value at t = 0, which has
+    no place there, is a dotted line. The vertical axis is logarithmic where positive values span two decades.
+
+    **Arguments:** `runs`: a `Trajectory`, or label → `Trajectory`; `name`: of a scalar observable that at least one of
+    them has (a leaf of a tree as `observable.leaf`); `ax`: axes to draw into; `label`: of the vertical axis.
+    **Returns:** the axes.
+    **Raises:** ValueError naming `name` when no run has such a scalar observable.
+    """
+    runs = {"": runs} if isinstance(runs, Trajectory) else runs
+    curves = {key: values for key, run in runs.items() if (values := flatten(run.observed).get(name)) is not None}
+    curves = {key: np.asarray(values) for key, values in curves.items() if values.ndim == 1}
+    if not curves:
+        known = sorted({key for run in runs.values() for key, v in flatten(run.observed).items() if v.ndim == 1})
+        raise wrong("name", f"a scalar observable of these runs, {known}", repr(name))
+    ax = new_figure()[1][0] if ax is None else ax
+    for i, (key, values) in enumerate(curves.items()):
+        times, width = np.asarray(runs[key].times), 2.4 if i == 0 and len(curves) > 1 else 1.3
+        ax.plot(times[times > 0], values[times > 0], color=PALETTE[i % len(PALETTE)], label=key, linewidth=width)
+    initial = next((values[0] for key, values in curves.items() if float(runs[key].times[0]) == 0), np.nan)
+    if np.isfinite(initial):
+        ax.axhline(initial, color="#777777", linestyle=":", linewidth=1, label="at $t=0$", zorder=0)
+    finite = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
+    if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
+        ax.set_yscale("log")
+    ax.set(xscale="log", xlabel="time $t$ (learning rate × step)", ylabel=label or _LABELS.get(name, name))
+    return ax
+
+
+def overview(runs: Runs, names: Sequence[str] = ("loss", "alignment")) -> Figure:
+    """Several observables of the same runs side by side, with one legend; arguments as in `observable`."""
+    figure, axes = new_figure(len(names))
+    for name, ax in zip(names, axes, strict=True):
+        observable(runs, name, ax=ax)
+    entries = {
+        label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True) if label
+    }
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 6))
+    return figure

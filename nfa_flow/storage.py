@@ -1,0 +1,106 @@
+"""Trajectories as labelled datasets and as Zarr stores. Nothing is pickled."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+
+from .checks import wrong
+from .nets import MLP
+from .nets.activations import name_of
+from .trajectory import STATUS, Trajectory, flatten, has_nan
+
+_WRITE: dict[str, Any] = {"consolidated": False, "zarr_format": 3}
+_READ: dict[str, Any] = {"consolidated": False, "engine": "zarr"}
+
+
+def to_xarray(run: Trajectory) -> xarray.Dataset:
+    """See `Trajectory.to_xarray`."""
+    variables = {}
+    for name, value in flatten(run.observed).items():
+        array = np.asarray(value)
+        dims = ("time", *(f"{name}_{axis}" for axis in range(1, array.ndim)))
+        variables[name] = xarray.Variable(dims, array, {"status": "undefined" if has_nan(array) else "defined"})
+    coords = {"time": np.asarray(run.times), "step": ("time", np.asarray(run.steps))}
+    attrs = {"status": run.status, "end_time": float(run.end_time)}
+    attrs |= {name: "unknown" if value is None else value for name, value in run.stats.items()}
+    return xarray.Dataset(variables, coords, attrs)
+
+
+def save(run: Trajectory, path: str | os.PathLike) -> Path:
+    """Write a trajectory as a Zarr store: observations in the root, the networks' arrays in groups beside them.
+
+    The store is complete when it appears under its name, whatever interrupts the writing.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    to_xarray(run).to_zarr(partial, mode="w", **_WRITE)
+    names = json.dumps({"counts": list(run.counts), "notes": [name for name, _ in run.notes]})
+    net = _arrays(run.net).assign_attrs(stats=names, network=json.dumps(_describe(run.net)))
+    net.to_zarr(partial, group="net", mode="a", **_WRITE)
+    if run.nets is not None:
+        _arrays(run.nets).to_zarr(partial, group="nets", mode="a", **_WRITE)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(partial, path)
+    return path
+
+
+def load(path: str | os.PathLike, like: Any) -> Trajectory:
+    """See `Trajectory.load`."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no trajectory at {path}.")
+    observations = xarray.load_dataset(path, **_READ)
+    net = xarray.load_dataset(path, group="net", **_READ)
+    stats = json.loads(net.attrs["stats"])
+    like = _rebuild(json.loads(net.attrs["network"])) if like is None else like
+    attrs = {name: None if value == "unknown" else value for name, value in observations.attrs.items()}
+    return Trajectory(
+        times=jnp.asarray(observations["time"].values),
+        steps=jnp.asarray(observations["step"].values),
+        observed={str(name): jnp.asarray(variable.values) for name, variable in observations.data_vars.items()},
+        net=_fill(like, net),
+        nets=_fill(like, xarray.load_dataset(path, group="nets", **_READ)) if (path / "nets").exists() else None,
+        end_time=jnp.asarray(attrs["end_time"]),
+        status_code=jnp.asarray(next(code for code, name in STATUS.items() if name == attrs["status"])),
+        counts={name: attrs[name] for name in stats["counts"]},
+        notes=tuple((name, attrs[name]) for name in stats["notes"]),
+    )
+
+
+def _arrays(net: Any) -> xarray.Dataset:
+    arrays = {name: np.asarray(array) for name, array in flatten(eqx.filter(net, eqx.is_inexact_array)).items()}
+    return xarray.Dataset({name: ([f"{name}_{axis}" for axis in range(a.ndim)], a) for name, a in arrays.items()})
+
+
+def _fill(like: Any, arrays: xarray.Dataset) -> Any:
+    """`like` with its inexact arrays replaced by the stored ones (which may lead with a time axis)."""
+    if like is None:
+        return None
+    parameters, rest = eqx.partition(like, eqx.is_inexact_array)
+    expected, stored = flatten(parameters), {str(name) for name in arrays.data_vars}
+    if expected.keys() != stored:
+        raise wrong("like", f"a network with the arrays {sorted(stored)}", f"one with {sorted(expected)}")
+    values = [jnp.asarray(arrays[name].values) for name in expected]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(parameters), values), rest)
+
+
+def _describe(net: Any) -> dict[str, Any] | None:
+    """What rebuilds an `MLP` with named activations; None for any other network."""
+    names = [name_of(activation) for activation in net.activations] if isinstance(net, MLP) else [None]
+    if None in names:
+        return None
+    return {"widths": net.widths, "activation": names, "bias": net.layers[0].bias is not None}
+
+
+def _rebuild(description: dict[str, Any] | None) -> MLP | None:
+    return None if description is None else MLP(**description, key=jax.random.key(0))

@@ -1,0 +1,129 @@
+import io
+import pickle
+import tarfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nfa_flow.data import cifar10
+
+NAMES = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
+LABELS = {name: [(3 * k + j) % 10 for j in range(4)] for k, name in enumerate(NAMES)}
+IMAGES = {name: np.random.default_rng(k).integers(0, 256, (4, 3072), np.uint8) for k, name in enumerate(NAMES)}
+BATCHES = {name: pickle.dumps({b"data": IMAGES[name], b"labels": LABELS[name]}, 2) for name in NAMES}
+TRAIN_IMAGES = np.concatenate([IMAGES[name] for name in NAMES[:5]])
+
+
+def _folder(tmp_path, **changes):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, content in (BATCHES | changes).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def _archive(tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in reversed(NAMES):  # the published archive is not in order either
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(BATCHES[name])
+            archive.addfile(member, io.BytesIO(BATCHES[name]))
+    return path
+
+
+@pytest.mark.parametrize("build", [_folder, _archive])
+def test_the_training_images_come_in_the_order_of_the_batches(tmp_path, build):
+    data = cifar10(build(tmp_path), standardise=False)
+    assert (data.samples, data.inputs, data.outputs) == (20, 3072, 10)
+    np.testing.assert_allclose(data.x, TRAIN_IMAGES / 255, rtol=1e-15)
+    np.testing.assert_array_equal(data.y.argmax(axis=1), np.concatenate([LABELS[name] for name in NAMES[:5]]))
+    np.testing.assert_array_equal(data.y.sum(axis=1), np.ones(20))
+
+
+def test_the_test_images_are_their_own_split(tmp_path):
+    data = cifar10(_folder(tmp_path), split="test", standardise=False)
+    np.testing.assert_allclose(data.x, IMAGES["test_batch"] / 255, rtol=1e-15)
+
+
+def test_inputs_are_standardised_unless_asked_otherwise(tmp_path):
+    x = cifar10(_folder(tmp_path)).x
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-13)
+    np.testing.assert_allclose(jnp.mean(x**2, axis=0), 1, rtol=1e-13)
+
+
+def test_an_archive_is_read_without_leaving_files(tmp_path):
+    cifar10(_archive(tmp_path), split="test")
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-python.tar.gz"]
+
+
+def test_batches_pickled_by_old_numpy_and_python_2_are_read(tmp_path):
+    old = BATCHES["test_batch"].replace(b"numpy._core", b"numpy.core")
+    assert b"numpy.core.multiarray" in old
+    data = cifar10(_folder(tmp_path, test_batch=old), split="test", standardise=False)
+    np.testing.assert_allclose(data.x, IMAGES["test_batch"] / 255, rtol=1e-15)
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_names_other_functions_is_refused_before_they_run(tmp_path, protocol):
+    content = pickle.dumps({b"data": Trap(tmp_path / "sprung"), b"labels": [0]}, protocol)
+    with pytest.raises(ValueError, match=r"`path` .* test_batch cannot be read \(refused _?io.open"):
+        cifar10(_folder(tmp_path, test_batch=content), split="test")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a pickle",
+        pickle.dumps([1, 2], 2),
+        pickle.dumps({b"data": IMAGES["test_batch"]}, 2),
+        pickle.dumps({b"data": IMAGES["test_batch"], b"labels": [0]}, 2),
+        pickle.dumps({b"data": IMAGES["test_batch"], b"labels": [0, 1, 2, 10]}, 2),
+        pickle.dumps({b"data": IMAGES["test_batch"].astype(float), b"labels": [0, 1, 2, 3]}, 2),
+    ],
+    ids=["empty", "text", "list", "no labels", "too few labels", "label 10", "floats"],
+)
+def test_a_file_that_is_no_batch_is_named(tmp_path, content):
+    with pytest.raises(
+        ValueError, match="`path` must be CIFAR-10's folder or tar archive, but was one whose test_batch"
+    ):
+        cifar10(_folder(tmp_path, test_batch=content), split="test")
+
+
+def test_a_file_that_is_no_archive_is_an_error(tmp_path):
+    (tmp_path / "cifar.tar.gz").write_text("not an archive")
+    with pytest.raises(ValueError, match="`path` must be CIFAR-10's folder or tar archive, but was .*cifar.tar.gz"):
+        cifar10(tmp_path / "cifar.tar.gz")
+
+
+def test_a_truncated_archive_is_an_error(tmp_path):
+    path = _archive(tmp_path)
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(ValueError, match="`path` must be CIFAR-10's folder or tar archive"):
+        cifar10(path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        cifar10(tmp_path / "nothing")
+    (_folder(tmp_path) / "data_batch_3").unlink()
+    with pytest.raises(FileNotFoundError, match="`path` must hold the CIFAR-10 files data_batch_3, but"):
+        cifar10(tmp_path / "cifar-10-batches-py")
+
+
+def test_an_unknown_split_is_named(tmp_path):
+    with pytest.raises(ValueError, match='`split` must be one of "train", "test", but was \'validation\''):
+        cifar10(tmp_path, split="validation")
