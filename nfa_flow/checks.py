@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 
 def is_traced(*values: PyTree) -> bool:
     """Whether any array in `values` is a JAX tracer, so that its numbers are not known yet."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
 def wrong(argument: str, must_be: str, was: Any) -> ValueError:

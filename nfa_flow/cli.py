@@ -24,7 +24,7 @@ class Flow:
     """
 
     data: str = "digits"
-    """digits, diabetes, linear_teacher, multi_index, single_index, openml:NAME, cifar10:PATH, or a path to an .npz with x and y"""
+    """digits, diabetes, linear_teacher, multi_index, single_index, openml:NAME, cifar10:PATH, or an .npz of x and y"""
     samples: int = 500
     """number of samples of the synthetic data"""
     inputs: int = 20

@@ -94,7 +94,8 @@ def _write(path: Path, state: PyTree, fingerprint: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
-        np.savez(file, fingerprint=np.array(fingerprint), **{f"leaf{i}": x for i, x in enumerate(_host(state))})
+        arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(_host(state))}
+        np.savez(file, fingerprint=np.array(fingerprint), **arrays)
     os.replace(partial, path)
 
 

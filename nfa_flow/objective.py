@@ -6,6 +6,7 @@ second moments: their triangular factor stands in for the samples, and a gradien
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -28,7 +29,7 @@ class AbstractObjective(eqx.Module):
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
         """The data term ℒ: the weighted mean loss of the samples, without weight decay."""
 
-    def net(self, parameters: PyTree) -> eqx.Module:
+    def net(self, parameters: PyTree) -> Any:
         """The whole network with these parameters."""
         return eqx.combine(parameters, self.frozen)
 
@@ -90,13 +91,13 @@ class MomentObjective(AbstractObjective):
 
 
 def make_objective(
-    net: eqx.Module, data: Dataset, loss: Loss, weight_decay: float | Float[Array, ""], *, by_samples: bool = False
+    net: Any, data: Dataset, loss: Loss, weight_decay: float | Float[Array, ""], *, by_samples: bool = False
 ) -> tuple[PyTree, AbstractObjective]:
     """Split a network into its trainable parameters and the objective that they minimise.
 
     **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name or a
-    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every floating-point array of the network; `by_samples`: never
-    replace the samples by their moments, as minibatches need.
+    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every floating-point array of the network;
+    `by_samples`: never replace the samples by their moments, as minibatches need.
     **Returns:** (parameters, objective). The parameters are the network's inexact arrays.
     **Raises:** ValueError naming `net`, `data`, `loss` or `weight_decay`.
     """
@@ -117,7 +118,7 @@ def make_objective(
     return parameters, SampleObjective(frozen, decay, data, loss_function)
 
 
-def _check_shapes(net: eqx.Module, data: Dataset, loss_function: Callable) -> None:
+def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:
     if isinstance(net, MLP) and net.widths[0] != data.inputs:
         raise wrong("data", f"of {net.widths[0]} inputs, like the network", f"of {data.inputs}")
     prediction = eqx.filter_eval_shape(net, data.x[0])

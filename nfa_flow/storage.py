@@ -73,7 +73,7 @@ def load(path: str | os.PathLike, like: Any) -> Trajectory:
         end_time=jnp.asarray(attrs["end_time"]),
         status_code=jnp.asarray(next(code for code, name in STATUS.items() if name == attrs["status"])),
         counts={name: attrs[name] for name in stats["counts"]},
-        notes=tuple((name, attrs[name]) for name in stats["notes"]),
+        notes=tuple((name, str(attrs[name])) for name in stats["notes"]),
     )
 
 

@@ -11,6 +11,13 @@ from ..objective import AbstractObjective, SampleObjective
 from ..observation import Observer, Record, empty_record
 
 
+class Minibatches(eqx.Module):
+    """Every epoch passes the samples in a new random order, in batches of equal size."""
+
+    key: PRNGKeyArray
+    size: int = eqx.field(static=True)
+
+
 class DescentProblem(eqx.Module):
     """Everything that stays the same during one training run."""
 
@@ -20,8 +27,7 @@ class DescentProblem(eqx.Module):
     save_steps: Int[Array, " s"]
     steps: Int[Array, ""]
     time_per_step: Float[Array, ""]
-    key: PRNGKeyArray | None
-    batch_size: int | None = eqx.field(static=True)
+    batches: Minibatches | None
 
 
 class DescentState(eqx.Module):
@@ -38,7 +44,7 @@ class DescentState(eqx.Module):
 
 def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
     """The state before the first step."""
-    order = None if problem.batch_size is None else jnp.arange(problem.objective.data.samples)
+    order = None if problem.batches is None else jnp.arange(problem.observer.data.samples)
     record = empty_record(
         len(problem.save_steps), problem.time_per_step.dtype, problem.observer, problem.objective, parameters
     )
@@ -93,15 +99,15 @@ def _step(problem: DescentProblem, state: DescentState) -> DescentState:
 
 
 def _batch(problem: DescentProblem, state: DescentState) -> tuple[AbstractObjective, Int[Array, " n"] | None]:
-    """The objective of this step: every epoch passes the samples in a new random order, in batches of equal size."""
-    objective = problem.objective
-    if not isinstance(objective, SampleObjective) or problem.batch_size is None or problem.key is None:
+    """The objective of this step, and the order in which this epoch passes the samples."""
+    objective, batches = problem.objective, problem.batches
+    if batches is None or not isinstance(objective, SampleObjective):
         return objective, state.order
-    samples, size = objective.data.samples, problem.batch_size
+    samples, size = objective.data.samples, batches.size
     epoch, batch = jnp.divmod(state.steps, samples // size)
     order = jax.lax.cond(
         batch == 0,
-        lambda: jax.random.permutation(jax.random.fold_in(problem.key, epoch), samples),
+        lambda: jax.random.permutation(jax.random.fold_in(batches.key, epoch), samples),
         lambda: state.order,
     )
     return objective.on(jax.lax.dynamic_slice(order, (batch * size,), (size,))), order

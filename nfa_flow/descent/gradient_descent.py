@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -20,7 +19,7 @@ from ..losses import Loss
 from ..objective import make_objective
 from ..observation import Observe, make_observer
 from ..trajectory import Trajectory, conclude, make_trajectory
-from .descend import DescentProblem, advance, start
+from .descend import DescentProblem, Minibatches, advance, start
 from .learning_rate import plain_learning_rate
 
 _start = eqx.filter_jit(start)
@@ -68,7 +67,6 @@ def gradient_descent(
     require_integer("steps", steps, at_least=1)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise wrong("optimizer", "an optax optimiser such as `optax.sgd(1e-2)`", repr(optimizer))
-    _check_batch(batch_size, key, data)
     parameters, objective = make_objective(net, data, loss, weight_decay, by_samples=batch_size is not None)
     if learning_rate is None:
         learning_rate = (None if is_traced(parameters) else plain_learning_rate(optimizer, parameters, steps)) or 1.0
@@ -80,8 +78,7 @@ def gradient_descent(
         save_steps=_check_save_steps(save_at, steps),
         steps=jnp.asarray(steps, jnp.int32),
         time_per_step=jnp.asarray(learning_rate, jnp.zeros(()).dtype),
-        key=key,
-        batch_size=batch_size,
+        batches=_check_batches(batch_size, key, data),
     )
     first = _start(problem, parameters)
     if is_traced(first, problem):
@@ -108,14 +105,15 @@ def gradient_descent(
     return conclude(trajectory, throw)
 
 
-def _check_batch(batch_size: int | None, key: PRNGKeyArray | None, data: Dataset) -> None:
+def _check_batches(batch_size: int | None, key: PRNGKeyArray | None, data: Dataset) -> Minibatches | None:
     if batch_size is None:
-        return
+        return None
     require_integer("batch_size", batch_size, at_least=1)
     if batch_size > data.samples:
         raise wrong("batch_size", f"at most the number of samples, {data.samples}", batch_size)
     if key is None:
         raise wrong("key", "a PRNG key when `batch_size` is given", "None")
+    return Minibatches(key, batch_size)
 
 
 def _check_save_steps(save_at: Any, steps: int) -> Int[Array, " s"]:

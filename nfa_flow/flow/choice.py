@@ -4,10 +4,10 @@ import warnings
 from typing import Any
 
 import diffrax
+from jax.numpy import finfo
 from jaxtyping import DTypeLike
 
 from ..checks import is_traced
-from jax.numpy import finfo
 
 _DOPRI8_BELOW = 1e-7
 _KINKS_COST_BELOW = 1e-4
@@ -32,13 +32,16 @@ def warn_about_tolerance(rtol: Any, dtype: DTypeLike, *, has_kinks: bool) -> Non
         return
     resolution = 8 * float(finfo(dtype).eps)
     if rtol < resolution:
-        message = f"`rtol` = {rtol:g} is finer than {dtype} can give (about {resolution:.1g}); use float64 or a larger `rtol`."
+        message = (
+            f"`rtol` = {rtol:g} is finer than {dtype} can give (about {resolution:.1g}); "
+            "use float64 or a larger `rtol`."
+        )
         warnings.warn(message, UserWarning, stacklevel=3)
     if has_kinks and rtol < _KINKS_COST_BELOW:
         message = (
-            f"`rtol` = {rtol:g} on a network with kinks (relu, leaky_relu): every kink that a trajectory crosses forces "
-            f"tiny steps, which can cost a hundred times more than `rtol` = {_KINKS_COST_BELOW:g}, and accuracy is not "
-            "certified there."
+            f"`rtol` = {rtol:g} on a network with kinks (relu, leaky_relu): every kink that a trajectory crosses "
+            f"forces tiny steps, which can cost a hundred times more than `rtol` = {_KINKS_COST_BELOW:g}, and accuracy "
+            "is not certified there."
         )
         warnings.warn(message, UserWarning, stacklevel=3)
 
@@ -52,5 +55,5 @@ def evaluations_per_step(solver: diffrax.AbstractSolver) -> tuple[int, int] | No
         return 1, 0
     if not isinstance(solver, diffrax.AbstractERK):
         return None
-    tableau = solver.tableau
+    tableau: Any = solver.tableau
     return (tableau.num_stages - 1, 1) if tableau.fsal else (tableau.num_stages, 0)

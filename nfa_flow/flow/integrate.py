@@ -6,6 +6,8 @@ accumulated outside the solver, which sees only the step (the flow is autonomous
 a float32 time remain exact; and gradients are counted as they are spent.
 """
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -96,8 +98,9 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     finite = _all_finite(new)
     if error is not None:
         error = jax.tree.map(lambda e: jnp.where(finite & jnp.isfinite(e), e, jnp.inf), error)
+    error_order: Any = problem.solver.error_order(problem.terms)
     accepted, start_of_next, end_of_next, _, controller_state, _ = problem.controller.adapt_step_size(
-        zero, dt, old, new, None, error, problem.solver.error_order(problem.terms), state.controller_state
+        zero, dt, old, new, None, error, error_order, state.controller_state
     )
     accepted = jnp.asarray(accepted) & finite
     keep = lambda a, b: jnp.where(accepted, a, b)  # noqa: E731

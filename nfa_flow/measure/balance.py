@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from ..nets import MLP
 
 
-def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "h h"], ...]:
+def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
     """Balance matrices D_l = W_{l+1}ᵀW_{l+1} − W_lW_lᵀ between consecutive layers, l = 1 … L−1.
 
     Gradient flow conserves D_l wherever the activation between the two layers is the identity; with weight decay λ it

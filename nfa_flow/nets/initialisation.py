@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from ..checks import require_number, wrong
 
-Weights = tuple[Float[Array, "fan_out fan_in"], ...]
+Weights = tuple[Float[Array, "_ _"], ...]
 
 
 class AbstractInitialisation(eqx.Module):
@@ -105,7 +105,7 @@ class LambdaBalanced(AbstractInitialisation):
     """
 
     b: float | Float[Array, ""]
-    scale: float | Float[Array, ""] = 1.0
+    scale: float | Float[Array, ""]
     from_first: bool = eqx.field(static=True)
 
     def __init__(self, b: float, scale: float | Float[Array, ""] = 1.0):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from ..checks import require_integer, wrong
@@ -71,11 +72,11 @@ class MLP(eqx.Module):
         return z
 
     @property
-    def weights(self) -> tuple[Float[Array, "fan_out fan_in"], ...]:
+    def weights(self) -> tuple[Float[Array, "_ _"], ...]:
         """The weight matrices W_1 … W_L, each fan_out × fan_in."""
         return tuple(linear.weight for linear in self.layers)
 
-    def with_weights(self, weights: Sequence[Float[Array, "fan_out fan_in"]]) -> "MLP":
+    def with_weights(self, weights: Sequence[Float[Array | np.ndarray, "_ _"]]) -> "MLP":
         """The same network with other weight matrices of the same shapes."""
         shapes, given = [W.shape for W in self.weights], [jnp.shape(W) for W in weights]
         if given != shapes:
