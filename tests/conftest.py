@@ -1,7 +1,8 @@
-"""Settings shared by all tests: float64, as everything that is called exact needs it."""
+"""Settings and fixtures shared by all tests: float64, as everything that is called exact needs it."""
 
 import jax
 import matplotlib
+import pytest
 from hypothesis import settings
 
 jax.config.update("jax_enable_x64", True)
@@ -10,3 +11,31 @@ matplotlib.use("Agg")
 # Compilation makes the first example of a property slow, and its time says nothing.
 settings.register_profile("nfa_flow", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("nfa_flow")
+
+_compiled: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: _compiled.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+@pytest.fixture
+def compilations():
+    """A function that counts the compilations since the last time it was asked."""
+
+    def count() -> int:
+        number = len(_compiled)
+        _compiled.clear()
+        return number
+
+    count()
+    return count
+
+
+@pytest.fixture
+def no_type_checks():
+    """Switch the run-time type checks off, so that wrong types reach the library as they do for its users."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import diffrax
@@ -11,11 +10,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
-from ..drive import INTERRUPTED, drive, fingerprint_of
+from ..drive import INTERRUPTED, drive
 from ..losses import Loss
 from ..objective import MomentObjective, make_objective
 from ..observation import Observe, make_observer
@@ -95,11 +94,12 @@ def gradient_flow(
     has_kinks = getattr(net, "has_kinks", False)
     warn_about_tolerance(rtol, dtype, has_kinks=has_kinks)
     solver, reason = (solver, "chosen by the user") if solver else choose_solver(rtol, has_kinks=has_kinks)
+    solver, controller = _controlled(solver, rtol, atol, dt0, dtype)
     problem = FlowProblem(
         objective=objective,
         observer=observer,
         solver=solver,
-        controller=_controller(solver, rtol, atol, dt0, dtype),
+        controller=controller,
         stop=_check_stop(stop),
         save_times=save_times,
         t1=t1,
@@ -110,13 +110,14 @@ def gradient_flow(
         state, interrupted = _advance(problem, first, problem.max_steps), False
     else:
         state, interrupted = drive(
-            lambda state, budget: _advance(problem, state, jnp.asarray(budget, jnp.int32)),
+            _advance,
+            problem,
             first,
+            origin=(parameters, t0),
             fraction=lambda state: float((state.t - t0) / (t1 - t0)),
             label=f"gradient flow to t = {float(t1):g}",
             progress=progress,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            fingerprint=fingerprint_of(f"flow {eqx.tree_pformat(problem)}", (problem, parameters, t0)),
+            checkpoint=checkpoint,
         )
     form = "second moments" if isinstance(objective, MomentObjective) else "samples"
     notes = {"solver": type(solver).__name__, "reason": reason, "data_enters_as": form}
@@ -140,8 +141,9 @@ def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], F
         if save_at is None:
             raise wrong("save_at", "given when `t0` or `t1` is traced by JAX", "None")
         return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(save_at, time_dtype)
+    t0, t1 = float(t0), float(t1)
     if not t1 > t0:
-        raise wrong("t1", f"after `t0` = {float(t0):g}", f"{float(t1):g}")
+        raise wrong("t1", f"after `t0` = {t0:g}", f"{t1:g}")
     if save_at is None:
         save_at = t0 + np.concatenate([[0.0], log_times(1e-4 * (t1 - t0), t1 - t0, 60)])
     times = np.asarray(save_at, dtype=float)
@@ -150,11 +152,8 @@ def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], F
     if not np.all(np.diff(times) > 0):
         raise wrong("save_at", "strictly increasing", _first_bad(times))
     if not (times[0] >= t0 and times[-1] <= t1 * (1 + 1e-12)):
-        raise wrong(
-            "save_at", f"within [t0, t1] = [{float(t0):g}, {float(t1):g}]", f"from {times[0]:g} to {times[-1]:g}"
-        )
-    t1 = jnp.asarray(t1, time_dtype)
-    return jnp.asarray(t0, time_dtype), t1, jnp.minimum(jnp.asarray(times, time_dtype), t1)
+        raise wrong("save_at", f"within [t0, t1] = [{t0:g}, {t1:g}]", f"from {times[0]:g} to {times[-1]:g}")
+    return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(np.minimum(times, t1), time_dtype)
 
 
 def _first_bad(times: np.ndarray) -> str:
@@ -167,17 +166,33 @@ def _check_stop(stop: AbstractStop | Sequence[AbstractStop]) -> tuple[AbstractSt
     for rule in rules:
         if not isinstance(rule, AbstractStop):
             raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(rule))
-    return rules
+    # As arrays, so that another bound does not compile again.
+    return tuple(jax.tree.map(jnp.asarray, rule) for rule in rules)
 
 
-def _controller(solver, rtol, atol, dt0, dtype) -> diffrax.AbstractStepSizeController:
+def _controlled(
+    solver: diffrax.AbstractSolver, rtol: Any, atol: Any, dt0: Any, dtype: DTypeLike
+) -> tuple[diffrax.AbstractSolver, diffrax.PIDController | None]:
+    """The solver with its tolerances set, and its step size controller; None for a constant step."""
+    # Proportional-integral control: fewer rejected steps than the default where stability limits the step.
+    controller = diffrax.PIDController(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), pcoeff=0.3, icoeff=0.4)
+    if isinstance(solver, diffrax.AbstractImplicitSolver):
+        solver = _with_tolerances(solver, controller)
+    if dt0 is not None:
+        require_number("dt0", dt0, above=0)
     if isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        # Proportional-integral control: fewer rejected steps than the default where stability limits the step.
-        return diffrax.PIDController(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), pcoeff=0.3, icoeff=0.4)
+        return solver, controller
     if dt0 is None:
         raise wrong("dt0", f"given for {type(solver).__name__}, which has no error estimate to choose its step", "None")
-    require_number("dt0", dt0, above=0)
-    return diffrax.ConstantStepSize()
+    return solver, None
+
+
+def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
+    """Where an implicit solver's root finder leaves its tolerances to the controller, fill them in."""
+    unset = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
+    names = [name for name in ("rtol", "atol", "norm") if getattr(solver.root_finder, name) is unset]
+    values = [getattr(controller, name) for name in names]
+    return eqx.tree_at(lambda s: [getattr(s.root_finder, name) for name in names], solver, values)
 
 
 def _counts(state: FlowState, solver: diffrax.AbstractSolver) -> dict[str, Any]:

@@ -6,7 +6,7 @@ accumulated outside the solver, which sees only the step (the flow is autonomous
 a float32 time remain exact; and gradients are counted as they are spent.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -27,7 +27,7 @@ class FlowProblem(eqx.Module):
     objective: AbstractObjective
     observer: Observer
     solver: diffrax.AbstractSolver
-    controller: diffrax.AbstractStepSizeController
+    controller: diffrax.PIDController | None
     stop: tuple[AbstractStop, ...]
     save_times: Float[Array, " s"]
     t1: Float[Array, ""]
@@ -57,26 +57,24 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
     """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given."""
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
     zero = jnp.zeros((), dtype)
-    horizon = (problem.t1 - t0).astype(dtype)
-    dt0 = None if dt0 is None else dt0.astype(dtype)
-    solver, terms = problem.solver, problem.terms
-    dt, controller_state = problem.controller.init(
-        terms, zero, horizon, parameters, dt0, None, solver.func, solver.error_order(terms)
-    )
-    solver_state = solver.init(terms, zero, jnp.asarray(dt, dtype), parameters, None)
-    size = len(problem.save_times)
+    dt, controller_state = None if dt0 is None else dt0.astype(dtype), None
+    if problem.controller is not None:
+        solver, terms = problem.solver, problem.terms
+        horizon, order = (problem.t1 - t0).astype(dtype), solver.error_order(terms)
+        dt, controller_state = problem.controller.init(terms, zero, horizon, parameters, dt, None, solver.func, order)
+    dt = jnp.asarray(dt, dtype)
     count = lambda n: jnp.asarray(n, jnp.int32)  # noqa: E731
     return FlowState(
         t=t0,
-        dt=jnp.asarray(dt, dtype),
+        dt=dt,
         parameters=parameters,
-        solver_state=jax.tree.map(jnp.asarray, solver_state),
+        solver_state=jax.tree.map(jnp.asarray, problem.solver.init(problem.terms, zero, dt, parameters, None)),
         controller_state=jax.tree.map(jnp.asarray, controller_state),
         steps=count(0),
         rejected=count(0),
-        evaluations=count(0 if dt0 is not None else 2),
+        evaluations=count(2 if dt0 is None else 0),
         status=count(RUNNING),
-        record=empty_record(size, problem.t1.dtype, problem.observer, problem.objective, parameters),
+        record=empty_record(len(problem.save_times), problem.t1.dtype, problem.observer, problem.objective, parameters),
     )
 
 
@@ -86,64 +84,76 @@ def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]
     return jax.lax.while_loop(lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state)
 
 
+class _Attempt(NamedTuple):
+    """One step as the solver proposes it and the controller judges it."""
+
+    dt: Array
+    parameters: PyTree
+    solver_state: PyTree
+    controller_state: PyTree
+    accepted: Array
+    solver_failed: Array
+    next_dt: Array
+    dense: dict[str, Any]
+
+
 def _step(problem: FlowProblem, state: FlowState) -> FlowState:
-    dtype, old = state.dt.dtype, state.parameters
     remaining = problem.t1 - state.t
     reaches_end = state.dt.astype(remaining.dtype) >= remaining
-    dt = jnp.where(reaches_end, remaining.astype(dtype), state.dt)
-    zero = jnp.zeros_like(dt)
-    new, error, dense, solver_state, result = problem.solver.step(
-        problem.terms, zero, dt, old, None, state.solver_state, False
-    )
-    finite = _all_finite(new)
-    if error is not None:
-        error = jax.tree.map(lambda e: jnp.where(finite & jnp.isfinite(e), e, jnp.inf), error)
-    error_order: Any = problem.solver.error_order(problem.terms)
-    accepted, start_of_next, end_of_next, _, controller_state, _ = problem.controller.adapt_step_size(
-        zero, dt, old, new, None, error, error_order, state.controller_state
-    )
-    accepted = jnp.asarray(accepted) & finite
-    keep = lambda a, b: jnp.where(accepted, a, b)  # noqa: E731
-    new_t = jnp.where(reaches_end, problem.t1, state.t + dt.astype(state.t.dtype))
-    steps = state.steps + 1
-    stopped, stop_evaluations = _asks_to_stop(problem, new, accepted)
-    evaluations = (
-        state.evaluations + _evaluations(problem.solver, is_first=state.steps == state.rejected) + stop_evaluations
-    )
+    attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(state.dt.dtype), state.dt))
+    accepted, steps = attempt.accepted, state.steps + 1
+    new_t = jnp.where(reaches_end, problem.t1, state.t + attempt.dt.astype(state.t.dtype))
+    stopped, stop_evaluations = _asks_to_stop(problem, attempt.parameters, accepted)
+    ends = {
+        SOLVER_FAILED: attempt.solver_failed & accepted,
+        STOPPED: stopped,
+        COMPLETED: accepted & reaches_end,
+        DIVERGED: ~accepted & (problem.controller is None),
+        STEP_UNDERFLOW: new_t == state.t,
+        MAX_STEPS: steps >= problem.max_steps,
+    }
+    status = jnp.select(list(ends.values()), list(ends.keys()), RUNNING).astype(jnp.int32)
 
-    failed = (result != diffrax.RESULTS.successful) & accepted
-    status = jnp.select(
-        [
-            failed,
-            stopped,
-            accepted & reaches_end,
-            ~accepted & (error is None),
-            new_t == state.t,
-            steps >= problem.max_steps,
-        ],
-        [SOLVER_FAILED, STOPPED, COMPLETED, DIVERGED, STEP_UNDERFLOW, MAX_STEPS],
-        RUNNING,
-    ).astype(jnp.int32)
-    t, parameters = keep(new_t, state.t), jax.tree.map(keep, new, old)
+    keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
+    t, parameters = keep(new_t, state.t), jax.tree.map(keep, attempt.parameters, state.parameters)
+    interpolation = problem.solver.interpolation_cls(t0=jnp.zeros_like(attempt.dt), t1=attempt.dt, **attempt.dense)
 
-    interpolation = problem.solver.interpolation_cls(t0=zero, t1=dt, **dense)
-    at = lambda time: jax.tree.map(  # noqa: E731
-        lambda between, end: jnp.where(time == t, end, between),
-        interpolation.evaluate((time - state.t).astype(dtype)),
-        parameters,
-    )
+    def at(time: Array) -> PyTree:
+        between = interpolation.evaluate((time - state.t).astype(attempt.dt.dtype))
+        return jax.tree.map(lambda inside, end: jnp.where(time == t, end, inside), between, parameters)
+
     return FlowState(
         t=t,
-        dt=jnp.asarray(end_of_next - start_of_next, dtype),
+        dt=attempt.next_dt,
         parameters=parameters,
-        solver_state=jax.tree.map(keep, solver_state, state.solver_state),
-        controller_state=jax.tree.map(jnp.asarray, controller_state),
+        solver_state=jax.tree.map(keep, attempt.solver_state, state.solver_state),
+        controller_state=attempt.controller_state,
         steps=steps,
         rejected=state.rejected + jnp.where(accepted, 0, 1),
-        evaluations=evaluations,
+        evaluations=state.evaluations + _evaluations(problem.solver, state) + stop_evaluations,
         status=status,
         record=_save(problem, state.record, t, steps, accepted, status, at),
     )
+
+
+def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
+    zero, old = jnp.zeros_like(dt), state.parameters
+    new, error, dense, solver_state, result = problem.solver.step(
+        problem.terms, zero, dt, old, None, state.solver_state, False
+    )
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
+    failed = jnp.asarray(result != diffrax.RESULTS.successful)
+    if problem.controller is None:
+        return _Attempt(dt, new, solver_state, state.controller_state, finite, failed, state.dt, dense)
+    error = jax.tree.map(lambda e: jnp.where(finite & jnp.isfinite(e), e, jnp.inf), error)
+    order: Any = problem.solver.error_order(problem.terms)
+    accepted, start_of_next, end_of_next, _, controller_state, _ = problem.controller.adapt_step_size(
+        zero, dt, old, new, None, error, order, state.controller_state
+    )
+    controller_state = jax.tree.map(jnp.asarray, controller_state)
+    next_dt = jnp.asarray(end_of_next - start_of_next, dt.dtype)
+    accepted = jnp.asarray(accepted) & finite
+    return _Attempt(dt, new, solver_state, controller_state, accepted, failed, next_dt, dense)
 
 
 def _save(problem, record: Record, t, steps, accepted, status, at) -> Record:
@@ -176,11 +186,9 @@ def _asks_to_stop(problem: FlowProblem, parameters: PyTree, accepted) -> tuple[A
     return jax.lax.cond(accepted, ask, lambda: jnp.asarray(False)), jnp.where(accepted, 1, 0)
 
 
-def _evaluations(solver: diffrax.AbstractSolver, *, is_first: Array) -> Array:
+def _evaluations(solver: diffrax.AbstractSolver, state: FlowState) -> Array | int:
     cost = evaluations_per_step(solver)
-    per_step, extra_first = (0, 0) if cost is None else cost
-    return per_step + jnp.where(is_first, extra_first, 0)
-
-
-def _all_finite(tree: PyTree) -> Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    if cost is None:
+        return 0
+    per_step, until_first_accepted = cost
+    return per_step + jnp.where(state.steps == state.rejected, until_first_accepted, 0)
