@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 _FLOW = "exact flow"
+_LABELS = {"gd": "GD", "momentum": "SGD momentum", "adam": "Adam", "adamw": "AdamW"}
 _PANELS = ("loss", "cosine", "relative_error", "exponent.exponent")
 
 
@@ -49,8 +50,8 @@ class Flow:
     """λ of the term (λ/2)‖θ‖², for the flow and every optimiser"""
     t1: float = 100.0
     """horizon in gradient-flow time"""
-    rtol: float = 1e-8
-    """relative tolerance of the flow (absolute: a thousandth of it)"""
+    rtol: float | None = None
+    """relative tolerance of the flow (absolute: a thousandth of it); 1e-8, in float32 1e-5, with kinks (relu) 1e-3"""
     power: float | None = None
     """exponent of the ansatz; 1/depth by default"""
     optimizers: tuple[Literal["gd", "momentum", "adam", "adamw"], ...] = ("gd", "momentum", "adam", "adamw")
@@ -119,7 +120,7 @@ def flow(settings: Flow) -> None:
     jax.config.update("jax_enable_x64", settings.dtype == "float64")
     import nfa_flow as nf
 
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)  # paths stay in one piece
     _claim_folder(settings)
     data_key, net_key, batch_key = jax.random.split(jax.random.key(settings.seed), 3)
     data = _data(settings, data_key).astype(settings.dtype)
@@ -143,8 +144,9 @@ def flow(settings: Flow) -> None:
     )
 
     def exact(checkpoint: Path) -> nf.Trajectory:
-        tolerances = {"rtol": settings.rtol, "atol": 1e-3 * settings.rtol}
-        return nf.gradient_flow(net, data, settings.t1, **tolerances, checkpoint=checkpoint, **common)
+        usual = 1e-3 if net.has_kinks else 1e-8 if settings.dtype == "float64" else 1e-5
+        rtol = usual if settings.rtol is None else settings.rtol
+        return nf.gradient_flow(net, data, settings.t1, rtol=rtol, atol=1e-3 * rtol, checkpoint=checkpoint, **common)
 
     def optimised(name: str) -> Callable[[Path], nf.Trajectory]:
         optimizer, rate, batch_size = _optimizer(settings, name, data.samples)
@@ -177,24 +179,23 @@ def plot(settings: Plot) -> None:
 
 
 def _claim_folder(settings: Flow) -> None:
-    """Make the folder ours, or refuse it when it holds runs of other settings."""
+    """Make the folder ours; runs of other settings in it are replaced if so wished, and a reason to refuse if not."""
     unrelated = {"out", "overwrite", "progress", "debug"}
     ours = {name: value for name, value in dataclasses.asdict(settings).items() if name not in unrelated}
     ours = json.loads(json.dumps(ours))
     file = settings.out / "settings.json"
-    if settings.overwrite:
-        for store in settings.out.glob("*.zarr"):
-            shutil.rmtree(store)
-        for checkpoint in settings.out.glob("*.checkpoint"):
-            checkpoint.unlink()
-    elif file.exists() and any(path.suffix in (".zarr", ".checkpoint") for path in settings.out.iterdir()):
-        theirs = json.loads(file.read_text())
-        changed = [f"{name} {theirs.get(name)} → {value}" for name, value in ours.items() if theirs.get(name) != value]
-        if changed:
-            raise ValueError(
-                f"{settings.out} holds runs of other settings ({', '.join(changed)}). "
-                "Choose another --out, or pass --overwrite to replace them."
-            )
+    held = [path for path in settings.out.glob("*") if path.suffix in (".zarr", ".checkpoint")]
+    if held and not file.exists():
+        raise ValueError(f"{settings.out} holds runs of unknown settings (no settings.json). Choose another --out.")
+    theirs = json.loads(file.read_text()) if held else ours
+    changed = [f"{name} {theirs.get(name)} → {value}" for name, value in ours.items() if theirs.get(name) != value]
+    if changed and not settings.overwrite:
+        raise ValueError(
+            f"{settings.out} holds runs of other settings ({', '.join(changed)}). "
+            "Choose another --out, or pass --overwrite to replace them."
+        )
+    for path in held if changed else []:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     settings.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(ours, indent=1))
 
@@ -289,13 +290,15 @@ def _draw(runs: dict[str, Any], panels: tuple[str, ...], path: Path) -> Path:
     import nfa_flow as nf
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    nf.plot.overview(runs, panels).savefig(path)
+    labelled = {_LABELS.get(name, name): run for name, run in runs.items()}
+    nf.plot.overview(labelled, panels).savefig(path)
     return path
 
 
 def _table(runs: dict[str, Any]):
-    import jax
     from rich.table import Table
+
+    from nfa_flow.trajectory import flatten
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run")
@@ -303,14 +306,13 @@ def _table(runs: dict[str, Any]):
     for column in columns:
         table.add_column(column, justify="right")
     for name, run in runs.items():
-        exponent = jax.tree.leaves({key: v for key, v in run.observed.items() if key.startswith("exponent")})[0]
-        values = [run.observed["loss"], run.observed["cosine"], run.observed["relative_error"], exponent]
-        cells = [
-            _cell(value[-1], form) for value, form in zip(values, ("{:.3e}", "{:.6f}", "{:.2e}", "{:.4f}"), strict=True)
-        ]
+        observed = flatten(run.observed)
+        forms = zip(_PANELS, ("{:.3e}", "{:.6f}", "{:.2e}", "{:.4f}"), strict=True)
+        cells = [_cell(observed[name][-1], form) for name, form in forms]
         evaluations = run.stats["gradient_evaluations"]
         cells += ["unknown" if evaluations is None else f"{evaluations:,}", f"{run.stats['seconds']:.1f}"]
-        table.add_row(name if run.succeeded else f"{name} ({run.status})", *cells)
+        label = _LABELS.get(name, name)
+        table.add_row(label if run.succeeded else f"{label} ({run.status})", *cells)
     return table
 
 

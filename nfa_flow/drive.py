@@ -8,11 +8,13 @@ often enough for Ctrl-C and the progress bar, too seldom to cost anything.
 import hashlib
 import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,34 +29,42 @@ RUNNING, COMPLETED, STOPPED, MAX_STEPS, DIVERGED, STEP_UNDERFLOW, SOLVER_FAILED,
 _SLICE_SECONDS = 0.3
 _CHECKPOINT_SECONDS = 10.0
 _FIRST_BUDGET = 64
+_MUST_BE = "a file that the very same call left behind, or a path that does not exist yet"
 
 
 def drive(
-    advance: Callable[[_State, int], _State],
+    advance: Any,
+    problem: PyTree,
     state: _State,
     *,
+    origin: PyTree,
     fraction: Callable[[_State], float],
     label: str,
     progress: bool,
-    checkpoint: Path | None,
-    fingerprint: str,
+    checkpoint: str | os.PathLike | None,
 ) -> tuple[_State, bool]:
     """Advance `state` until its status is no longer RUNNING, or Ctrl-C is pressed.
 
-    **Arguments:** `advance`: `(state, budget) -> state`, at most `budget` steps further; `fraction`: of the run that is
-    done, in [0, 1]; `label`: beside the progress bar; `checkpoint`: file that keeps the state while the run is
-    unfinished, and from which it goes on; `fingerprint`: of everything that decides the run, see `fingerprint_of`.
+    **Arguments:** `advance`: `(problem, state, budget) -> state`, at most `budget` steps further, under
+    `equinox.filter_jit`; `origin`: the arrays that the run starts from, which with `problem` decide it; `fraction`: of
+    the run that is done, in [0, 1]; `label`: beside the progress bar; `checkpoint`: file that keeps the state while
+    the run is unfinished, and from which it goes on.
     **Returns:** the last state, and whether the run was interrupted.
     **Raises:** ValueError when `checkpoint` holds another run.
     """
-    if checkpoint is not None and checkpoint.exists():
-        state = _restore(checkpoint, state, fingerprint)
-    budget, written = _FIRST_BUDGET, time.perf_counter()
+    fingerprint, budget = "", _FIRST_BUDGET
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        program = advance.lower(problem, state, jnp.asarray(budget, jnp.int32)).as_text()
+        fingerprint = fingerprint_of(program, (problem, origin))
+        if checkpoint.exists():
+            state = _restore(checkpoint, state, fingerprint)
+    written = time.perf_counter()
     try:
-        with _progress_bar(label, progress) as show:
+        with _progress_bar(label, progress) as show, _one_blas_thread():
             while int(state.status) == RUNNING:
                 started = time.perf_counter()
-                state = jax.block_until_ready(advance(state, budget))
+                state = jax.block_until_ready(advance(problem, state, jnp.asarray(budget, jnp.int32)))
                 now = time.perf_counter()
                 # At most fourfold either way: the first slice includes the compilation.
                 budget = int(np.clip(budget * _SLICE_SECONDS / (now - started), max(1, budget // 4), 4 * budget))
@@ -68,13 +78,18 @@ def drive(
         return state, True
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
+        _partial(checkpoint).unlink(missing_ok=True)  # where a kill struck while writing
     return state, False
 
 
-def fingerprint_of(description: str, arrays: PyTree) -> str:
-    """A hash of a description and of every array (shape, dtype, bytes) that decides a run."""
-    digest = hashlib.sha256(description.encode())
-    for leaf in _host(arrays):
+def fingerprint_of(program: str, inputs: PyTree) -> str:
+    """A hash of a lowered program and of every array (shape, dtype, bytes) in its inputs.
+
+    The program spells out what the functions among the inputs do (optimiser, loss, observables, activations), down to
+    a learning rate hidden in a closure, and reads the same in another process.
+    """
+    digest = hashlib.sha256(program.encode())
+    for leaf in _host(eqx.filter(inputs, eqx.is_array)):
         digest.update(f"{leaf.dtype}{leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
@@ -92,21 +107,40 @@ def _is_key(leaf: Any) -> bool:
 
 def _write(path: Path, state: PyTree, fingerprint: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with open(_partial(path), "wb") as file:
         arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(_host(state))}
         np.savez(file, fingerprint=np.array(fingerprint), **arrays)
-    os.replace(partial, path)
+    os.replace(_partial(path), path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
 
 
 def _restore(path: Path, state: _State, fingerprint: str) -> _State:
+    leaves, structure = jax.tree.flatten(state)
+    if not zipfile.is_zipfile(path):
+        raise wrong("checkpoint", _MUST_BE, f"{path}, which is no checkpoint")
     with np.load(path, allow_pickle=False) as stored:
-        if str(stored["fingerprint"]) != fingerprint:
-            raise wrong("checkpoint", "a file of the very same run, or a path that does not exist yet", f"{path}")
-        leaves, structure = jax.tree.flatten(state)
+        if str(stored.get("fingerprint")) != fingerprint:
+            raise wrong("checkpoint", _MUST_BE, f"{path}, which belongs to another run")
         arrays = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
     keyed = [jax.random.wrap_key_data(a) if _is_key(old) else a for a, old in zip(arrays, leaves, strict=True)]
     return jax.tree.unflatten(structure, keyed)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Keep the BLAS behind XLA's QR and SVD on CPU to one thread while a run is driven.
+
+    Its threads spin against each other: on two cores the tall QRs of an AGOP took 1.4 to 87 times as long with two
+    threads as with one, and now and then a thousand times (`benchmarks/blas_threads.py`).
+    """
+    import scipy.linalg  # noqa: F401  (loads the library that XLA will call, so that the limit reaches it)
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 @contextmanager

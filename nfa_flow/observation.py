@@ -18,18 +18,18 @@ Observe = Mapping[str, Callable[[Any, Dataset], PyTree]]
 class Observer(eqx.Module):
     """Evaluates the user's observables `(net, data) -> array`; without any, the loss that is being minimised."""
 
-    observables: dict[str, Callable] | None
+    names: tuple[str, ...] = eqx.field(static=True)
+    observables: tuple[Callable, ...] | None
     data: Dataset
     keep_parameters: bool = eqx.field(static=True)
 
     def __call__(self, objective: AbstractObjective, parameters: PyTree) -> PyTree:
         if self.observables is None:
-            observed = {"loss": objective.loss(parameters)}
+            observed = (objective.loss(parameters),)
         else:
             net = objective.net(parameters)
-            observed = {name: observable(net, self.data) for name, observable in self.observables.items()}
-        observed = jax.tree.map(jnp.asarray, observed)
-        return observed, parameters if self.keep_parameters else None
+            observed = tuple(observable(net, self.data) for observable in self.observables)
+        return jax.tree.map(jnp.asarray, observed), parameters if self.keep_parameters else None
 
 
 def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_parameters: bool) -> Observer:
@@ -41,10 +41,15 @@ def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_p
         if not isinstance(observe, Mapping) or not all(isinstance(name, str) for name in observe):
             raise wrong("observe", "a mapping from names to functions (net, data) -> array", repr(observe))
         for name, observable in observe.items():
+            if name in ("time", "step") or "/" in name:
+                raise wrong(
+                    "observe", 'without the names "time" and "step" and without "/", which the stores use', name
+                )
             if not callable(observable):
                 raise wrong(f'observe["{name}"]', "a function (net, data) -> array", repr(observable))
     dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array)))
-    return Observer(None if observe is None else dict(observe), data.astype(dtype), keep_parameters)
+    names, observables = (("loss",), None) if observe is None else (tuple(observe), tuple(observe.values()))
+    return Observer(names, observables, data.astype(dtype), keep_parameters)
 
 
 class Record(eqx.Module):

@@ -38,8 +38,12 @@ def save(run: Trajectory, path: str | os.PathLike) -> Path:
     """Write a trajectory as a Zarr store: observations in the root, the networks' arrays in groups beside them.
 
     The store is complete when it appears under its name, whatever interrupts the writing.
+
+    **Raises:** ValueError when `path` holds something else than a Zarr store, which is not ours to replace.
     """
     path = Path(path)
+    if path.exists() and not (path / "zarr.json").is_file():
+        raise wrong("path", "a new path or an earlier store", f"{path}, which holds something else")
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,9 @@ def _fill(like: Any, arrays: xarray.Dataset) -> Any:
     expected, stored = flatten(parameters), {str(name) for name in arrays.data_vars}
     if expected.keys() != stored:
         raise wrong("like", f"a network with the arrays {sorted(stored)}", f"one with {sorted(expected)}")
+    for name, array in expected.items():
+        if (shape := arrays[name].shape[-array.ndim :] if array.ndim else ()) != array.shape:
+            raise wrong("like", f"a network whose {name} has shape {shape}", f"one of shape {array.shape}")
     values = [jnp.asarray(arrays[name].values) for name in expected]
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(parameters), values), rest)
 

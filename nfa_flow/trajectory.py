@@ -130,6 +130,8 @@ class Trajectory(eqx.Module):
         return load(path, like)
 
     def __repr__(self) -> str:
+        if not isinstance(self.times, jax.Array | np.ndarray):  # specifications in the shape of a Trajectory
+            return super().__repr__()
         if is_traced(self.times) or self.times.ndim != 1:
             return f"Trajectory({self.times.shape} times of {', '.join(self.observed)})"
         lines = [self.what_happened, "  ".join(f"{name}: {_show(value)}" for name, value in self.stats.items())]
@@ -156,6 +158,7 @@ class RunInterrupted(KeyboardInterrupt):
 
 def make_trajectory(
     record: Record,
+    names: tuple[str, ...],
     net: Any,
     *,
     frozen: PyTree,
@@ -171,7 +174,7 @@ def make_trajectory(
     return Trajectory(
         times=record.times,
         steps=record.steps,
-        observed=observed,
+        observed=dict(zip(names, observed, strict=True)),
         net=net,
         nets=None if parameters is None else eqx.combine(parameters, frozen),
         end_time=end_time,

@@ -1,5 +1,10 @@
 """Settings and fixtures shared by all tests: float64, as everything that is called exact needs it."""
 
+import os
+
+# Two test processes on two cores leave nothing for BLAS threads, which would spin against each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import matplotlib
 import pytest

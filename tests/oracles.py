@@ -1,5 +1,6 @@
 """Problem set-ups with known answers, shared by the tests."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,3 +35,35 @@ def counterexample_net(inputs, s0):
 def relative(error, reference):
     """‖error‖ / ‖reference‖ over all entries."""
     return float(np.linalg.norm(np.ravel(error)) / np.linalg.norm(np.ravel(reference)))
+
+
+def with_random_biases(net, seed=1):
+    """The same `MLP` with normal biases in place of those that start at zero."""
+    keys = jax.random.split(jax.random.key(seed), net.depth)
+    biases = [jax.random.normal(key, W.shape[:1], W.dtype) for key, W in zip(keys, net.weights, strict=True)]
+    return eqx.tree_at(lambda net: [layer.bias for layer in net.layers], net, biases)
+
+
+def balanced_net(widths, seed=0, **options):
+    """A deep linear `MLP` with exactly balanced weights."""
+    return nf.nets.MLP(widths, key=jax.random.key(seed), init=nf.nets.Balanced(), **options)
+
+
+def above(net, layer):
+    """The prediction of an `MLP` as a function of the input h of a layer, written out."""
+
+    def f(h):
+        for l in range(layer - 1, net.depth):
+            linear = net.layers[l]
+            z = linear.weight @ h + (0 if linear.bias is None else linear.bias)
+            h = net.activations[l](z) if l < net.depth - 1 else z
+        return h
+
+    return f
+
+
+@eqx.filter_jit
+def agop_by_definition(f, x, weight=None):
+    """Σ_i w_i J(x_i)ᵀJ(x_i), with the Jacobians of f by forward differentiation."""
+    J = jax.vmap(jax.jacfwd(f))(x)
+    return jnp.einsum("i,ica,icb->ab", jnp.full(len(x), 1 / len(x)) if weight is None else weight, J, J)

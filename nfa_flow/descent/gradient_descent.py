@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
-from ..drive import INTERRUPTED, drive, fingerprint_of
+from ..drive import INTERRUPTED, drive
 from ..losses import Loss
 from ..objective import make_objective
 from ..observation import Observe, make_observer
@@ -69,7 +68,7 @@ def gradient_descent(
         raise wrong("optimizer", "an optax optimiser such as `optax.sgd(1e-2)`", repr(optimizer))
     parameters, objective = make_objective(net, data, loss, weight_decay, by_samples=batch_size is not None)
     if learning_rate is None:
-        learning_rate = (None if is_traced(parameters) else plain_learning_rate(optimizer, parameters, steps)) or 1.0
+        learning_rate = plain_learning_rate(optimizer, parameters, steps) or 1.0
     require_number("learning_rate", learning_rate, above=0)
     problem = DescentProblem(
         objective=objective,
@@ -85,16 +84,18 @@ def gradient_descent(
         state, interrupted = _advance(problem, first, problem.steps), False
     else:
         state, interrupted = drive(
-            lambda state, budget: _advance(problem, state, jnp.asarray(budget, jnp.int32)),
+            _advance,
+            problem,
             first,
+            origin=parameters,
             fraction=lambda state: float(state.steps / steps),
             label=f"{steps:,} optimiser steps",
             progress=progress,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            fingerprint=fingerprint_of(f"descent {eqx.tree_pformat(problem)}", (problem, first)),
+            checkpoint=checkpoint,
         )
     trajectory = make_trajectory(
         state.record,
+        problem.observer.names,
         objective.net(state.parameters),
         frozen=objective.frozen,
         end_time=state.steps * problem.time_per_step,

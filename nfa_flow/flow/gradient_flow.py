@@ -123,6 +123,7 @@ def gradient_flow(
     notes = {"solver": type(solver).__name__, "reason": reason, "data_enters_as": form}
     trajectory = make_trajectory(
         state.record,
+        observer.names,
         objective.net(state.parameters),
         frozen=objective.frozen,
         end_time=state.t,

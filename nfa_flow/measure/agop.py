@@ -18,7 +18,9 @@ from ..data import Dataset
 from ..nets import MLP
 from .nfm import layer_weight
 
-_ENTRIES_PER_CHUNK = 2**20
+# A chunk has this many entries, but at least so many rows per column that the QR of a chunk is not spent on R again.
+_ENTRIES_PER_CHUNK = 2**16
+_ROWS_PER_COLUMN = 4
 
 
 def agop(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -> Float[Array, "h h"]:
@@ -43,9 +45,9 @@ def agop_factor(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -
 
 def preactivation_factor(
     net: Any, x: Dataset | Float[Array, "n d"], *, layer: int
-) -> tuple[Float[Array, "r k"], Float[Array, "k d"] | None]:
+) -> tuple[Float[Array, "r k"], Float[Array, "k h"] | None]:
     """(R, W_l) with RᵀR = E[BᵀB], B = df/dz_l; for a module that is not an `MLP`, (F, None) at its input."""
-    samples, weight = (x.x, x.sample_weight) if isinstance(x, Dataset) else (x, jnp.full(len(x), 1 / len(x), x.dtype))
+    samples, weight = (x.x, x.sample_weight) if isinstance(x, Dataset) else (x, jnp.full(len(x), 1 / len(x)))
     if not isinstance(net, MLP):
         if layer != 1:
             raise wrong("layer", f"1 for a {type(net).__name__}: deeper layers need an `MLP`", layer)
@@ -71,20 +73,24 @@ def _stack_factor(
     jacobian: Callable[[Float[Array, " d"]], Float[Array, "c k"]], x: Float[Array, "n d"], weight: Float[Array, " n"]
 ) -> Float[Array, "k k"]:
     """Triangular R with RᵀR = Σ w_i J_iᵀJ_i, one chunk of samples at a time."""
-    c, k = jax.eval_shape(jacobian, x[0]).shape
+    one = jax.eval_shape(jacobian, x[0])
+    if len(one.shape) != 2:
+        raise wrong("net", "a map from a vector to a vector of outputs", f"one with a Jacobian of shape {one.shape}")
+    c, k = one.shape
     samples = len(x)
-    chunks = -(-samples * c * k // _ENTRIES_PER_CHUNK)
+    entries = max(_ENTRIES_PER_CHUNK, _ROWS_PER_COLUMN * k**2)
+    chunks = min(samples, -(-samples * c * k // entries))
     size = -(-samples // chunks)
     # The last chunk is filled up with the first sample at weight zero.
     index = jnp.arange(chunks * size)
     real = index < samples
     index = jnp.where(real, index, 0)
-    root = jnp.sqrt(jnp.where(real, weight[index], 0))
+    root = jnp.sqrt(jnp.where(real, weight[index], 0)).astype(one.dtype)
 
     def fold(R: Float[Array, "k k"], chunk: tuple[Array, Array]) -> tuple[Float[Array, "k k"], None]:
         index, root = chunk
         rows = (root[:, None, None] * jax.vmap(jacobian)(x[index])).reshape(-1, k)
         return jnp.linalg.qr(jnp.concatenate([R, rows]), mode="r"), None
 
-    R, _ = jax.lax.scan(fold, jnp.zeros((k, k), x.dtype), (index.reshape(chunks, size), root.reshape(chunks, size)))
+    R, _ = jax.lax.scan(fold, jnp.zeros((k, k), one.dtype), (index.reshape(chunks, size), root.reshape(chunks, size)))
     return R

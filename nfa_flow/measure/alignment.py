@@ -35,7 +35,7 @@ def alignment(power: float | Float[Array, ""], *, metric: str = "cosine", layer:
     With N = NFM, A = AGOP^power and the Frobenius inner product ⟨·,·⟩:
     - "cosine": ⟨N,A⟩ / (‖N‖‖A‖), in [0, 1]. Insensitive: .9994 is an error of 4 %, and untrained networks already
       score between .15 and .9; report the value at t = 0 beside it.
-    - "pearson": the correlation between the entries of N and A, in [−1, 1].
+    - "pearson": the correlation between the entries of N and A, in [−1, 1]; NaN if those of either are all equal.
     - "relative_error": min_c ‖N − cA‖ / ‖N‖ = √(1 − cosine²), in [0, 1], computed without that cancellation.
     - "fixed_scale_error": ‖N − A‖ / ‖N‖ ≥ 0, the constant being 1 as for exactly balanced linear networks.
 
@@ -60,7 +60,11 @@ def _compare(pair: FeaturePair, A: Float[Array, "r r"], metric: str) -> Float[Ar
     if metric == "pearson":
         mean = lambda M: pair.ones @ M @ pair.ones / pair.inputs**2  # noqa: E731
         covariance = lambda M, K: jnp.sum(M * K) - pair.inputs**2 * mean(M) * mean(K)  # noqa: E731
-        return covariance(N, A) / jnp.sqrt(covariance(N, N) * covariance(A, A))
+        var_N, var_A = covariance(N, N), covariance(A, A)
+        # A matrix of equal entries has no correlation: what is left of its variance are rounding errors.
+        eps = jnp.finfo(N.dtype).eps
+        flat = (var_N <= 100 * eps * jnp.sum(N**2)) | (var_A <= 100 * eps * jnp.sum(A**2))
+        return jnp.where(flat, jnp.nan, covariance(N, A) / jnp.sqrt(var_N * var_A))
     if metric == "fixed_scale_error":
         return jnp.linalg.norm(N - A) / jnp.linalg.norm(N)
     if metric == "relative_error":

@@ -11,7 +11,7 @@ from ..checks import require_choice, wrong
 Activation = str | Callable[[Array], Array]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "identity": lambda z: z,
+    "identity": jax.nn.identity,
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,
     "tanh": jnp.tanh,

@@ -97,7 +97,8 @@ class LambdaBalanced(AbstractInitialisation):
     """λ-balanced layers: W_{l+1}ᵀW_{l+1} − W_lW_lᵀ = b·I for every hidden layer l, b ≠ 0 of either sign.
 
     For b > 0 the first layer is Gaussian (standard deviation scale / √fan_in) and each later layer is W_{l+1} =
-    Q (W_lW_lᵀ + bI)^{1/2} with a random orthonormal Q; for b < 0 the same is done from the last layer backwards.
+    Q (W_lW_lᵀ + bI)^{1/2} with a random orthonormal Q; for b < 0 the same is done from the last layer backwards. The
+    sign of b decides the construction, so b is a number and cannot be batched; `scale` can.
 
     **Raises:** ValueError for b = 0 (that is `Balanced`), or when the widths cannot hold a full-rank b·I: they must
     not fall from the first hidden layer to the output for b > 0, nor grow from the input on for b < 0.

@@ -61,18 +61,25 @@ class MLP(eqx.Module):
 
     def to_layer(self, layer: int, x: Float[Array, " inputs"]) -> Float[Array, " fan_in"]:
         """The input h of layer `layer` (1 … L) for one sample; for layer 1 that is x itself."""
+        self._check_layer(layer)
         for linear, activation in zip(self.layers[: layer - 1], self.activations[: layer - 1], strict=True):
             x = activation(linear(x))
         return x
 
     def from_preactivation(self, layer: int, z: Float[Array, " fan_out"]) -> Float[Array, " outputs"]:
         """The prediction as a function of the pre-activation z = W_l h + b_l of layer `layer` (1 … L)."""
+        self._check_layer(layer)
         for linear, activation in zip(self.layers[layer:], self.activations[layer - 1 :], strict=True):
             z = linear(activation(z))
         return z
 
+    def _check_layer(self, layer: int) -> None:
+        require_integer("layer", layer, at_least=1)
+        if layer > self.depth:
+            raise wrong("layer", f"at most the number of layers, {self.depth}", layer)
+
     @property
-    def weights(self) -> tuple[Float[Array, "_ _"], ...]:
+    def weights(self) -> tuple[Float[Array, "... _ _"], ...]:
         """The weight matrices W_1 … W_L, each fan_out × fan_in."""
         return tuple(linear.weight for linear in self.layers)
 
@@ -128,6 +135,10 @@ class MLP(eqx.Module):
         return A, c
 
     def __repr__(self) -> str:
+        if not all(
+            hasattr(linear.weight, "shape") for linear in self.layers
+        ):  # specifications in the shape of an MLP, as for vmap
+            return super().__repr__()
         names = [name_of(activation) or getattr(activation, "__name__", "?") for activation in self.activations]
         shown = names[0] if len(set(names)) == 1 else ", ".join(names) or "no hidden layer"
         bias = "" if self.layers[0].bias is None else ", bias"

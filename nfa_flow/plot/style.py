@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,14 +21,23 @@ _SETTINGS: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
     "legend.frameon": False,
-    "savefig.dpi": 200,
+    "legend.fontsize": 9.0,
 }
+
+
+def house_style() -> AbstractContextManager[None]:
+    """A context in which matplotlib makes new artists in the house style."""
+    import matplotlib.pyplot as plt
+
+    return plt.rc_context(_SETTINGS)
 
 
 def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of `columns` axes in a row, in the house style."""
     import matplotlib.pyplot as plt
 
-    with plt.rc_context(_SETTINGS):
-        figure, axes = plt.subplots(1, columns, figsize=(3.6 * columns, 2.9), squeeze=False, layout="constrained")
+    # Outside the context: a backend loaded inside would lose its own settings, and notebooks their figures, at its end.
+    figure = plt.figure(figsize=(3.6 * columns, 2.9), layout="constrained", dpi=150)
+    with house_style():
+        axes = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checks import wrong
 from ..trajectory import Trajectory, flatten
-from .style import PALETTE, new_figure
+from .style import PALETTE, house_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +53,8 @@ def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | No
     finite = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
     if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
         ax.set_yscale("log")
+    if not finite.size:
+        ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center")
     ax.set(xscale="log", xlabel="time $t$ (learning rate × step)", ylabel=label or _LABELS.get(name, name))
     return ax
 
@@ -66,5 +68,6 @@ def overview(runs: Runs, names: Sequence[str] = ("loss", "alignment")) -> Figure
         label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True) if label
     }
     if entries:
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 6))
+        with house_style():
+            figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 6))
     return figure

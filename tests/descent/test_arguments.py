@@ -1,0 +1,55 @@
+"""Every bad argument is a ValueError that names it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nfa_flow as nf
+
+KEY = jax.random.key(0)
+DATA = nf.data.linear_teacher(KEY, 10, 3, 2)
+NET = nf.nets.MLP([3, 4, 2], key=KEY)
+
+BAD = [
+    ({"steps": 0}, "`steps` must be a whole number of at least 1, but was 0"),
+    ({"steps": 2.0}, "`steps` must be a whole number"),
+    ({"steps": True}, "`steps` must be a whole number"),
+    ({"optimizer": 0.1}, "`optimizer` must be an optax optimiser"),
+    ({"optimizer": optax.sgd}, "`optimizer` must be an optax optimiser"),
+    ({"batch_size": 11, "key": KEY}, "`batch_size` must be at most the number of samples, 10, but was 11"),
+    ({"batch_size": 0, "key": KEY}, "`batch_size` must be a whole number of at least 1"),
+    ({"batch_size": 2.5, "key": KEY}, "`batch_size` must be a whole number"),
+    ({"batch_size": 5}, "`key` must be a PRNG key when `batch_size` is given"),
+    ({"learning_rate": 0.0}, "`learning_rate` must be a positive number"),
+    ({"learning_rate": np.nan}, "`learning_rate` must be a positive number"),
+    ({"weight_decay": -0.1}, "`weight_decay` must be a non-negative number, but was -0.1"),
+    ({"weight_decay": np.nan}, "`weight_decay` must be a non-negative number, but was nan"),
+    ({"weight_decay": np.inf}, "`weight_decay` must be a non-negative number"),
+    ({"loss": "hinge"}, "`loss` must be one of"),
+    ({"loss": 3}, "`loss` must be a name or a function"),
+    ({"loss": lambda prediction, target: prediction - target}, "`loss` must be a function with one scalar"),
+    ({"save_at": []}, "`save_at` must be a non-empty sequence"),
+    ({"save_at": [0, 5, 3]}, "`save_at` must be strictly increasing"),
+    ({"save_at": [0, 3, 3]}, "`save_at` must be strictly increasing"),
+    ({"save_at": [0, 6]}, r"`save_at` must be strictly increasing step numbers in \[0, 5\]"),
+    ({"save_at": [-1, 2]}, "`save_at` must be strictly increasing step numbers"),
+    ({"save_at": [0.0, 2.0]}, "`save_at` must be a non-empty sequence of whole step numbers"),
+    ({"save_at": [[0, 1]]}, "`save_at` must be a non-empty sequence of whole step numbers"),
+    ({"net": nf.nets.MLP([4, 4, 2], key=KEY)}, "`data` must be of 4 inputs, like the network, but was of 3"),
+    ({"net": nf.nets.MLP([3, 4, 1], key=KEY)}, "`net` must be a map to 2 outputs, like the data"),
+    ({"net": jnp.tanh}, "`net` must be an Equinox module with floating-point parameters"),
+    ({"net": NET.with_weights([np.full((4, 3), np.nan), np.ones((2, 4))])}, "`net` must be finite everywhere"),
+    ({"observe": [nf.measure.loss]}, "`observe` must be a mapping from names to functions"),
+    ({"observe": {"loss": 3.0}}, r'`observe\["loss"\]` must be a function'),
+    ({"observe": {"time": nf.measure.loss}}, "`observe` must be without the names"),
+    ({"observe": {"a/b": nf.measure.loss}}, "`observe` must be without the names"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")
+def test_bad_arguments_are_named(change, message, no_type_checks):
+    arguments = {"net": NET, "data": DATA, "optimizer": optax.sgd(0.1), "steps": 5, "progress": False}
+    with pytest.raises(ValueError, match=message):
+        nf.gradient_descent(**arguments | change)

@@ -1,0 +1,118 @@
+"""Figures of runs: what is drawn, on which axes, under which names."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+import pytest
+
+import nfa_flow as nf
+from nfa_flow.plot.style import PALETTE
+
+OBSERVE = {
+    "loss": nf.measure.loss,
+    "weights": lambda net, data: net.weights[0],
+    "decaying": lambda net, data: nf.measure.loss(net, data) ** 9,
+    "undefined": lambda net, data: jnp.nan * nf.measure.loss(net, data),
+    "exponent": nf.measure.fit_exponent,
+}
+
+
+@pytest.fixture(scope="module")
+def run():
+    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    net = nf.nets.MLP([4, 5, 2], key=jax.random.key(1), init=nf.nets.Balanced(0.1))
+    return nf.gradient_descent(net, data, optax.sgd(0.1), 60, observe=OBSERVE, progress=False)
+
+
+@pytest.fixture(scope="module")
+def runs(run):
+    slower = eqx.tree_at(lambda r: r.times, run, 2 * run.times)
+    return {"flow": run, "slow": slower, "only loss": eqx.tree_at(lambda r: r.observed, run, {"loss": slower.times})}
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def curves(ax):
+    """The drawn curves by label, without the horizontal line of the start."""
+    return {line.get_label(): line for line in ax.lines if line.get_linestyle() == "-"}
+
+
+def test_one_run_is_one_curve_over_logarithmic_time(run):
+    ax = nf.plot.observable(run, "loss")
+    (curve,) = curves(ax).values()
+    np.testing.assert_array_equal(curve.get_xdata(), run.times[1:])
+    np.testing.assert_array_equal(curve.get_ydata(), run.observed["loss"][1:])
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel() == "time $t$ (learning rate × step)"
+    assert ax.get_ylabel() == "loss $\\mathcal{L}$"
+
+
+def test_the_value_at_time_zero_is_a_dotted_line(run):
+    ax = nf.plot.observable(run, "loss")
+    (start,) = [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert set(start.get_ydata()) == {float(run.observed["loss"][0])}
+    assert start.get_label() == "at $t=0$"
+
+
+def test_several_runs_are_curves_by_name_and_the_first_is_thickest(runs):
+    drawn = curves(nf.plot.observable(runs, "loss"))
+    assert list(drawn) == ["flow", "slow", "only loss"]
+    widths = [line.get_linewidth() for line in drawn.values()]
+    assert widths[0] > widths[1] == widths[2]
+    assert [line.get_color() for line in drawn.values()] == list(PALETTE[:3])
+
+
+def test_a_run_without_the_observable_is_left_out(runs):
+    assert list(curves(nf.plot.observable(runs, "exponent.exponent"))) == ["flow", "slow"]
+
+
+def test_values_over_two_decades_have_a_logarithmic_axis(run):
+    values = np.asarray(run.observed["decaying"])
+    assert values.max() > 100 * values.min() > 0
+    assert nf.plot.observable(run, "decaying").get_yscale() == "log"
+    assert nf.plot.observable(run, "exponent.exponent").get_yscale() == "linear"
+
+
+def test_an_observable_that_is_nowhere_a_number_says_so(run):
+    assert [text.get_text() for text in nf.plot.observable(run, "undefined").texts] == ["undefined"]
+    assert not nf.plot.observable(run, "loss").texts
+
+
+def test_axes_and_label_of_ones_own(run):
+    ax = nf.plot.style.new_figure(2)[1][1]
+    assert nf.plot.observable(run, "loss", ax=ax, label="training loss") is ax
+    assert ax.get_ylabel() == "training loss"
+    assert nf.plot.observable(run, "exponent.directions").get_ylabel() == "exponent.directions"
+
+
+@pytest.mark.parametrize("name", ["nothing", "weights", "exponent"])
+def test_what_is_no_scalar_observable_is_named(name, run):
+    known = r"\['decaying', 'exponent.directions', .*'loss', 'undefined'\]"
+    with pytest.raises(
+        ValueError, match=f"`name` must be a scalar observable of these runs, {known}, but was '{name}'"
+    ):
+        nf.plot.observable(run, name)
+
+
+def test_an_overview_has_a_panel_for_each_observable_and_one_legend(runs, tmp_path):
+    figure = nf.plot.overview(runs, ["loss", "exponent.exponent"])
+    assert [ax.get_ylabel() for ax in figure.axes] == ["loss $\\mathcal{L}$", "fitted exponent $\\hat\\alpha$"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["flow", "slow", "only loss", "at $t=0$"]
+    assert not legend.get_frame_on()
+    figure.savefig(tmp_path / "figure.png")
+    height, width, _ = plt.imread(tmp_path / "figure.png").shape
+    assert (width, height) == (round(2 * 3.6 * 150), round(2.9 * 150))
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone(run):
+    before = dict(plt.rcParams)
+    nf.plot.overview(run, ["loss"])
+    assert dict(plt.rcParams) == before

@@ -1,0 +1,55 @@
+"""Observations fill buffers of fixed size, whatever shape an observable returns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nfa_flow as nf
+from nfa_flow.objective import make_objective
+from nfa_flow.observation import empty_record, make_observer
+
+DATA = nf.data.linear_teacher(jax.random.key(0), 10, 3, 2)
+NET = nf.nets.MLP([3, 4, 2], key=jax.random.key(1))
+
+
+def observed(observe, *, keep_parameters=False, net=NET):
+    theta, objective = make_objective(net, DATA, "mse", 0.0)
+    observer = make_observer(observe, DATA, net, keep_parameters=keep_parameters)
+    return observer(objective, theta), empty_record(3, jnp.float64, observer, objective, theta)
+
+
+def test_without_observables_the_loss_is_observed():
+    ((loss,), parameters), _ = observed(None)
+    assert parameters is None
+    np.testing.assert_allclose(loss, nf.measure.loss(NET, DATA), rtol=1e-13)
+
+
+def test_what_is_not_filled_is_nan_or_zero():
+    observe = {
+        "scalar": lambda net, data: 1.0,
+        "matrix": lambda net, data: net.weights[0],
+        "count": lambda net, data: data.samples,
+        "flag": lambda net, data: jnp.array(True),
+        "tree": lambda net, data: (jnp.ones(2), {"inner": 3}),
+    }
+    values, record = observed(observe, keep_parameters=True)
+    record = record.add(jnp.asarray(0.5), jnp.asarray(7), values)
+    assert int(record.count) == 1
+    np.testing.assert_array_equal(record.times, [0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(record.steps, [7, 0, 0])
+    (scalar, matrix, count, flag, (vector, inner)), parameters = record.values
+    np.testing.assert_array_equal(scalar, [1, np.nan, np.nan])
+    np.testing.assert_array_equal(matrix[0], NET.weights[0])
+    assert np.isnan(matrix[1:]).all()
+    np.testing.assert_array_equal(count, [10, 0, 0])
+    np.testing.assert_array_equal(flag, [True, False, False])
+    np.testing.assert_array_equal(vector, [[1, 1], [np.nan, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(inner["inner"], [3, 0, 0])
+    np.testing.assert_array_equal(parameters.weights[0][0], NET.weights[0])
+    assert np.isnan(parameters.weights[0][1:]).all()
+
+
+def test_observables_see_the_data_in_the_dtype_of_the_network():
+    net = nf.nets.MLP([3, 4, 2], key=jax.random.key(1), dtype="float32")
+    ((x,), _), _ = observed({"x": lambda net, data: data.x}, net=net)
+    assert x.dtype == jnp.float32

@@ -1,0 +1,50 @@
+"""What the README and the notebooks show runs as it stands."""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def code_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = code_blocks("python")
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert "The run completed at t = 30" in capsys.readouterr().out
+    assert names["flow"].observed["error"].max() < 1e-8 < 1e-2 < names["adam"].observed["error"][-1]
+    names["figure"].savefig(tmp_path / "figure.png")
+
+
+def test_the_readme_names_the_two_commands():
+    assert code_blocks("bash") == [
+        "python -m pip install . && nfa-flow flow\n",
+        "python -m pip install '.[test]' && pytest\n",
+    ]
+
+
+def test_links_of_the_readme_lead_to_files():
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    local = [link for link in links if not link.startswith("http")]
+    assert local and all((ROOT / link).exists() for link in local)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run_and_keep_their_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert any(output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs)
+    kernel = NotebookClient(notebook, timeout=300, kernel_name="python3")
+    # The tests' own interpreter, whatever kernel of that name is registered elsewhere on the machine.
+    kernel.create_kernel_manager().kernel_spec.argv[0] = sys.executable
+    kernel.execute()
