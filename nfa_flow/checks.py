@@ -44,9 +44,11 @@ def require_number(
 
 
 def require_integer(argument: str, value: Any, *, at_least: int) -> None:
-    """Raise unless `value` is a whole number ≥ `at_least`."""
+    """Raise unless `value` is a whole number ≥ `at_least` that fits the 32 bits in which steps are counted."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
         raise wrong(argument, f"a whole number of at least {at_least}", repr(value))
+    if value >= 2**31:
+        raise wrong(argument, f"a whole number below 2³¹ = {2**31}", repr(value))
 
 
 def require_choice(argument: str, value: Any, choices: Collection[str]) -> None:

@@ -180,7 +180,7 @@ def plot(settings: Plot) -> None:
 
 def _claim_folder(settings: Flow) -> None:
     """Make the folder ours; runs of other settings in it are replaced if so wished, and a reason to refuse if not."""
-    unrelated = {"out", "overwrite", "progress", "debug"}
+    unrelated = {"optimizers", "out", "overwrite", "progress", "debug"}
     ours = {name: value for name, value in dataclasses.asdict(settings).items() if name not in unrelated}
     ours = json.loads(json.dumps(ours))
     file = settings.out / "settings.json"

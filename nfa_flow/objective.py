@@ -123,7 +123,11 @@ def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:
         raise wrong("data", f"of {net.widths[0]} inputs, like the network", f"of {data.inputs}")
     prediction = eqx.filter_eval_shape(net, data.x[0])
     if getattr(prediction, "shape", None) != (data.outputs,):
-        raise wrong("net", f"a map to {data.outputs} outputs, like the data", getattr(prediction, "shape", prediction))
+        raise wrong(
+            "net",
+            f"a map to {data.outputs} output{'' if data.outputs == 1 else 's'}, like the data",
+            getattr(prediction, "shape", prediction),
+        )
     value = eqx.filter_eval_shape(loss_function, prediction, data.y[0])
     if getattr(value, "shape", None) != ():
         raise wrong("loss", "a function with one scalar per sample", f"of shape {getattr(value, 'shape', value)}")

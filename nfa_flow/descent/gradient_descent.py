@@ -57,7 +57,7 @@ def gradient_descent(
     - `save_at`: increasing step numbers in [0, steps]; by default 0 and about 60 log-spaced ones.
 
     **Returns:** a `Trajectory`; `times` are `learning_rate` × step. `stats`: `steps`, `gradient_evaluations`,
-    `seconds` (compilation included), `batch`.
+    `seconds` (of this process, compilation included), `batch`.
 
     **Raises:** ValueError for bad arguments; `RunError` when the parameters stop being finite; `RunInterrupted` on
     Ctrl-C. Both carry the `trajectory` so far.

@@ -76,7 +76,7 @@ def gradient_flow(
     - `throw`: raise when the run fails; otherwise return what there is, with its `status`.
 
     **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None for solvers whose count is
-    not known, such as implicit ones), `seconds` (compilation included), `solver` and `reason`.
+    not known, such as implicit ones), `seconds` (of this process, compilation included), `solver` and `reason`.
 
     **Raises:** ValueError for bad arguments; `RunError` when the flow blows up or reaches `max_steps`;
     `RunInterrupted` on Ctrl-C. Both carry the `trajectory` so far.

@@ -81,7 +81,11 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
 def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]) -> FlowState:
     """Make at most `budget` more steps (accepted or not); fewer if the flow ends."""
     last = state.steps + budget
-    return jax.lax.while_loop(lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state)
+    # "highest": a GPU would otherwise multiply float32 in TF32, with three digits.
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.while_loop(
+            lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state
+        )
 
 
 class _Attempt(NamedTuple):

@@ -34,6 +34,7 @@ BAD = [
     ({"rtol": 0.0}, "`rtol` must be a positive number"),
     ({"atol": -1e-9}, "`atol` must be a non-negative number"),
     ({"max_steps": 0}, "`max_steps` must be a whole number of at least 1"),
+    ({"max_steps": 2**31}, "`max_steps` must be a whole number below"),
     ({"save_at": [2.0, 1.0]}, "`save_at` must be strictly increasing, but was 2 followed by 1"),
     ({"save_at": [1.0, 1.0]}, "`save_at` must be strictly increasing"),
     ({"save_at": []}, "`save_at` must be a non-empty sequence"),

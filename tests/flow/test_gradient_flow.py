@@ -1,5 +1,6 @@
 """What `gradient_flow` promises besides the physics: agreement, statistics, options, compilation, batching."""
 
+import re
 import time
 
 import diffrax
@@ -267,6 +268,20 @@ def test_float32_stays_float32(data):
     high = nf.gradient_flow(reference, data, 10.0, rtol=1e-9, **QUIET)
     assert low.net.weights[0].dtype == low.observed["loss"].dtype == jnp.float32
     assert relative(parameters(low.net) - parameters(high.net), parameters(high.net)) < 1e-4
+
+
+def test_float32_products_do_not_lose_digits_on_a_gpu(data):
+    """A GPU multiplies float32 matrices with three digits unless a product asks for more; every product does."""
+    net = nf.nets.MLP([5, 6, 1], key=jax.random.key(0), activation="tanh", dtype="float32")
+
+    def end(weights):
+        run = nf.gradient_flow(
+            net.with_weights(weights), data, 1.0, observe={"agop": nf.measure.agop}, save_at=[1.0], **QUIET
+        )
+        return run.net.weights, run.observed["agop"]
+
+    precisions = set(re.findall(r"precision=(.*)", str(jax.make_jaxpr(end)(list(net.weights)))))
+    assert precisions == {"(Precision.HIGHEST, Precision.HIGHEST)"}
 
 
 def test_float32_keeps_steps_below_the_resolution_of_its_time(data):
