@@ -101,6 +101,8 @@ def make_objective(
     **Returns:** (parameters, objective). The parameters are the network's inexact arrays.
     **Raises:** ValueError naming `net`, `data`, `loss` or `weight_decay`.
     """
+    if not isinstance(data, Dataset):
+        raise wrong("data", "a `Dataset`", f"a {type(data).__name__}")
     require_number("weight_decay", weight_decay, at_least=0)
     loss_function = resolve(loss)
     parameters, frozen = eqx.partition(net, eqx.is_inexact_array)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
@@ -64,9 +65,8 @@ def gradient_descent(
     """
     began = time.perf_counter()
     require_integer("steps", steps, at_least=1)
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise wrong("optimizer", "an optax optimiser such as `optax.sgd(1e-2)`", repr(optimizer))
     parameters, objective = make_objective(net, data, loss, weight_decay, by_samples=batch_size is not None)
+    _check_optimizer(optimizer, parameters)
     if learning_rate is None:
         learning_rate = plain_learning_rate(optimizer, parameters, steps) or 1.0
     require_number("learning_rate", learning_rate, above=0)
@@ -104,6 +104,17 @@ def gradient_descent(
         notes={"batch": "full" if batch_size is None else f"{batch_size} samples"},
     )
     return conclude(trajectory, throw)
+
+
+def _check_optimizer(optimizer: Any, parameters: PyTree) -> None:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise wrong("optimizer", "an optax optimiser such as `optax.sgd(1e-2)`", repr(optimizer))
+    try:
+        jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), parameters)
+    except TypeError as error:
+        raise wrong(
+            "optimizer", "one that needs gradients only, without a line search", f"one where {error}"
+        ) from error
 
 
 def _check_batches(batch_size: int | None, key: PRNGKeyArray | None, data: Dataset) -> Minibatches | None:

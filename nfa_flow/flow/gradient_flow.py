@@ -147,7 +147,10 @@ def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], F
         raise wrong("t1", f"after `t0` = {t0:g}", f"{t1:g}")
     if save_at is None:
         save_at = t0 + np.concatenate([[0.0], log_times(1e-4 * (t1 - t0), t1 - t0, 60)])
-    times = np.asarray(save_at, dtype=float)
+    try:
+        times = np.asarray(save_at, dtype=float)
+    except (TypeError, ValueError):
+        raise wrong("save_at", "a non-empty sequence of times", repr(save_at)) from None
     if times.ndim != 1 or times.size == 0:
         raise wrong("save_at", "a non-empty sequence of times", f"of shape {times.shape}")
     if not np.all(np.diff(times) > 0):

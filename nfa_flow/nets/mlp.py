@@ -48,7 +48,7 @@ class MLP(eqx.Module):
         hidden = len(widths) - 2
         if isinstance(activation, str) or callable(activation):
             activation = [activation] * hidden
-        if len(activation) != hidden:
+        if not isinstance(activation, Sequence) or len(activation) != hidden:
             raise wrong(
                 "activation", f"one name or function, or one for each of the {hidden} hidden layers", activation
             )

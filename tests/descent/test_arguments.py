@@ -18,6 +18,7 @@ BAD = [
     ({"steps": True}, "`steps` must be a whole number"),
     ({"optimizer": 0.1}, "`optimizer` must be an optax optimiser"),
     ({"optimizer": optax.sgd}, "`optimizer` must be an optax optimiser"),
+    ({"optimizer": optax.lbfgs()}, "`optimizer` must be one that needs gradients only"),
     ({"batch_size": 11, "key": KEY}, "`batch_size` must be at most the number of samples, 10, but was 11"),
     ({"batch_size": 0, "key": KEY}, "`batch_size` must be a whole number of at least 1"),
     ({"batch_size": 2.5, "key": KEY}, "`batch_size` must be a whole number"),

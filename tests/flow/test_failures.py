@@ -37,6 +37,8 @@ BAD = [
     ({"max_steps": 2**31}, "`max_steps` must be a whole number below"),
     ({"save_at": [2.0, 1.0]}, "`save_at` must be strictly increasing, but was 2 followed by 1"),
     ({"save_at": [1.0, 1.0]}, "`save_at` must be strictly increasing"),
+    ({"save_at": "log"}, "`save_at` must be a non-empty sequence of times, but was 'log'"),
+    ({"data": (1, 2)}, "`data` must be a `Dataset`, but was a tuple"),
     ({"save_at": []}, "`save_at` must be a non-empty sequence"),
     ({"save_at": [-1.0, 1.0]}, r"`save_at` must be within \[t0, t1\] = \[0, 3\]"),
     ({"save_at": [1.0, 4.0]}, "`save_at` must be within"),
@@ -53,7 +55,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
 def test_bad_arguments_are_named(net, data, arguments, message, no_type_checks):
     with pytest.raises(ValueError, match=message):
-        nf.gradient_flow(net, data, **({"t1": 3.0, "progress": False} | arguments))
+        nf.gradient_flow(**({"net": net, "data": data, "t1": 3.0, "progress": False} | arguments))
 
 
 def test_a_network_of_other_inputs_or_outputs_than_the_data_is_refused(data):

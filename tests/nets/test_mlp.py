@@ -174,10 +174,11 @@ def test_repr_of_a_network_without_arrays_falls_back_to_its_fields():
         (dict(activation="swish"), "`activation` must be one of .* but was 'swish'"),
         (dict(activation=["tanh", "swish"]), "`activation` must be one of .* but was 'swish'"),
         (dict(activation=["tanh"]), r"`activation` must be .* each of the 2 hidden layers, but was \['tanh'\]"),
+        (dict(activation=3), "`activation` must be one name or function, .* but was 3"),
         (dict(activation=["tanh"] * 3), "`activation` must be .* each of the 2 hidden layers"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments, message):
+def test_a_wrong_argument_is_named(arguments, message, no_type_checks):
     with pytest.raises(ValueError, match=message):
         MLP(**({"widths": WIDTHS, "key": KEY} | arguments))
 
