@@ -42,7 +42,7 @@ class Flow:
     """how the weights start"""
     scale: float = 0.3
     """scale of the initialisation"""
-    b: float = 0.5
+    b: float = -0.5
     """the b of W_2ᵀW_2 − W_1W_1ᵀ = bI for lambda_balanced"""
     loss: Literal["mse", "cross_entropy"] = "mse"
     """loss of one sample"""
@@ -121,9 +121,9 @@ def flow(settings: Flow) -> None:
     import nfa_flow as nf
 
     console = Console(soft_wrap=True, highlight=False)  # paths stay in one piece
-    _claim_folder(settings)
     data_key, net_key, batch_key = jax.random.split(jax.random.key(settings.seed), 3)
     data = _data(settings, data_key).astype(settings.dtype)
+    _claim_folder(settings, data)
     net = _net(settings, data, net_key)
     power = 1 / settings.depth if settings.power is None else settings.power
     observe = {
@@ -167,6 +167,9 @@ def flow(settings: Flow) -> None:
 
 def plot(settings: Plot) -> None:
     """`nfa-flow plot`."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
     import nfa_flow as nf
 
     stores = sorted(settings.store.glob("*.zarr"), key=lambda path: path.stat().st_mtime)
@@ -178,11 +181,13 @@ def plot(settings: Plot) -> None:
     print(f"Wrote {_draw(runs, settings.observables, settings.out or settings.store / 'figure.png')}.")
 
 
-def _claim_folder(settings: Flow) -> None:
+def _claim_folder(settings: Flow, data: Any) -> None:
     """Make the folder ours; runs of other settings in it are replaced if so wished, and a reason to refuse if not."""
+    from nfa_flow.drive import fingerprint_of
+
     unrelated = {"optimizers", "out", "overwrite", "progress", "debug"}
     ours = {name: value for name, value in dataclasses.asdict(settings).items() if name not in unrelated}
-    ours = json.loads(json.dumps(ours))
+    ours = json.loads(json.dumps(ours)) | {"contents": fingerprint_of("", data)[:12]}
     file = settings.out / "settings.json"
     held = [path for path in settings.out.glob("*") if path.suffix in (".zarr", ".checkpoint")]
     if held and not file.exists():

@@ -11,11 +11,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from .checks import require_finite, require_number, wrong
+from .checks import is_traced, require_finite, require_number, wrong
 from .data import Dataset, moment_factor
-from .losses import Loss, mse, resolve
+from .losses import Loss, cross_entropy, mse, resolve
 from .nets import MLP
 
 
@@ -113,11 +114,21 @@ def make_objective(
     dtype = jnp.result_type(*leaves)
     data = data.astype(dtype)
     _check_shapes(net, data, loss_function)
+    if loss_function is cross_entropy:
+        _check_distributions(data)
     decay = jnp.asarray(weight_decay, dtype)
     if not by_samples and isinstance(net, MLP) and net.is_linear and loss_function is mse:
         factor = moment_factor(data, intercept=net.layers[0].bias is not None)
         return parameters, MomentObjective(frozen, decay, factor)
     return parameters, SampleObjective(frozen, decay, data, loss_function)
+
+
+def _check_distributions(data: Dataset) -> None:
+    if is_traced(data.y):
+        return
+    y = np.asarray(data.y, float)
+    if data.outputs < 2 or y.min() < 0 or abs(y.sum(axis=1) - 1).max() > 1e-5:
+        raise wrong("data", "of one-hot or probability targets for the cross entropy", "of targets that are neither")
 
 
 def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:

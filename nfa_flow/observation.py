@@ -12,6 +12,8 @@ from .checks import wrong
 from .data import Dataset
 from .objective import AbstractObjective
 
+_TAKEN = ("time", "step", "net", "nets")
+
 Observe = Mapping[str, Callable[[Any, Dataset], PyTree]]
 
 
@@ -43,10 +45,8 @@ def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_p
         if not isinstance(observe, Mapping) or not all(isinstance(name, str) for name in observe):
             raise wrong("observe", "a mapping from names to functions (net, data) -> array", repr(observe))
         for name, observable in observe.items():
-            if name in ("time", "step") or "/" in name:
-                raise wrong(
-                    "observe", 'without the names "time" and "step" and without "/", which the stores use', name
-                )
+            if name in _TAKEN or "/" in name or "." in name:
+                raise wrong("observe", f'without "/", "." and the names {", ".join(_TAKEN)}, which stores use', name)
             if not callable(observable):
                 raise wrong(f'observe["{name}"]', "a function (net, data) -> array", repr(observable))
     dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array)))

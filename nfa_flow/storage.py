@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ _READ: dict[str, Any] = {"consolidated": False, "engine": "zarr"}
 
 def to_xarray(run: Trajectory) -> xarray.Dataset:
     """See `Trajectory.to_xarray`."""
-    variables = {}
+    run, variables = run.reached(), {}
     for name, value in flatten(run.observed).items():
         array = np.asarray(value)
-        dims = ("time", *(f"{name}_{axis}" for axis in range(1, array.ndim)))
+        dims = ("time", *(f"{name}[{axis}]" for axis in range(1, array.ndim)))
         variables[name] = xarray.Variable(dims, array, {"status": "undefined" if has_nan(array) else "defined"})
     coords = {"time": np.asarray(run.times), "step": ("time", np.asarray(run.steps))}
     attrs = {"status": run.status, "end_time": float(run.end_time)}
@@ -64,6 +65,8 @@ def load(path: str | os.PathLike, like: Any) -> Trajectory:
     if not path.exists():
         raise FileNotFoundError(f"There is no trajectory at {path}.")
     observations = xarray.load_dataset(path, **_READ)
+    if observations["time"].dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        warnings.warn(f"{path} holds float64, loaded as float32: set jax_enable_x64 to keep it.", stacklevel=3)
     net = xarray.load_dataset(path, group="net", **_READ)
     stats = json.loads(net.attrs["stats"])
     like = _rebuild(json.loads(net.attrs["network"])) if like is None else like

@@ -1,5 +1,6 @@
 """What every run returns, flow and descent alike: times, observations, the final network, and how it went."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,9 @@ class Trajectory(eqx.Module):
     - `counts`: numbers that the run counted; `notes`: words about it. `stats` is both in one dictionary.
     - `end_time`: the time of `net`.
 
-    Inside `jax.jit` or `jax.vmap` all arrays keep their full length; what a run did not reach is NaN.
+    Inside `jax.jit` or `jax.vmap` all arrays keep their full length, one more than there are save times (for a run that
+    ends early); what a run did not reach is NaN, and `reached()` cuts it off. A lane of a batch is
+    `jax.tree.map(lambda a: a[i], trajectory)`.
     """
 
     times: Float[Array, "*lanes t"]
@@ -68,6 +71,8 @@ class Trajectory(eqx.Module):
     def status(self) -> str:
         """ "completed", "stopped" (by a stop rule), "max_steps", "diverged", "step_underflow", "solver_failed" or
         "interrupted"."""
+        if jnp.ndim(self.status_code):
+            raise ValueError("`status` is of one run; pick a lane first: jax.tree.map(lambda a: a[i], trajectory).")
         return STATUS[int(self.status_code)]
 
     @property
@@ -85,13 +90,24 @@ class Trajectory(eqx.Module):
     @property
     def observable_status(self) -> dict[str, str]:
         """For each observable "defined", or "undefined" where it is NaN at some time (such as an alignment 0/0)."""
-        bad = {name: any(has_nan(leaf) for leaf in jax.tree.leaves(value)) for name, value in self.observed.items()}
+        observed = self.reached().observed
+        bad = {name: any(has_nan(leaf) for leaf in jax.tree.leaves(value)) for name, value in observed.items()}
         return {name: "undefined" if is_bad else "defined" for name, is_bad in bad.items()}
 
     @property
     def stats(self) -> dict[str, Any]:
         """Counts and notes in one dictionary, as plain Python numbers and strings where they are known."""
         return {name: _plain(count) for name, count in self.counts.items()} | dict(self.notes)
+
+    def reached(self) -> "Trajectory":
+        """The trajectory without the times that a run inside `jax.jit` or `jax.vmap` did not reach."""
+        count = int(np.isfinite(np.asarray(self.times)).sum())
+        if count == len(self.times):
+            return self
+        series = (self.times, self.steps, self.observed, eqx.filter(self.nets, eqx.is_inexact_array))
+        times, steps, observed, arrays = jax.tree.map(lambda a: a[:count], series)
+        nets = eqx.combine(arrays, eqx.filter(self.nets, eqx.is_inexact_array, inverse=True))
+        return dataclasses.replace(self, times=times, steps=steps, observed=observed, nets=nets)
 
     def net_at(self, index: int) -> Any:
         """The network at `times[index]`; needs `save_nets=True`."""
@@ -134,6 +150,7 @@ class Trajectory(eqx.Module):
             return super().__repr__()
         if is_traced(self.times) or self.times.ndim != 1:
             return f"Trajectory({self.times.shape} times of {', '.join(self.observed)})"
+        self = self.reached()
         lines = [self.what_happened, "  ".join(f"{name}: {_show(value)}" for name, value in self.stats.items())]
         if self.net is not None:
             lines.append(f"net: {self.net if isinstance(self.net, MLP) else type(self.net).__name__}")

@@ -120,7 +120,7 @@ def test_a_second_call_finds_everything_done_and_shows_the_same_table(npz, said_
 
 def test_the_runs_of_the_command_line_are_those_of_the_library(npz, finished):
     settings = json.loads((finished / "settings.json").read_text())
-    assert settings["data"] == npz[2] and settings["optimizers"] == ["gd", "momentum", "adam", "adamw"]
+    assert settings["data"] == npz[2] and len(settings["contents"]) == 12
     run = nf.Trajectory.load(finished / "exact_flow.zarr")
     again = nf.gradient_flow(
         nf.nets.MLP([3, 4, 2], key=jax.random.split(jax.random.key(0), 3)[1], init=nf.nets.Balanced(0.3)),
@@ -135,6 +135,17 @@ def test_the_runs_of_the_command_line_are_those_of_the_library(npz, finished):
     ends = {name: float(nf.Trajectory.load(finished / store).end_time) for name, store in STORES.items()}
     # Momentum .9 moves ten times as far in a step.
     assert ends == pytest.approx({"exact flow": 2.0, "gd": 10.0, "momentum": 10.0, "adam": 0.2, "adamw": 0.2})
+
+
+def test_other_contents_of_the_same_data_file_are_refused(npz, copy, tmp_path, capsys):
+    file = tmp_path / "data.npz"
+    shutil.copy(npz[2], file)
+    settings = json.loads((copy / "settings.json").read_text())
+    (copy / "settings.json").write_text(json.dumps(settings | {"data": str(file)}))
+    main(["flow", "--data", str(file), *SMALL, "--out", str(copy)])  # the same contents under another name
+    rng = np.random.default_rng(1)
+    np.savez(file, x=rng.normal(size=(20, 3)), y=rng.normal(size=(20, 2)))
+    assert "contents" in fails(capsys, ["flow", "--data", str(file), *SMALL, "--out", str(copy)])
 
 
 def test_other_settings_are_refused_with_the_difference(npz, copy, capsys):

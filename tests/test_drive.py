@@ -216,3 +216,31 @@ def test_a_killed_process_leaves_a_checkpoint_that_another_process_takes_up(unin
         assert "fingerprint" in stored
     assert_same_bits(descent(checkpoint), uninterrupted["descent"])
     assert os.listdir(tmp_path) == []
+
+
+def test_numbers_that_only_the_first_state_holds_tell_runs_apart(tmp_path, monkeypatch):
+    """A constant step, and a learning rate that the optimiser keeps in its state."""
+    import diffrax
+
+    data = nf.data.linear_teacher(jax.random.key(0), 10, 2, 1)
+    net = nf.nets.MLP([2, 1], key=jax.random.key(1))
+
+    def euler(dt0):
+        return nf.gradient_flow(
+            net, data, 30.0, solver=diffrax.Euler(), dt0=dt0, checkpoint=tmp_path / "flow", progress=False
+        )
+
+    def sgd(rate):
+        optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+        return nf.gradient_descent(net, data, optimizer, 3000, checkpoint=tmp_path / "descent", progress=False)
+
+    def press_ctrl_c(*args):
+        raise KeyboardInterrupt
+
+    for run in (euler, sgd):
+        with monkeypatch.context() as patch, pytest.raises(nf.RunInterrupted):
+            patch.setattr(jax, "block_until_ready", press_ctrl_c)
+            run(0.01)
+        with pytest.raises(ValueError, match="belongs to another run"):
+            run(0.05)
+        assert run(0.01).status == "completed"

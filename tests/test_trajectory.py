@@ -117,12 +117,12 @@ def test_trajectories_pass_through_jax(run):
 
 def test_labelled_dataset(run):
     dataset = run.to_xarray()
-    assert dict(dataset.sizes) == {"time": 4, "weights_1": 5, "weights_2": 4}
+    assert dict(dataset.sizes) == {"time": 4, "weights[1]": 5, "weights[2]": 4}
     assert set(dataset.coords) == {"time", "step"}
     np.testing.assert_array_equal(dataset["time"], run.times)
     np.testing.assert_array_equal(dataset["step"], run.steps)
     assert dataset["step"].dims == ("time",)
-    assert dataset["weights"].dims == ("time", "weights_1", "weights_2")
+    assert dataset["weights"].dims == ("time", "weights[1]", "weights[2]")
     np.testing.assert_array_equal(dataset["weights"].sel(time=0.5), run.observed["weights"][1])
     np.testing.assert_array_equal(dataset["fit.exponent"], run.observed["fit"].exponent)
     assert dataset["root"].attrs == {"status": "undefined"}

@@ -46,7 +46,7 @@ def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
     """The state before the first step."""
     order = None if problem.batches is None else jnp.arange(problem.observer.data.samples)
     record = empty_record(
-        len(problem.save_steps), problem.time_per_step.dtype, problem.observer, problem.objective, parameters
+        len(problem.save_steps) + 1, problem.time_per_step.dtype, problem.observer, problem.objective, parameters
     )
     return DescentState(
         parameters=parameters,
@@ -59,6 +59,7 @@ def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
     )
 
 
+@jax.default_matmul_precision("highest")  # as in the flow, so that the two differ in nothing else
 def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Array, ""]) -> DescentState:
     """Make at most `budget` more steps; fewer if the run ends."""
     last = jnp.minimum(state.steps + budget, problem.steps)
@@ -118,8 +119,8 @@ def _save(problem: DescentProblem, state: DescentState) -> Record:
 
     def due(record: Record) -> Array:
         at_the_end = state.diverged & ((record.count == 0) | (record.steps[record.count - 1] < state.steps))
-        now = problem.save_steps[record.count] == state.steps
-        return (record.count < len(problem.save_steps)) & (now | at_the_end)
+        now = (record.count < len(problem.save_steps)) & (problem.save_steps[record.count] == state.steps)
+        return now | at_the_end
 
     def add(record: Record) -> Record:
         values = problem.observer(problem.objective, state.parameters)

@@ -80,14 +80,17 @@ def gradient_descent(
         batches=_check_batches(batch_size, key, data),
     )
     first = _start(problem, parameters)
-    if is_traced(first, problem):
+    traced = is_traced(first, problem)
+    if traced:
+        if checkpoint is not None:
+            raise wrong("checkpoint", "None inside `jax.jit` or `jax.vmap`", repr(checkpoint))
         state, interrupted = _advance(problem, first, problem.steps), False
     else:
         state, interrupted = drive(
             _advance,
             problem,
             first,
-            origin=parameters,
+            origin=first,
             fraction=lambda state: float(state.steps / steps),
             label=f"{steps:,} optimiser steps",
             progress=progress,
@@ -100,7 +103,11 @@ def gradient_descent(
         frozen=objective.frozen,
         end_time=state.steps * problem.time_per_step,
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
-        counts={"steps": state.steps, "gradient_evaluations": state.steps, "seconds": time.perf_counter() - began},
+        counts={
+            "steps": state.steps,
+            "gradient_evaluations": state.steps,
+            "seconds": jnp.asarray(jnp.nan if traced else time.perf_counter() - began),
+        },
         notes={"batch": "full" if batch_size is None else f"{batch_size} samples"},
     )
     return conclude(trajectory, throw)

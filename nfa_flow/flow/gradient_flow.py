@@ -65,7 +65,7 @@ def gradient_flow(
       avoid recompilation.
     - `save_at`: increasing times in [t0, t1]; by default t0 and 60 log-spaced times up to t1.
     - `save_nets`: also keep the network at each of these times.
-    - `solver`: any diffrax ODE solver; None chooses by tolerance and says why in `stats`.
+    - `solver`: any one-step diffrax ODE solver; None chooses by tolerance and says why in `stats`.
     - `rtol`, `atol`: tolerances of the local error per parameter.
     - `dt0`: first step. It is the constant step of a solver without an error estimate (`diffrax.Euler`).
     - `max_steps`: bound on accepted and rejected steps together.
@@ -94,6 +94,7 @@ def gradient_flow(
     has_kinks = getattr(net, "has_kinks", False)
     warn_about_tolerance(rtol, dtype, has_kinks=has_kinks)
     solver, reason = (solver, "chosen by the user") if solver else choose_solver(rtol, has_kinks=has_kinks)
+    _check_solver(solver)
     solver, controller = _controlled(solver, rtol, atol, dt0, dtype)
     problem = FlowProblem(
         objective=objective,
@@ -105,15 +106,19 @@ def gradient_flow(
         t1=t1,
         max_steps=jnp.asarray(max_steps, jnp.int32),
     )
-    first = _start(problem, parameters, t0, None if dt0 is None else jnp.asarray(dt0, t1.dtype))
-    if is_traced(first, problem):
+    dt0 = None if dt0 is None else jnp.asarray(dt0, t1.dtype)
+    first = _start(problem, parameters, t0, dt0)
+    traced = is_traced(first, problem)
+    if traced:
+        if checkpoint is not None:
+            raise wrong("checkpoint", "None inside `jax.jit` or `jax.vmap`", repr(checkpoint))
         state, interrupted = _advance(problem, first, problem.max_steps), False
     else:
         state, interrupted = drive(
             _advance,
             problem,
             first,
-            origin=(parameters, t0),
+            origin=(parameters, t0, dt0),
             fraction=lambda state: float((state.t - t0) / (t1 - t0)),
             label=f"gradient flow to t = {float(t1):g}",
             progress=progress,
@@ -128,7 +133,7 @@ def gradient_flow(
         frozen=objective.frozen,
         end_time=state.t,
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
-        counts=_counts(state, solver) | {"seconds": time.perf_counter() - began},
+        counts=_counts(state, solver) | {"seconds": jnp.asarray(jnp.nan if traced else time.perf_counter() - began)},
         notes=notes,
     )
     return conclude(trajectory, throw)
@@ -155,9 +160,10 @@ def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], F
         raise wrong("save_at", "a non-empty sequence of times", f"of shape {times.shape}")
     if not np.all(np.diff(times) > 0):
         raise wrong("save_at", "strictly increasing", _first_bad(times))
-    if not (times[0] >= t0 and times[-1] <= t1 * (1 + 1e-12)):
+    rounding = 4 * float(jnp.finfo(time_dtype).eps) * max(abs(t0), abs(t1))
+    if not (times[0] >= t0 - rounding and times[-1] <= t1 + rounding):
         raise wrong("save_at", f"within [t0, t1] = [{t0:g}, {t1:g}]", f"from {times[0]:g} to {times[-1]:g}")
-    return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(np.minimum(times, t1), time_dtype)
+    return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(np.clip(times, t0, t1), time_dtype)
 
 
 def _first_bad(times: np.ndarray) -> str:
@@ -172,6 +178,14 @@ def _check_stop(stop: AbstractStop | Sequence[AbstractStop]) -> tuple[AbstractSt
             raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(rule))
     # As arrays, so that another bound does not compile again.
     return tuple(jax.tree.map(jnp.asarray, rule) for rule in rules)
+
+
+def _check_solver(solver: Any) -> None:
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise wrong("solver", "a diffrax solver such as `diffrax.Tsit5()`", repr(solver))
+    # The leapfrog remembers absolute times, which the loop does not have; others solve split or stochastic equations.
+    if isinstance(solver, diffrax.LeapfrogMidpoint) or not isinstance(solver.term_structure, type):
+        raise wrong("solver", "a one-step solver of a single ODE term", type(solver).__name__)
 
 
 def _controlled(

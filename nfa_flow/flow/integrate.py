@@ -2,8 +2,8 @@
 
 It does what `diffrax.diffeqsolve` does, with three differences that long flows need: the loop can pause after a bounded
 number of steps and go on (progress, Ctrl-C, checkpoints) with nothing lost, not even the proposed step size; time is
-accumulated outside the solver, which sees only the step (the flow is autonomous), so steps far below the resolution of
-a float32 time remain exact; and gradients are counted as they are spent.
+accumulated outside the solver, which sees only the step (the flow is autonomous), with compensation, so steps far below
+the resolution of a float32 time are not lost; and gradients are counted as they are spent.
 """
 
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ class FlowState(eqx.Module):
     """Where a flow is: enough to go on from exactly here."""
 
     t: Float[Array, ""]
+    t_excess: Float[Array, ""]  # what rounding has added to t: the flow is at t − t_excess
     dt: Float[Array, ""]
     parameters: PyTree
     solver_state: PyTree
@@ -66,6 +67,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
     count = lambda n: jnp.asarray(n, jnp.int32)  # noqa: E731
     return FlowState(
         t=t0,
+        t_excess=jnp.zeros_like(t0),
         dt=dt,
         parameters=parameters,
         solver_state=jax.tree.map(jnp.asarray, problem.solver.init(problem.terms, zero, dt, parameters, None)),
@@ -74,18 +76,17 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
         rejected=count(0),
         evaluations=count(2 if dt0 is None else 0),
         status=count(RUNNING),
-        record=empty_record(len(problem.save_times), problem.t1.dtype, problem.observer, problem.objective, parameters),
+        record=empty_record(
+            len(problem.save_times) + 1, problem.t1.dtype, problem.observer, problem.objective, parameters
+        ),
     )
 
 
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]) -> FlowState:
     """Make at most `budget` more steps (accepted or not); fewer if the flow ends."""
     last = state.steps + budget
-    # "highest": a GPU would otherwise multiply float32 in TF32, with three digits.
-    with jax.default_matmul_precision("highest"):
-        return jax.lax.while_loop(
-            lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state
-        )
+    return jax.lax.while_loop(lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state)
 
 
 class _Attempt(NamedTuple):
@@ -102,18 +103,19 @@ class _Attempt(NamedTuple):
 
 
 def _step(problem: FlowProblem, state: FlowState) -> FlowState:
-    remaining = problem.t1 - state.t
+    remaining = (problem.t1 - state.t) + state.t_excess
     reaches_end = state.dt.astype(remaining.dtype) >= remaining
     attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(state.dt.dtype), state.dt))
     accepted, steps = attempt.accepted, state.steps + 1
-    new_t = jnp.where(reaches_end, problem.t1, state.t + attempt.dt.astype(state.t.dtype))
+    new_t, new_excess = _later(state, attempt.dt)
+    new_t, new_excess = jnp.where(reaches_end, problem.t1, new_t), jnp.where(reaches_end, 0, new_excess)
     stopped, stop_evaluations = _asks_to_stop(problem, attempt.parameters, accepted)
     ends = {
         SOLVER_FAILED: attempt.solver_failed & accepted,
         STOPPED: stopped,
         COMPLETED: accepted & reaches_end,
-        DIVERGED: ~accepted & (problem.controller is None),
-        STEP_UNDERFLOW: new_t == state.t,
+        DIVERGED: ~accepted & ((problem.controller is None) | ~jnp.isfinite(attempt.next_dt)),
+        STEP_UNDERFLOW: (new_t == state.t) & (new_excess == state.t_excess),
         MAX_STEPS: steps >= problem.max_steps,
     }
     status = jnp.select(list(ends.values()), list(ends.keys()), RUNNING).astype(jnp.int32)
@@ -123,11 +125,13 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     interpolation = problem.solver.interpolation_cls(t0=jnp.zeros_like(attempt.dt), t1=attempt.dt, **attempt.dense)
 
     def at(time: Array) -> PyTree:
-        between = interpolation.evaluate((time - state.t).astype(attempt.dt.dtype))
+        since = jnp.clip((time - state.t) + state.t_excess, 0, attempt.dt)
+        between = interpolation.evaluate(since.astype(attempt.dt.dtype))
         return jax.tree.map(lambda inside, end: jnp.where(time == t, end, inside), between, parameters)
 
     return FlowState(
         t=t,
+        t_excess=keep(new_excess, state.t_excess),
         dt=attempt.next_dt,
         parameters=parameters,
         solver_state=jax.tree.map(keep, attempt.solver_state, state.solver_state),
@@ -138,6 +142,13 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         status=status,
         record=_save(problem, state.record, t, steps, accepted, status, at),
     )
+
+
+def _later(state: FlowState, dt: Array) -> tuple[Array, Array]:
+    """Time after a step, by compensated summation (Kahan): no step is too small for a long time in float32."""
+    step = dt.astype(state.t.dtype) - state.t_excess
+    t = state.t + step
+    return t, (t - state.t) - step
 
 
 def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
@@ -167,12 +178,12 @@ def _save(problem, record: Record, t, steps, accepted, status, at) -> Record:
 
     def due(record: Record) -> Array:
         last = record.times[record.count - 1]
-        passed = accepted & (times[record.count] <= t)
+        passed = accepted & (record.count < len(times)) & (times[record.count] <= t)
         at_the_end = ends_early & ((record.count == 0) | (last < t))
-        return (record.count < len(times)) & (passed | at_the_end)
+        return passed | at_the_end
 
     def add(record: Record) -> Record:
-        time = jnp.minimum(times[record.count], t)
+        time = jnp.where(record.count < len(times), jnp.minimum(times[record.count], t), t)
         return record.add(time, steps, problem.observer(problem.objective, at(time)))
 
     return jax.lax.while_loop(due, add, record)

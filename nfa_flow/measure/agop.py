@@ -23,6 +23,7 @@ _ENTRIES_PER_CHUNK = 2**16
 _ROWS_PER_COLUMN = 4
 
 
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def agop(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -> Float[Array, "h h"]:
     """Average gradient outer product AGOP = E[J(x)ᵀJ(x)] with respect to the input of layer `layer`.
 
@@ -37,6 +38,7 @@ def agop(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -> Float
     return F.T @ F
 
 
+@jax.default_matmul_precision("highest")
 def agop_factor(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -> Float[Array, "r h"]:
     """A factor F with AGOP = FᵀF; arguments as in `agop`. Its singular values are the roots of AGOP's eigenvalues."""
     R, W = preactivation_factor(net, x, layer=layer)

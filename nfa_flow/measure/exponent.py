@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -22,6 +23,7 @@ class ExponentFit(NamedTuple):
     directions: Int[Array, ""]
 
 
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def fit_exponent(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -> ExponentFit:
     """Fit α in NFM ∝ AGOP^α: the slope of log vᵀ NFM v against log vᵀ AGOP v over the eigenvectors v of AGOP.
 

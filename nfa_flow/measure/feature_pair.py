@@ -3,10 +3,12 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..data import Dataset
+from ..nets import MLP
 from .agop import preactivation_factor
 from .nfm import layer_weight
 
@@ -15,12 +17,14 @@ class FeaturePair(eqx.Module):
     """Factors of NFM = Q WᵀW Qᵀ and AGOP = Q FᵀF Qᵀ, with orthonormal columns Q that are not kept.
 
     Both matrices live in the row space of W_l, so r = min(h, d) coordinates hold them exactly. `ones` is Qᵀ(1, …, 1),
-    which is all that correlations over entries need besides.
+    which is all that correlations over entries need besides. `resolution` is what rounding may leave of F where it
+    vanishes.
     """
 
     W: Float[Array, "p r"]
     F: Float[Array, "q r"]
     ones: Float[Array, " r"]
+    resolution: Float[Array, ""]
     inputs: int = eqx.field(static=True)
 
     @property
@@ -33,19 +37,31 @@ class FeaturePair(eqx.Module):
         return s, Vt
 
     def is_undefined(self, s: Float[Array, " k"]) -> Bool[Array, ""]:
-        """Whether AGOP or NFM is zero to working precision: the top singular value of F or W is below epsilon.
+        """Whether AGOP or NFM is zero to working precision, so that what is left of them are errors of computation.
 
-        A relation between two such matrices is 0/0, for what is left of them is rounding and integration error.
+        AGOP: F is lost in the rounding of the products of weights that it comes from. NFM: ‖W‖² ≤ machine epsilon, as
+        of a network that weight decay has brought to zero.
         """
-        return (s[0] <= jnp.finfo(s.dtype).eps) | (jnp.linalg.norm(self.W) <= jnp.finfo(s.dtype).eps)
+        return (s[0] <= self.resolution) | (jnp.sum(self.W**2) <= jnp.finfo(s.dtype).eps)
 
 
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def feature_pair(net: Any, data: Dataset | Float[Array, "n d"], layer: int) -> FeaturePair:
     """The pair for layer `layer`; arguments as in `agop`."""
     R, factored = preactivation_factor(net, data, layer=layer)
     W = layer_weight(net, layer)
     width, inputs = W.shape
+    resolution = _resolution(net, layer, W)
     if factored is None or width >= inputs:
-        return FeaturePair(W, R if factored is None else R @ W, jnp.ones(inputs, W.dtype), inputs)
+        return FeaturePair(W, R if factored is None else R @ W, jnp.ones(inputs, W.dtype), resolution, inputs)
     Q, T = jnp.linalg.qr(W.T)
-    return FeaturePair(T.T, R @ T.T, Q.sum(axis=0), inputs)
+    return FeaturePair(T.T, R @ T.T, Q.sum(axis=0), resolution, inputs)
+
+
+def _resolution(net: Any, layer: int, W: Float[Array, "k h"]) -> Float[Array, ""]:
+    """Machine epsilon times a bound Π‖W_j‖ of the Jacobian, from this layer on; at least what can be squared."""
+    info = jnp.finfo(W.dtype)
+    bound = jnp.zeros((), W.dtype)
+    if isinstance(net, MLP):
+        bound = info.eps * jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in net.weights[layer - 1 :]]))
+    return jnp.maximum(bound, jnp.sqrt(info.tiny))

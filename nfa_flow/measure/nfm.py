@@ -3,11 +3,13 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Float
 
 from ..checks import require_integer, wrong
 
 
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def nfm(net: Any, data: Any = None, *, layer: int = 1) -> Float[Array, "d d"]:
     """Neural feature matrix NFM = W_lᵀW_l of layer l.
 

@@ -47,6 +47,12 @@ BAD = [
     ({"loss": lambda p, t: p - t}, "`loss` must be a function with one scalar per sample"),
     ({"observe": {"loss": 3.0}}, "`observe.*` must be a function"),
     ({"observe": [nf.measure.loss]}, "`observe` must be a mapping"),
+    ({"solver": "tsit5"}, "`solver` must be a diffrax solver such as"),
+    ({"solver": diffrax.Tsit5}, "`solver` must be a diffrax solver such as"),
+    ({"solver": diffrax.LeapfrogMidpoint()}, "`solver` must be a one-step solver of a single ODE term"),
+    ({"solver": diffrax.SemiImplicitEuler()}, "`solver` must be a one-step solver of a single ODE term"),
+    ({"loss": "cross_entropy"}, "`data` must be of one-hot or probability targets"),
+    ({"observe": {"net": nf.measure.nfm}}, "`observe` must be without"),
     ({"solver": diffrax.Euler()}, "`dt0` must be given for Euler"),
     ({"solver": diffrax.Euler(), "dt0": -1.0}, "`dt0` must be a positive number"),
 ]
@@ -92,6 +98,24 @@ def test_a_fixed_step_that_is_too_long_diverges(net, data):
     run = nf.gradient_flow(net, data, 1e5, solver=diffrax.Euler(), dt0=10.0, throw=False, progress=False)
     assert run.status == "diverged"
     assert np.all(np.isfinite(jax.tree.leaves(eqx.filter(run.net, eqx.is_array))[0]))
+
+
+def test_a_gradient_that_is_nan_from_the_start_ends_at_once(data):
+    """√ has no derivative at the zero residual of a zero network on zero targets."""
+    net = nf.nets.MLP([3, 2], key=jax.random.key(0)).with_weights([np.zeros((2, 3))])
+    still = nf.Dataset(data.x, jnp.zeros((20, 2)))
+    run = nf.gradient_flow(
+        net, still, 1.0, loss=lambda p, t: jnp.sqrt(jnp.sum((p - t) ** 2)), throw=False, progress=False
+    )
+    assert run.status == "diverged"
+    assert run.stats["steps"] <= 2
+
+
+def test_the_end_of_a_flow_that_outlives_its_save_times_is_observed(net, data):
+    run = nf.gradient_flow(net, data, 100.0, save_at=[0.0, 0.5], max_steps=10, throw=False, progress=False)
+    assert run.status == "max_steps"
+    assert len(run.times) == 3 and float(run.times[-1]) == float(run.end_time) > 0.5
+    np.testing.assert_allclose(run.observed["loss"][-1], nf.measure.loss(run.net, data), rtol=1e-10)
 
 
 def test_max_steps_ends_a_flow_with_everything_up_to_there(net, data):

@@ -10,7 +10,7 @@ from oracles import above, agop_by_definition, balanced_net, linear_net, relativ
 from nfa_flow import Dataset
 from nfa_flow.measure import agop, alignment, nfm
 from nfa_flow.measure.alignment import METRICS
-from nfa_flow.nets import MLP
+from nfa_flow.nets import MLP, Gaussian
 
 KEY = jax.random.key(0)
 N, D = 8, 4
@@ -240,3 +240,20 @@ def test_a_wrong_argument_is_named(arguments, message):
 def test_a_network_without_that_layer_is_refused(net, layer, message):
     with pytest.raises(ValueError, match=message):
         alignment(0.5, layer=layer)(net, X)
+
+
+def test_small_networks_are_not_undefined():
+    """Six float32 layers of a small start have a Jacobian below machine epsilon, and relations as good as any."""
+    low = MLP([4] * 7, key=jax.random.key(0), init=Gaussian(0.05), dtype="float32")
+    high = MLP([4] * 7, key=jax.random.key(0)).with_weights([np.asarray(W, float) for W in low.weights])
+    x = jnp.zeros((1, 4))
+    assert jnp.linalg.norm(low.affine()[0]) < jnp.finfo("float32").eps
+    np.testing.assert_allclose(alignment(1 / 2)(low, x), alignment(1 / 2)(high, x), rtol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_a_vanishing_layer_makes_the_alignment_undefined(layer):
+    """Where one layer is zero, so is AGOP: whatever the other layers are."""
+    network = MLP([3, 4, 4, 2], key=jax.random.key(0))
+    weights = [0 * W if i == layer - 1 else W for i, W in enumerate(network.weights)]
+    assert jnp.isnan(alignment(1 / 3)(network.with_weights(weights), jnp.zeros((1, 3))))
