@@ -5,7 +5,7 @@ JAX are not known yet, so they pass: the check is for the person who calls from 
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -55,6 +55,16 @@ def require_choice(argument: str, value: Any, choices: Collection[str]) -> None:
     """Raise unless `value` is one of the names in `choices`."""
     if value not in choices:
         raise wrong(argument, "one of " + ", ".join(f'"{choice}"' for choice in choices), repr(value))
+
+
+def named_function(argument: str, value: Any, named: Mapping[str, Callable], signature: str) -> Callable:
+    """The function behind a name; a callable is its own function. Raise for an unknown name and for anything else."""
+    if isinstance(value, str):
+        require_choice(argument, value, named)
+        return named[value]
+    if not callable(value):
+        raise wrong(argument, f"a name or a function {signature}", repr(value))
+    return value
 
 
 def require_finite(argument: str, value: PyTree) -> None:

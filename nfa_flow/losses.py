@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .checks import require_choice, wrong
+from .checks import named_function
 
 Loss = str | Callable[[Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]]
 
@@ -29,9 +29,4 @@ def resolve(loss: Loss) -> Callable:
 
     **Raises:** ValueError for an unknown name or something that cannot be called.
     """
-    if isinstance(loss, str):
-        require_choice("loss", loss, LOSSES)
-        return LOSSES[loss]
-    if not callable(loss):
-        raise wrong("loss", "a name or a function (prediction, target) -> scalar", repr(loss))
-    return loss
+    return named_function("loss", loss, LOSSES, "(prediction, target) -> scalar")

@@ -5,14 +5,14 @@ under `jax.jit` and repeated over keys and noise levels with `jax.vmap`. With on
 noise.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..checks import is_traced, require_choice, require_finite, require_integer, require_number, wrong
+from ..checks import is_traced, named_function, require_finite, require_integer, require_number, wrong
 from .dataset import Dataset
 from .noise import add_label_noise
 from .whitening import whiten as whitened
@@ -110,7 +110,7 @@ def multi_index(
     """
     require_integer("outputs", outputs, at_least=1)
     require_number("noise", noise, at_least=0)
-    function = _resolve(link, MULTI_INDEX_LINKS)
+    function = named_function("link", link, MULTI_INDEX_LINKS, "of the index coordinates")
     x_key, index_key, rotation_key, noise_key = jax.random.split(key, 4)
     x = _draw_inputs(x_key, samples, inputs, covariance, whiten)
     _require_rank(rank, inputs, "inputs")
@@ -146,7 +146,7 @@ def single_index(
     **Raises:** ValueError as for `multi_index`.
     **Source:** the "hermite" teacher: Moniri, Lee, Hassani & Dobriban 2024.
     """
-    function = _resolve(link, SINGLE_INDEX_LINKS)
+    function = named_function("link", link, SINGLE_INDEX_LINKS, "of the index coordinate")
     return multi_index(
         key,
         samples,
@@ -217,15 +217,6 @@ def _square_root(covariance, inputs) -> Float[Array, "d d"]:
         if eigenvalues[0] < -(inputs * jnp.finfo(C.dtype).eps) * eigenvalues[-1]:
             raise wrong("covariance", "positive semi-definite", f"of smallest eigenvalue {eigenvalues[0]:g}")
     return (V * jnp.sqrt(jnp.maximum(eigenvalues, 0))) @ V.T
-
-
-def _resolve(link: Link, links: Mapping[str, Callable]) -> Callable:
-    if isinstance(link, str):
-        require_choice("link", link, links)
-        return links[link]
-    if not callable(link):
-        raise wrong("link", "a name or a function of the index coordinates", repr(link))
-    return link
 
 
 def _require_rank(rank: int, most: int, name: str) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..checks import require_choice, wrong
+from ..checks import named_function
 
 Activation = str | Callable[[Array], Array]
 
@@ -31,12 +31,7 @@ def resolve(activation: Activation) -> Callable[[Array], Array]:
 
     **Raises:** ValueError for an unknown name or something that cannot be called.
     """
-    if isinstance(activation, str):
-        require_choice("activation", activation, ACTIVATIONS)
-        return ACTIVATIONS[activation]
-    if not callable(activation):
-        raise wrong("activation", "a name or a function of an array", repr(activation))
-    return activation
+    return named_function("activation", activation, ACTIVATIONS, "of an array")
 
 
 def name_of(activation: Activation) -> str | None:
