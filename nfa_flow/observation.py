@@ -64,7 +64,7 @@ class Record(eqx.Module):
 
     def add(self, time: Float[Array, ""], step: Int[Array, ""], values: PyTree) -> "Record":
         """The record with one more observation."""
-        put = lambda buffer, value: buffer.at[self.count].set(value)  # noqa: E731
+        put = lambda buffer, value: buffer.at[self.count].set(value)
         return Record(
             put(self.times, time),
             put(self.steps, step),

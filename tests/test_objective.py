@@ -116,7 +116,7 @@ class Doubled(eqx.Module):
 
 def test_moments_stand_in_only_for_linear_networks_under_the_squared_loss():
     net, data = problem(samples=20, inputs=5, outputs=3)
-    kind = lambda net, loss: type(make_objective(net, data, loss, 0.0)[1])  # noqa: E731
+    kind = lambda net, loss: type(make_objective(net, data, loss, 0.0)[1])
     relu = nf.nets.MLP([5, 4, 3], key=jax.random.key(0), activation="relu")
     assert kind(net, "mse") is MomentObjective
     assert kind(net, squared) is SampleObjective

@@ -63,7 +63,7 @@ def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
 def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Array, ""]) -> DescentState:
     """Make at most `budget` more steps; fewer if the run ends."""
     last = jnp.minimum(state.steps + budget, problem.steps)
-    finished = lambda s: s.diverged | (s.steps >= problem.steps)  # noqa: E731
+    finished = lambda s: s.diverged | (s.steps >= problem.steps)
 
     def interval(s: DescentState) -> DescentState:
         """Observe if it is time to, then train up to the next observation."""
@@ -71,10 +71,10 @@ def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Arra
         status = jnp.select([s.diverged, finished(s)], [DIVERGED, COMPLETED], RUNNING).astype(jnp.int32)
         s = eqx.tree_at(lambda s: s.status, s, status)
         target = jnp.where(s.record.count < len(problem.save_steps), problem.save_steps[s.record.count], last)
-        unfinished = lambda s: (s.steps < jnp.minimum(target, last)) & ~s.diverged  # noqa: E731
+        unfinished = lambda s: (s.steps < jnp.minimum(target, last)) & ~s.diverged
         return jax.lax.while_loop(unfinished, lambda s: _step(problem, s), s)
 
-    goes_on = lambda s: (s.status == RUNNING) & ((s.steps < last) | finished(s))  # noqa: E731
+    goes_on = lambda s: (s.status == RUNNING) & ((s.steps < last) | finished(s))
     return jax.lax.while_loop(goes_on, interval, state)
 
 
@@ -84,7 +84,7 @@ def _step(problem: DescentProblem, state: DescentState) -> DescentState:
     updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer_state, state.parameters)
     new = optax.apply_updates(state.parameters, updates)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
-    keep = lambda a, b: jnp.where(finite, a, b)  # noqa: E731
+    keep = lambda a, b: jnp.where(finite, a, b)
     return eqx.tree_at(
         lambda s: (s.parameters, s.optimizer_state, s.order, s.steps, s.diverged),
         state,

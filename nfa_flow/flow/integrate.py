@@ -64,7 +64,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
         horizon, order = (problem.t1 - t0).astype(dtype), solver.error_order(terms)
         dt, controller_state = problem.controller.init(terms, zero, horizon, parameters, dt, None, solver.func, order)
     dt = jnp.asarray(dt, dtype)
-    count = lambda n: jnp.asarray(n, jnp.int32)  # noqa: E731
+    count = lambda n: jnp.asarray(n, jnp.int32)
     return FlowState(
         t=t0,
         t_excess=jnp.zeros_like(t0),
@@ -120,7 +120,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     }
     status = jnp.select(list(ends.values()), list(ends.keys()), RUNNING).astype(jnp.int32)
 
-    keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
+    keep = lambda new, old: jnp.where(accepted, new, old)
     t, parameters = keep(new_t, state.t), jax.tree.map(keep, attempt.parameters, state.parameters)
     interpolation = problem.solver.interpolation_cls(t0=jnp.zeros_like(attempt.dt), t1=attempt.dt, **attempt.dense)
 

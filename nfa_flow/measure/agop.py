@@ -57,7 +57,7 @@ def preactivation_factor(
     W = layer_weight(net, layer)
     if net.is_linear:
         return _product(net.weights[layer:], W), W
-    B = lambda x: jax.jacrev(lambda z: net.from_preactivation(layer, z))(net.layers[layer - 1](net.to_layer(layer, x)))  # noqa: E731
+    B = lambda x: jax.jacrev(lambda z: net.from_preactivation(layer, z))(net.layers[layer - 1](net.to_layer(layer, x)))
     return _stack_factor(B, samples, weight), W
 
 

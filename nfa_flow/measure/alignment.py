@@ -60,8 +60,8 @@ def alignment(power: float | Float[Array, ""], *, metric: str = "cosine", layer:
 def _compare(pair: FeaturePair, A: Float[Array, "r r"], metric: str) -> Float[Array, ""]:
     N = pair.nfm
     if metric == "pearson":
-        mean = lambda M: pair.ones @ M @ pair.ones / pair.inputs**2  # noqa: E731
-        covariance = lambda M, K: jnp.sum(M * K) - pair.inputs**2 * mean(M) * mean(K)  # noqa: E731
+        mean = lambda M: pair.ones @ M @ pair.ones / pair.inputs**2
+        covariance = lambda M, K: jnp.sum(M * K) - pair.inputs**2 * mean(M) * mean(K)
         var_N, var_A = covariance(N, N), covariance(A, A)
         # A matrix of equal entries has no correlation: what is left of its variance are rounding errors.
         eps = jnp.finfo(N.dtype).eps

@@ -167,6 +167,6 @@ def test_a_diverging_run_ends_at_its_last_finite_step(data):
 
 def test_float32_networks_are_trained_in_float32(data):
     net = nf.nets.MLP([4, 5, 3], key=jax.random.key(1), dtype="float32")
-    train = lambda net: nf.gradient_descent(net, data, optax.adam(0.01), 20, weight_decay=0.1)  # noqa: E731
+    train = lambda net: nf.gradient_descent(net, data, optax.adam(0.01), 20, weight_decay=0.1)
     shapes = eqx.filter_eval_shape(train, net)
     assert shapes.net.layers[0].weight.dtype == shapes.observed["loss"].dtype == jnp.float32

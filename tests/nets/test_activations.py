@@ -49,7 +49,7 @@ def test_the_functions_of_jax_are_known_by_name(function):
 
 
 def test_a_function_of_the_user_is_itself_and_has_no_name():
-    own = lambda z: jnp.sin(z)  # noqa: E731
+    own = lambda z: jnp.sin(z)
     assert resolve(own) is own
     assert name_of(own) is None
 
