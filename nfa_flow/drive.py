@@ -133,8 +133,8 @@ def _restore(path: Path, state: _State, fingerprint: str) -> _State:
 def _one_blas_thread() -> Iterator[None]:
     """Keep the BLAS behind XLA's QR and SVD on CPU to one thread while a run is driven.
 
-    Its threads spin against each other: on two cores the tall QRs of an AGOP took 1.4 to 87 times as long with two
-    threads as with one, and now and then a thousand times (`benchmarks/blas_threads.py`).
+    Its threads spin against each other: on two cores the tall QRs of an AGOP took up to 87 times as long with two
+    threads as with one (medians), and single calls hundreds of times (`benchmarks/blas_threads.py`).
     """
     import scipy.linalg  # noqa: F401  (loads the library that XLA will call, so that the limit reaches it)
     from threadpoolctl import threadpool_limits
