@@ -59,9 +59,9 @@ def feature_pair(net: Any, data: Dataset | Float[Array, "n d"], layer: int) -> F
 
 
 def _resolution(net: Any, layer: int, W: Float[Array, "k h"]) -> Float[Array, ""]:
-    """Machine epsilon times a bound Π‖W_j‖ of the Jacobian, from this layer on; at least what can be squared."""
+    """Machine epsilon times the size Π‖W_j‖ of the product of weights from this layer on; at least what can be squared."""
     info = jnp.finfo(W.dtype)
-    bound = jnp.zeros((), W.dtype)
+    size = jnp.zeros((), W.dtype)
     if isinstance(net, MLP):
-        bound = info.eps * jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in net.weights[layer - 1 :]]))
-    return jnp.maximum(bound, jnp.sqrt(info.tiny))
+        size = jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in net.weights[layer - 1 :]]))
+    return jnp.maximum(info.eps * size, jnp.sqrt(info.tiny))

@@ -1,3 +1,5 @@
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -48,7 +50,8 @@ def test_activations_may_be_functions_of_the_user():
 def test_every_layer_splits_the_network_at_its_preactivation():
     network = biased(activation="tanh")
     for layer, linear in enumerate(network.layers, start=1):
-        split = jax.vmap(lambda x: network.from_preactivation(layer, linear(network.to_layer(layer, x))))(X)  # noqa: B023
+        inputs = jax.vmap(functools.partial(network.to_layer, layer))(X)
+        split = jax.vmap(functools.partial(network.from_preactivation, layer))(jax.vmap(linear)(inputs))
         np.testing.assert_array_equal(split, jax.vmap(network)(X))
 
 
