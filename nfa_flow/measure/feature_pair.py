@@ -59,7 +59,7 @@ def feature_pair(net: Any, data: Dataset | Float[Array, "n d"], layer: int) -> F
 
 
 def _resolution(net: Any, layer: int, W: Float[Array, "k h"]) -> Float[Array, ""]:
-    """Machine epsilon times the size Π‖W_j‖ of the product of weights from this layer on; at least what can be squared."""
+    """Machine epsilon times the size Π‖W_j‖ of the weights from this layer on; at least what can be squared."""
     info = jnp.finfo(W.dtype)
     size = jnp.zeros((), W.dtype)
     if isinstance(net, MLP):
