@@ -8,6 +8,7 @@ from jax.numpy import finfo
 from jaxtyping import DTypeLike
 
 from ..checks import is_traced
+from .flow_solver import AbstractFlowSolver
 
 _DOPRI8_BELOW = 1e-7
 _KINKS_COST_BELOW = 1e-4
@@ -49,8 +50,11 @@ def warn_about_tolerance(rtol: Any, dtype: DTypeLike, *, has_kinks: bool) -> Non
 def evaluations_per_step(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
     """(gradients in each step, extra gradients until the first step is accepted), or None where it is not known.
 
-    Explicit Runge-Kutta pairs of the "first same as last" kind reuse their last gradient in the next step.
+    Explicit Runge-Kutta pairs of the "first same as last" kind reuse their last gradient in the next step. The solvers
+    made for gradient flow count for themselves.
     """
+    if isinstance(solver, AbstractFlowSolver):
+        return 0, 0
     if isinstance(solver, diffrax.Euler):
         return 1, 0
     if not isinstance(solver, diffrax.AbstractERK):

@@ -20,7 +20,9 @@ from ..objective import MomentObjective, make_objective
 from ..observation import Observe, make_observer
 from ..trajectory import Trajectory, conclude, make_trajectory
 from .choice import choose_solver, evaluations_per_step, warn_about_tolerance
+from .flow_solver import AbstractFlowSolver
 from .integrate import FlowProblem, FlowState, advance, start
+from .ndf import NDF
 from .stopping import AbstractStop
 from .times import log_times
 
@@ -193,7 +195,8 @@ def _controlled(
 ) -> tuple[diffrax.AbstractSolver, diffrax.PIDController | None]:
     """The solver with its tolerances set, and its step size controller; None for a constant step."""
     # Proportional-integral control: fewer rejected steps than the default where stability limits the step.
-    controller = diffrax.PIDController(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), pcoeff=0.3, icoeff=0.4)
+    coefficients = {} if isinstance(solver, NDF) else {"pcoeff": 0.3, "icoeff": 0.4}
+    controller = diffrax.PIDController(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), **coefficients)
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         solver = _with_tolerances(solver, controller)
     if dt0 is not None:
@@ -215,8 +218,12 @@ def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
 
 def _counts(state: FlowState, solver: diffrax.AbstractSolver) -> dict[str, Any]:
     known = evaluations_per_step(solver) is not None
-    return {
+    counts = {
         "steps": state.steps,
         "rejected": state.rejected,
         "gradient_evaluations": state.evaluations if known else None,
     }
+    if isinstance(solver, AbstractFlowSolver):
+        work = solver.work(state.solver_state)
+        counts |= work | {"gradient_evaluations": state.evaluations + work["gradient_evaluations"]}
+    return counts

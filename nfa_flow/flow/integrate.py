@@ -18,6 +18,7 @@ from ..drive import COMPLETED, DIVERGED, MAX_STEPS, RUNNING, SOLVER_FAILED, STEP
 from ..objective import AbstractObjective
 from ..observation import Observer, Record, empty_record
 from .choice import evaluations_per_step
+from .flow_solver import AbstractFlowSolver
 from .stopping import AbstractStop
 
 
@@ -134,7 +135,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         t_excess=keep(new_excess, state.t_excess),
         dt=attempt.next_dt,
         parameters=parameters,
-        solver_state=jax.tree.map(keep, attempt.solver_state, state.solver_state),
+        solver_state=jax.tree.map(keep, attempt.solver_state, _after_rejection(problem, state, attempt)),
         controller_state=attempt.controller_state,
         steps=steps,
         rejected=state.rejected + jnp.where(accepted, 0, 1),
@@ -142,6 +143,12 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         status=status,
         record=_save(problem, state.record, t, steps, accepted, status, at),
     )
+
+
+def _after_rejection(problem: FlowProblem, state: FlowState, attempt: _Attempt) -> PyTree:
+    if isinstance(problem.solver, AbstractFlowSolver):
+        return problem.solver.after_rejection(state.solver_state, attempt.solver_state)
+    return state.solver_state
 
 
 def _later(state: FlowState, dt: Array) -> tuple[Array, Array]:

@@ -1,0 +1,72 @@
+"""Conjugate gradients for I + cH, with H symmetric but not necessarily positive."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_NEGATIVE_CURVATURE = 0.02
+
+
+class Solution(NamedTuple):
+    """Where the iteration ended: x, the products spent, and whether its residual is small."""
+
+    x: Float[Array, " P"]
+    products: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class _Iterate(NamedTuple):
+    x: Float[Array, " P"]
+    residual: Float[Array, " P"]
+    direction: Float[Array, " P"]
+    products: Int[Array, ""]
+    converged: Bool[Array, ""]
+    indefinite: Bool[Array, ""]
+
+
+def conjugate_gradients(
+    product: Callable[[Float[Array, " P"]], Float[Array, " P"]],
+    right: Float[Array, " P"],
+    is_small: Callable[[Float[Array, " P"]], Bool[Array, ""]],
+    *,
+    most: int,
+    skip: bool | Bool[Array, ""] = False,
+) -> Solution:
+    """Solve (I + cH) x = `right` from x = 0.
+
+    **Arguments:** `product`: v ↦ (I + cH) v; `is_small`: whether a residual is small enough; `most`: products to spend;
+    `skip`: return at once (a `lax.cond` would compute both branches under `vmap`; a loop of no iterations does not).
+    **Returns:** the solution. It has not converged when `most` products were spent, or when a direction p turned up
+    with pᵀ(I + cH)p ≤ 0.02‖p‖², where H has negative curvature too strong for c.
+    **Source:** Hestenes & Stiefel 1952.
+    """
+
+    def iterate(s: _Iterate) -> _Iterate:
+        image, squared = product(s.direction), s.residual @ s.residual
+        curvature = s.direction @ image
+        indefinite = ~(curvature > _NEGATIVE_CURVATURE * (s.direction @ s.direction))
+        step = jnp.where(indefinite, 0, squared / curvature)
+        residual = s.residual - step * image
+        return _Iterate(
+            x=s.x + step * s.direction,
+            residual=residual,
+            direction=residual + (residual @ residual / squared) * s.direction,
+            products=s.products + 1,
+            converged=~indefinite & is_small(residual),
+            indefinite=indefinite,
+        )
+
+    first = _Iterate(
+        x=jnp.zeros_like(right),
+        residual=right,
+        direction=right,
+        products=jnp.zeros((), jnp.int32),
+        converged=is_small(right),
+        indefinite=jnp.asarray(False),
+    )
+    unfinished = lambda s: ~(s.converged | s.indefinite | skip) & (s.products < most)
+    last = jax.lax.while_loop(unfinished, iterate, first)
+    return Solution(last.x, last.products, last.converged & ~jnp.asarray(skip))

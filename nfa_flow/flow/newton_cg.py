@@ -1,0 +1,124 @@
+"""Newton's method for the implicit step of a gradient flow, its linear systems solved by conjugate gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .conjugate_gradients import Solution, conjugate_gradients
+
+_MOST_ITERATIONS = 4
+_MOST_PRODUCTS = 300
+_LINEAR_SHARE = 0.5  # of the tolerance that the residual of a linear system may use
+_DIFFERENCE = 1e-7  # of ‖θ‖: balances truncation against round-off in float64
+
+
+class Correction(NamedTuple):
+    """What an implicit step adds to its prediction, and what finding it cost and taught."""
+
+    d: Float[Array, " P"]
+    converged: Bool[Array, ""]
+    rate: Float[Array, ""]
+    exact: Bool[Array, ""]
+    gradients: Int[Array, ""]
+    products: Int[Array, ""]
+
+
+class _Iterate(NamedTuple):
+    correction: Correction
+    size: Float[Array, ""]
+    failed: Bool[Array, ""]
+
+
+class NewtonCG(eqx.Module):
+    """Solves d = a·F(y + d) − ψ for d, where F is a step times minus a gradient, to a fraction of a tolerance.
+
+    **Arguments:**
+    - `rtol`, `atol`, `norm`: in which errors are measured; `diffrax.with_stepsize_controller_tols(NewtonCG)()` leaves
+      them to the step size controller.
+    - `exact_products`: whether Hessian-vector products are exact derivatives or finite differences of gradients (which
+      take about half as long). None: finite differences in float64, until their noise shows; exact ones in float32.
+    """
+
+    rtol: Any
+    atol: Any
+    norm: Callable[[PyTree], Array]
+    exact_products: bool | None = eqx.field(static=True, default=None)
+
+    def scale(self, *ys: Float[Array, " P"]) -> Float[Array, " P"]:
+        """The error that is tolerated in each component of a step between these values."""
+        largest = jnp.max(jnp.abs(jnp.stack(ys)), axis=0)
+        return jnp.asarray(self.atol, largest.dtype) + jnp.asarray(self.rtol, largest.dtype) * largest
+
+    def size(self, v: Float[Array, " P"], scale: Float[Array, " P"]) -> Float[Array, ""]:
+        """How large a vector is in units of the tolerance."""
+        return self.norm(v / scale)
+
+    def solve(
+        self,
+        field: Callable[[Float[Array, " P"]], Float[Array, " P"]],
+        y: Float[Array, " P"],
+        psi: Float[Array, " P"],
+        a: Float[Array, ""],
+        scale: Float[Array, " P"],
+        share: Float[Array, ""],
+        rate: Float[Array, ""],
+        exact: Bool[Array, ""],
+    ) -> Correction:
+        """The correction d, to `share` of the tolerance `scale`.
+
+        **Arguments:** `field`: F; `rate`: the contraction of Newton's iteration as last seen (1: not known), which
+        decides whether one iteration can be trusted; `exact`: whether finite differences have proven too noisy.
+        """
+        is_small = lambda residual: self.size(residual, scale) < _LINEAR_SHARE * share
+
+        def iterate(s: _Iterate) -> _Iterate:
+            old = s.correction
+            base = y + old.d
+            at_base, tangent = jax.linearize(field, base)
+            solution, exact = self._linear_solve(
+                lambda v: v - a * tangent(v),
+                lambda v: v - a * _difference(field, base, at_base, v),
+                a * at_base - psi - old.d,
+                is_small,
+                old.exact,
+            )
+            size, first = self.size(solution.x, scale), old.gradients == 0
+            contraction = size / s.size
+            rate = jnp.where(first, old.rate, contraction)
+            converged = solution.converged & (jnp.minimum(rate, 1) * size < share)
+            failed = ~solution.converged | (~first & (contraction > 2)) | ~jnp.isfinite(size)
+            products = old.products + solution.products
+            return _Iterate(
+                Correction(old.d + solution.x, converged, rate, exact, old.gradients + 1, products), size, failed
+            )
+
+        none = jnp.zeros((), jnp.int32)
+        nothing = Correction(jnp.zeros_like(y), jnp.asarray(False), rate, exact, none, none)
+        unfinished = lambda s: ~s.correction.converged & ~s.failed & (s.correction.gradients < _MOST_ITERATIONS)
+        start = _Iterate(nothing, jnp.ones((), y.dtype), jnp.asarray(False))
+        return jax.lax.while_loop(unfinished, iterate, start).correction
+
+    def _linear_solve(self, exact_product, difference, right, is_small, exact) -> tuple[Solution, Bool[Array, ""]]:
+        """The solution, and whether it needed exact products although finite differences were tried."""
+        always_exact = right.dtype != jnp.float64 if self.exact_products is None else self.exact_products
+        solve = lambda product, skip: conjugate_gradients(product, right, is_small, most=_MOST_PRODUCTS, skip=skip)
+        if always_exact:
+            return solve(exact_product, False), exact
+        cheap = solve(difference, exact)
+        if self.exact_products is False:
+            return cheap, exact
+        better = solve(exact_product, cheap.converged)
+        x = jnp.where(cheap.converged, cheap.x, better.x)
+        # Where both failed the curvature is to blame, not the noise.
+        needed = better.converged & ~cheap.converged
+        return Solution(x, cheap.products + better.products, cheap.converged | better.converged), needed
+
+
+def _difference(field, base: Float[Array, " P"], at_base: Float[Array, " P"], v: Float[Array, " P"]) -> Array:
+    """J v by a finite difference of the field."""
+    epsilon = _DIFFERENCE * (1 + jnp.linalg.norm(base)) / jnp.linalg.norm(v)
+    return (field(base + epsilon * v) - at_base) / epsilon
