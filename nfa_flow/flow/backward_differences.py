@@ -1,6 +1,6 @@
 """The past of a multistep method as backward differences: prediction, update, change of step, interpolation.
 
-Row j − 1 of `differences` holds the j-th backward difference D_j of the solution at equal steps h. A method of order k
+Entry j − 1 of `differences` is the j-th backward difference D_j of the solution at equal steps h. A method of order k
 uses D_1 … D_k; D_{k+1} and D_{k+2} are kept for the choice of the order.
 
 Source: Shampine & Reichelt 1997, section 2.
@@ -12,44 +12,45 @@ import diffrax
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-Differences = Float[Array, "rows P"]
-
-
-def combine(differences: Differences, weights: Float[Array, " rows"], order: Int[Array, ""]) -> Float[Array, " P"]:
-    """Σ_{j ≤ order} weights_j D_j."""
-    inside = jnp.arange(len(weights)) < order
-    return jnp.where(inside, weights, 0) @ differences
+# Vectors of their own rather than rows of a matrix: XLA then updates each in place, where it would copy the matrix.
+Differences = tuple[Float[Array, " P"], ...]
 
 
-def difference(differences: Differences, j: Int[Array, ""]) -> Float[Array, " P"]:
-    """D_j."""
-    return jax.lax.dynamic_index_in_dim(differences, j - 1, keepdims=False)
+def combine(differences: Differences, weights: Float[Array, " rows"]) -> Float[Array, " P"]:
+    """Σ_j weights_j D_j."""
+    weights = weights.astype(differences[0].dtype)
+    return sum((w * D for w, D in zip(weights[1:], differences[1:], strict=True)), weights[0] * differences[0])
 
 
-def with_step(differences: Differences, order: Int[Array, ""], factor: Float[Array, ""]) -> Differences:
-    """The differences of the same polynomial at steps `factor` times as large."""
-    rows = len(differences)
+def change_of_step(rows: int, order: Int[Array, ""], factor: Float[Array, ""]) -> Float[Array, "rows rows"]:
+    """The matrix that maps D_1 … D_rows to the differences of the same polynomial at steps `factor` times as large.
+
+    It is upper triangular, changes only D_1 … D_order, and is the identity where `factor` is 1.
+    """
     i, j = jnp.arange(1, rows + 1)[:, None], jnp.arange(1, rows + 1)[None, :]
     R = lambda f: jnp.cumprod((i - 1 - f * j) / i, axis=0)
-    inside = (i <= order) & (j <= order)
-    change = jnp.where(inside, (R(factor) @ R(1.0)).T, jnp.eye(rows)).astype(differences.dtype)
-    # Row by row, as D_j depends on D_j, D_{j+1}, … only: in place, where a product would need a second copy.
-    for row in range(rows):
-        differences = differences.at[row].set(change[row, row:] @ differences[row:])
-    return differences
+    return jnp.where((i <= order) & (j <= order), (R(factor) @ R(1.0)).T, jnp.eye(rows))
 
 
-def after_step(differences: Differences, order: Int[Array, ""], d: Float[Array, " P"]) -> Differences:
-    """The differences one step later, where `d` is what the step added to its prediction."""
-    above, newest = d - difference(differences, order + 1), d
-    for row in reversed(range(len(differences))):
-        j, old = row + 1, differences[row]
+def after_step(
+    differences: Differences,
+    change: Float[Array, "rows rows"],
+    order: Int[Array, ""],
+    d: Float[Array, " P"],
+    accepted: Bool[Array, ""],
+) -> Differences:
+    """The differences after a change of step and a step that added `d` to its prediction; before it, if rejected."""
+    rows = jnp.arange(1, len(differences) + 1)
+    above = d - combine(differences, (rows == order + 1) @ change)
+    newest, after = d, []
+    for j in reversed(range(1, len(differences) + 1)):
+        old = combine(differences[j - 1 :], change[j - 1, j - 1 :])
         newest = jnp.where(j <= order, old + newest, newest)
         new = jnp.where(j <= order + 1, newest, jnp.where(j == order + 2, above, old))
-        differences = differences.at[row].set(new)
-    return differences
+        after.append(jnp.where(accepted, new, old))
+    return tuple(reversed(after))
 
 
 class BackwardDifferenceInterpolation(diffrax.AbstractLocalInterpolation):
@@ -68,5 +69,5 @@ class BackwardDifferenceInterpolation(diffrax.AbstractLocalInterpolation):
         y1, unravel = ravel_pytree(self.y1)
         steps = (t0 - self.t1) / (self.t1 - self.t0)
         j = jnp.arange(len(self.differences))
-        weights = jnp.cumprod((steps + j) / (j + 1)).astype(y1.dtype)
-        return unravel(y1 + combine(self.differences, weights, self.order))
+        weights = jnp.where(j < self.order, jnp.cumprod((steps + j) / (j + 1)), 0)
+        return unravel(y1 + combine(self.differences, weights))

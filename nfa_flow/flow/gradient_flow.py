@@ -194,9 +194,10 @@ def _controlled(
     solver: diffrax.AbstractSolver, rtol: Any, atol: Any, dt0: Any, dtype: DTypeLike
 ) -> tuple[diffrax.AbstractSolver, diffrax.PIDController | None]:
     """The solver with its tolerances set, and its step size controller; None for a constant step."""
-    # Proportional-integral control: fewer rejected steps than the default where stability limits the step.
-    coefficients = {} if isinstance(solver, NDF) else {"pcoeff": 0.3, "icoeff": 0.4}
-    controller = diffrax.PIDController(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), **coefficients)
+    # Proportional-integral control: fewer rejected steps than the default where stability limits the step. NDF selects
+    # its steps itself, through the default coefficients.
+    pcoeff, icoeff = (0.0, 1.0) if isinstance(solver, NDF) else (0.3, 0.4)
+    controller = diffrax.PIDController(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), pcoeff=pcoeff, icoeff=icoeff)
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         solver = _with_tolerances(solver, controller)
     if dt0 is not None:

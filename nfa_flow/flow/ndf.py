@@ -16,8 +16,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..checks import wrong
-from .backward_differences import BackwardDifferenceInterpolation, after_step, combine, difference, with_step
+from ..checks import require_integer, wrong
+from .backward_differences import BackwardDifferenceInterpolation, Differences, after_step, change_of_step, combine
 from .flow_solver import AbstractFlowSolver
 from .newton_cg import NewtonCG
 
@@ -25,7 +25,8 @@ from .newton_cg import NewtonCG
 _KAPPA = np.array([0, -0.185, -1 / 9, -0.0823, -0.0415, 0, 0])
 _GAMMA = np.cumsum([0, *(1 / np.arange(1, 8))])
 _ALPHA = (1 - _KAPPA) * _GAMMA[:7]
-_ERROR = _KAPPA * _GAMMA[:7] + 1 / np.arange(1, 8)
+# One entry more, so that k + 1 can be asked for at order 6.
+_ERROR = np.append(_KAPPA * _GAMMA[:7] + 1 / np.arange(1, 8), np.inf)
 
 # The error at the end of a run is several times the error of a step: with this factor it stays below 10·rtol on the
 # problems of benchmarks/solvers.py.
@@ -36,7 +37,7 @@ _SAFETY = 0.9  # of diffrax's controllers
 
 
 class _State(eqx.Module):
-    differences: Float[Array, "rows P"]
+    differences: Differences
     h: Float[Array, ""]
     order: Int[Array, ""]
     equal_steps: Int[Array, ""]
@@ -82,7 +83,8 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
     interpolation_cls: ClassVar[Callable[..., BackwardDifferenceInterpolation]] = BackwardDifferenceInterpolation
 
     def __check_init__(self):
-        if self.max_order not in range(1, 7):
+        require_integer("max_order", self.max_order, at_least=1)
+        if self.max_order > 6:
             raise wrong("max_order", "an integer from 1 to 6", repr(self.max_order))
 
     def order(self, terms: Any) -> int:
@@ -115,27 +117,29 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         self, terms: Any, t0: Any, t1: Any, y0: PyTree, args: Any, solver_state: _State, made_jump: Any
     ) -> tuple[PyTree, PyTree, dict[str, Any], _State, diffrax.RESULTS]:
         y, unravel = ravel_pytree(y0)
-        state = self._at_step(jnp.asarray(t1 - t0, y.dtype), solver_state)
         if made_jump is not False:
-            fresh = lambda: self._restarted(state, terms, t0, t1, y0, args)
-            state = jax.lax.cond(made_jump, fresh, lambda: state)
-        k, differences, newton = state.order, state.differences, self.root_finder
-        alpha, gamma = jnp.asarray(_ALPHA, y.dtype), jnp.asarray(_GAMMA[1 : len(differences) + 1], y.dtype)
-
-        predicted = y + combine(differences, jnp.ones(len(differences), y.dtype), k)
-        psi = combine(differences, gamma, k) / alpha[k]
+            fresh = lambda: self._restarted(solver_state, terms, t0, t1, y0, args)
+            solver_state = jax.lax.cond(made_jump, fresh, lambda: solver_state)
+        state, change = _at_step(jnp.asarray(t1 - t0, y.dtype), solver_state)
+        k, newton, rows = state.order, self.root_finder, jnp.arange(1, self.max_order + 2)
+        # The differences at the new step are not formed before its end: a second copy would stay during the solve.
+        combined = lambda weights: combine(state.differences, weights @ change)
+        alpha = jnp.asarray(_ALPHA, y.dtype)[k]
+        predicted = y + combined(jnp.where(rows <= k, 1.0, 0.0))
+        psi = combined(jnp.where(rows <= k, jnp.asarray(_GAMMA)[rows], 0)) / alpha
         scale = newton.scale(y, predicted) / _CAUTION
         control = terms.contr(t0, t1)
         field = lambda v: ravel_pytree(terms.vf_prod(t1, unravel(v), args, control))[0]
         share = _NEWTON_SHARE / jnp.asarray(_ERROR, y.dtype)[k]
-        correction = newton.solve(field, predicted, psi, 1 / alpha[k], scale, share, state.rate, state.exact)
+        correction = newton.solve(field, predicted, psi, 1 / alpha, scale, share, state.rate, state.exact)
 
         d = correction.d
-        verdict = self._judge(state, correction.converged, self._errors(differences, k, d, scale))
+        sizes = [newton.size(v, scale) for v in (d + combined(rows == k), d, d - combined(rows == k + 1))]
+        errors = jnp.asarray(_ERROR, y.dtype)[k + jnp.arange(-1, 2)] * jnp.stack(sizes)
+        verdict = self._judge(state, correction.converged, errors)
         accepted = verdict.accepted
-        new_differences = after_step(differences, k, d)
         new_state = _State(
-            differences=jnp.where(accepted, new_differences, differences),
+            differences=after_step(state.differences, change, k, d, accepted),
             h=state.h,
             order=verdict.order,
             equal_steps=jnp.where(accepted & (verdict.factor == 1), state.equal_steps + 1, 0),
@@ -163,39 +167,15 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
             "largest_order": state.largest_order,
         }
 
-    def _first_differences(self, terms: Any, t0: Any, t1: Any, y0: PyTree, args: Any) -> Float[Array, "rows P"]:
+    def _first_differences(self, terms: Any, t0: Any, t1: Any, y0: PyTree, args: Any) -> Differences:
         step, _ = ravel_pytree(terms.vf_prod(t0, y0, args, terms.contr(t0, t1)))
-        return jnp.zeros((self.max_order + 1, step.size), step.dtype).at[0].set(step)
-
-    def _at_step(self, h: Float[Array, ""], state: _State) -> _State:
-        """The state with its differences at steps `h`."""
-        changed = jnp.abs(h / state.h - 1) > 8 * jnp.finfo(h.dtype).eps
-        rescale = lambda: with_step(state.differences, state.order, h / state.h)
-        differences = jax.lax.cond(changed, rescale, lambda: state.differences)
-        reset = lambda value, old: jnp.where(changed, jnp.asarray(value, old.dtype), old)
-        return eqx.tree_at(
-            lambda s: (s.differences, s.h, s.equal_steps, s.rate),
-            state,
-            # Newton's contraction is proportional to the step: look at it anew.
-            (differences, h, reset(0, state.equal_steps), reset(1, state.rate)),
-        )
+        return step, *(jnp.zeros_like(step) for _ in range(self.max_order))
 
     def _restarted(self, state: _State, terms: Any, t0: Any, t1: Any, y0: PyTree, args: Any) -> _State:
         """The state after a jump of the solution, where its past says nothing."""
-        one = jnp.ones_like(state.order)
-        return eqx.tree_at(
-            lambda s: (s.differences, s.order, s.equal_steps, s.gradients),
-            state,
-            (self._first_differences(terms, t0, t1, y0, args), one, 0 * one, state.gradients + 1),
-        )
-
-    def _errors(self, differences, k, d, scale) -> Float[Array, "3"]:
-        """The error of the step at orders k − 1, k, k + 1 in units of the tolerance."""
-        constant = jnp.asarray(_ERROR, d.dtype)
-        size = lambda v: self.root_finder.size(v, scale)
-        lower = constant[k - 1] * size(d + difference(differences, k))
-        higher = constant[jnp.minimum(k + 1, 6)] * size(d - difference(differences, k + 1))
-        return jnp.stack([lower, constant[k] * size(d), higher])
+        h, one = jnp.asarray(t1 - t0, state.h.dtype), jnp.ones_like(state.order)
+        values = (self._first_differences(terms, t0, t1, y0, args), h, one, 0 * one, state.gradients + 1)
+        return eqx.tree_at(lambda s: (s.differences, s.h, s.order, s.equal_steps, s.gradients), state, values)
 
     def _judge(self, state: _State, converged: Bool[Array, ""], errors: Float[Array, "3"]) -> _Verdict:
         """Accept or reject; choose among orders k − 1, k, k + 1 the one that allows the largest step.
@@ -216,6 +196,16 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         change = (ready & (factor > 1)) | (~accepted & converged)
         order = jnp.where(change, orders[best], k).astype(k.dtype)
         return _Verdict(accepted, order, jnp.where(accepted, larger, smaller))
+
+
+def _at_step(h: Float[Array, ""], state: _State) -> tuple[_State, Float[Array, "rows rows"]]:
+    """The state at steps `h`, and the matrix that brings its differences there."""
+    changed = jnp.abs(h / state.h - 1) > 8 * jnp.finfo(h.dtype).eps
+    change = change_of_step(len(state.differences), state.order, jnp.where(changed, h / state.h, 1))
+    reset = lambda value, old: jnp.where(changed, jnp.asarray(value, old.dtype), old)
+    # Newton's contraction is proportional to the step: look at it anew.
+    values = (h, reset(0, state.equal_steps), reset(1, state.rate))
+    return eqx.tree_at(lambda s: (s.h, s.equal_steps, s.rate), state, values), change
 
 
 def _asking_for(verdict: _Verdict) -> Float[Array, ""]:

@@ -78,9 +78,9 @@ class NewtonCG(eqx.Module):
         def iterate(s: _Iterate) -> _Iterate:
             old = s.correction
             base = y + old.d
-            at_base, tangent = jax.linearize(field, base)
+            at_base = field(base)
             solution, exact = self._linear_solve(
-                lambda v: v - a * tangent(v),
+                lambda v: v - a * jax.jvp(field, (base,), (v,))[1],
                 lambda v: v - a * _difference(field, base, at_base, v),
                 a * at_base - psi - old.d,
                 is_small,
