@@ -2,10 +2,13 @@
 
 `make_objective` picks the cheapest exact form. A linear network with the squared loss sees the data only through its
 second moments: their triangular factor stands in for the samples, and a gradient costs the same for any n.
+
+With mobilities m, the flow dθ/dt = −m∇ is a plain gradient flow of z = θ/√m. Such an objective is a function of z: its
+Hessian √m H √m is symmetric, as every solver made for gradient flow needs it.
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -19,12 +22,15 @@ from .data import Dataset, moment_factor
 from .losses import Loss, cross_entropy, mse, resolve
 from .nets import MLP
 
+Mobility = Sequence[float | Float[Array, ""]] | PyTree
+
 
 class AbstractObjective(eqx.Module):
     """A differentiable function of the trainable parameters of one network on one dataset."""
 
     frozen: eqx.AbstractVar[PyTree]
     weight_decay: eqx.AbstractVar[Float[Array, ""]]
+    root_mobility: eqx.AbstractVar[PyTree | None]  # √m in the shape of the parameters; None where m = 1
 
     @abc.abstractmethod
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
@@ -32,7 +38,11 @@ class AbstractObjective(eqx.Module):
 
     def net(self, parameters: PyTree) -> Any:
         """The whole network with these parameters."""
-        return eqx.combine(parameters, self.frozen)
+        return eqx.combine(self.natural(parameters), self.frozen)
+
+    def natural(self, parameters: PyTree) -> PyTree:
+        """The network's own arrays θ = √m z."""
+        return _times(self.root_mobility, parameters)
 
     def gradient(self, parameters: PyTree) -> PyTree:
         """∇ℒ + λθ."""
@@ -44,7 +54,8 @@ class AbstractObjective(eqx.Module):
         return loss, self._with_decay(gradient, parameters)
 
     def _with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
-        return jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, parameters)
+        pull = _times(self.root_mobility, self.natural(parameters))
+        return jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
 
 
 class SampleObjective(AbstractObjective):
@@ -52,6 +63,7 @@ class SampleObjective(AbstractObjective):
 
     frozen: PyTree
     weight_decay: Float[Array, ""]
+    root_mobility: PyTree | None
     data: Dataset
     loss_function: Callable = eqx.field(static=True)
 
@@ -80,6 +92,7 @@ class MomentObjective(AbstractObjective):
 
     frozen: PyTree
     weight_decay: Float[Array, ""]
+    root_mobility: PyTree | None
     factor: Float[Array, "r m"]
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
@@ -92,15 +105,22 @@ class MomentObjective(AbstractObjective):
 
 
 def make_objective(
-    net: Any, data: Dataset, loss: Loss, weight_decay: float | Float[Array, ""], *, by_samples: bool = False
+    net: Any,
+    data: Dataset,
+    loss: Loss,
+    weight_decay: float | Float[Array, ""],
+    *,
+    mobility: Mobility | None = None,
+    by_samples: bool = False,
 ) -> tuple[PyTree, AbstractObjective]:
     """Split a network into its trainable parameters and the objective that they minimise.
 
     **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name or a
     function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every floating-point array of the network;
-    `by_samples`: never replace the samples by their moments, as minibatches need.
-    **Returns:** (parameters, objective). The parameters are the network's inexact arrays.
-    **Raises:** ValueError naming `net`, `data`, `loss` or `weight_decay`.
+    `mobility`: m > 0, one per layer of an `MLP` or a tree in the shape of the parameters; `by_samples`: never replace
+    the samples by their moments, as minibatches need.
+    **Returns:** (parameters, objective). The parameters are the network's inexact arrays, divided by √m.
+    **Raises:** ValueError naming `net`, `data`, `loss`, `weight_decay` or `mobility`.
     """
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`", f"a {type(data).__name__}")
@@ -117,10 +137,36 @@ def make_objective(
     if loss_function is cross_entropy:
         _check_distributions(data)
     decay = jnp.asarray(weight_decay, dtype)
+    root = None if mobility is None else _root_mobility(mobility, net, parameters)
+    if root is not None:
+        parameters = jax.tree.map(lambda p, r: p / r, parameters, root)
     if not by_samples and isinstance(net, MLP) and net.is_linear and loss_function is mse:
         factor = moment_factor(data, intercept=net.layers[0].bias is not None)
-        return parameters, MomentObjective(frozen, decay, factor)
-    return parameters, SampleObjective(frozen, decay, data, loss_function)
+        return parameters, MomentObjective(frozen, decay, root, factor)
+    return parameters, SampleObjective(frozen, decay, root, data, loss_function)
+
+
+def _root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
+    """√m in the shape of the parameters, from one number per layer or from a tree of numbers or arrays."""
+    must_be = "positive numbers, one per layer of an `MLP` or in the structure of the network's arrays"
+    for m in jax.tree.leaves(mobility):
+        if not is_traced(m) and not (np.all(np.isfinite(m)) and np.all(np.asarray(m) > 0)):
+            raise wrong("mobility", must_be, repr(m))
+    if isinstance(net, MLP) and isinstance(mobility, Sequence):
+        if len(mobility) != len(net.layers):
+            raise wrong("mobility", must_be, f"of {len(mobility)} numbers for {len(net.layers)} layers")
+        layers = [jax.tree.map(lambda _, m=m: m, layer) for m, layer in zip(mobility, parameters.layers, strict=True)]
+        mobility = eqx.tree_at(lambda p: p.layers, parameters, tuple(layers))
+    try:
+        return jax.tree.map(
+            lambda p, m: jnp.broadcast_to(jnp.sqrt(jnp.asarray(m, p.dtype)), p.shape), parameters, mobility
+        )
+    except ValueError as error:
+        raise wrong("mobility", must_be, str(error).splitlines()[0]) from None
+
+
+def _times(root: PyTree | None, parameters: PyTree) -> PyTree:
+    return parameters if root is None else jax.tree.map(lambda r, p: r * p, root, parameters)
 
 
 def _check_distributions(data: Dataset) -> None:

@@ -1,6 +1,8 @@
 """What a run writes down: observables of the network at chosen moments, in buffers of fixed size."""
 
+import abc
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +19,17 @@ _TAKEN = ("time", "step", "net", "nets")
 Observe = Mapping[str, Callable[[Any, Dataset], PyTree]]
 
 
+class AbstractRunObservable(eqx.Module):
+    """An observable of the run: besides the network and the data it sees what is minimised and what the solver knows.
+
+    It is also an ordinary observable: a subclass has `__call__(net, data)` too.
+    """
+
+    @abc.abstractmethod
+    def of_run(self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]) -> PyTree:
+        """The value at `parameters`; `known`: by name, what a solver has found out at its last step."""
+
+
 class Observer(eqx.Module):
     """Evaluates the user's observables `(net, data) -> array`; without any, the loss that is being minimised."""
 
@@ -25,15 +38,22 @@ class Observer(eqx.Module):
     data: Dataset
     keep_parameters: bool = eqx.field(static=True)
 
-    def __call__(self, objective: AbstractObjective, parameters: PyTree) -> PyTree:
+    def __call__(
+        self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array] = MappingProxyType({})
+    ) -> PyTree:
         # "highest": a GPU would otherwise multiply float32 in TF32, with three digits.
         with jax.default_matmul_precision("highest"):
             if self.observables is None:
                 observed = (objective.loss(parameters),)
             else:
                 net = objective.net(parameters)
-                observed = tuple(observable(net, self.data) for observable in self.observables)
-        return jax.tree.map(jnp.asarray, observed), parameters if self.keep_parameters else None
+                observed = tuple(
+                    observable.of_run(objective, parameters, known)
+                    if isinstance(observable, AbstractRunObservable)
+                    else observable(net, self.data)
+                    for observable in self.observables
+                )
+        return jax.tree.map(jnp.asarray, observed), objective.natural(parameters) if self.keep_parameters else None
 
 
 def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_parameters: bool) -> Observer:

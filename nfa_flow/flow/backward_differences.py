@@ -60,7 +60,7 @@ class BackwardDifferenceInterpolation(diffrax.AbstractLocalInterpolation):
     t1: Any
     y1: PyTree
     differences: Differences
-    order: Int[Array, ""]
+    order: Float[Array, ""]  # not an integer: diffrax fills what it does not use with infinity
 
     def evaluate(self, t0: Any, t1: Any | None = None, left: bool = True) -> PyTree:
         """The solution at `t0`, or its increment from `t0` to `t1`."""

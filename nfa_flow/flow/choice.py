@@ -1,37 +1,56 @@
 """Which solver follows a flow when the user names none, and how many gradients a solver's step costs."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
-from jax.numpy import finfo
+import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from ..checks import is_traced
 from .flow_solver import AbstractFlowSolver
+from .ndf import NDF
+from .tsrkc3 import TSRKC3
 
-_DOPRI8_BELOW = 1e-7
 _KINKS_COST_BELOW = 1e-4
+_LOOSE = 3e-3
+_NDF_VECTORS = 26  # parameter vectors, by XLA's account of a whole solve (`python benchmarks/solvers.py --scaling`)
+_NDF_BYTES = 4 * 2**30
 
 
-def choose_solver(rtol: Any, *, has_kinks: bool) -> tuple[diffrax.AbstractSolver, str]:
-    """A solver for this tolerance, and the reason in words.
+def choose_solver(
+    rtol: Any, parameter_bytes: int, *, has_kinks: bool, stiffness: Callable[[], float | None]
+) -> tuple[diffrax.AbstractSolver, str]:
+    """A solver for this flow, and the reason in words.
 
-    High order pays when the tolerance is tight and the vector field smooth; across the kinks of piecewise linear
-    activations no method keeps its order, so the cheaper pair is as good.
+    **Arguments:** `stiffness`: asked only where it matters, gives sharpness at the start × horizon, or None where that
+    is not known (under `jax.vmap`).
+
+    Measured with `python benchmarks/solvers.py`: on smooth networks NDF needs about as many gradients as the best
+    explicit pair where the flow is not stiff (so changing from one to the other within a run would not pay), and far
+    fewer where it is. Across the kinks of piecewise linear activations no method keeps its order; loose tolerances and
+    long horizons belong to the stabilised method, the rest to an explicit pair.
     """
-    if has_kinks:
-        return diffrax.Tsit5(), "piecewise linear activation: trajectory accuracy is not certified across kinks"
-    if is_traced(rtol) or rtol >= _DOPRI8_BELOW:
-        return diffrax.Tsit5(), f"rtol ≥ {_DOPRI8_BELOW:g}"
-    return diffrax.Dopri8(), f"rtol < {_DOPRI8_BELOW:g}"
+    if not has_kinks:
+        if parameter_bytes * _NDF_VECTORS > _NDF_BYTES:
+            return TSRKC3(), f"smooth, but too large for the {_NDF_VECTORS} parameter vectors of NDF"
+        return NDF(), "smooth activations"
+    warning = "trajectory accuracy is not certified across kinks"
+    if is_traced(rtol):
+        return diffrax.Tsit5(), f"kinks: {warning}"
+    product = stiffness()
+    shown = "" if product is None else f", sharpness × horizon = {product:.3g}"
+    if rtol >= _LOOSE or (product is not None and rtol * product >= 3):
+        return TSRKC3(), f"kinks at a loose tolerance or over a long horizon{shown}: {warning}"
+    return diffrax.Tsit5(), f"kinks{shown}: {warning}"
 
 
 def warn_about_tolerance(rtol: Any, dtype: DTypeLike, *, has_kinks: bool) -> None:
     """Say so when a tolerance asks for more than the floating-point type or a kinked network can give."""
     if is_traced(rtol):
         return
-    resolution = 8 * float(finfo(dtype).eps)
+    resolution = 8 * float(jnp.finfo(dtype).eps)
     if rtol < resolution:
         message = (
             f"`rtol` = {rtol:g} is finer than {dtype} can give (about {resolution:.1g}); "

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -16,9 +17,11 @@ from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, drive
 from ..losses import Loss
-from ..objective import MomentObjective, make_objective
+from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
 from ..observation import Observe, make_observer
+from ..sharpness import sharpness_of
 from ..trajectory import Trajectory, conclude, make_trajectory
+from .certify import with_error_estimate
 from .choice import choose_solver, evaluations_per_step, warn_about_tolerance
 from .flow_solver import AbstractFlowSolver
 from .integrate import FlowProblem, FlowState, advance, start
@@ -28,6 +31,7 @@ from .times import log_times
 
 _start = eqx.filter_jit(start)
 _advance = eqx.filter_jit(advance)
+_sharpness = eqx.filter_jit(sharpness_of)
 
 
 def gradient_flow(
@@ -37,21 +41,23 @@ def gradient_flow(
     *,
     t0: float | Float[Array, ""] = 0.0,
     weight_decay: float | Float[Array, ""] = 0.0,
+    mobility: Mobility | None = None,
     loss: Loss = "mse",
     observe: Observe | None = None,
     save_at: Sequence[float] | Float[np.ndarray, " s"] | Float[Array, " s"] | None = None,
     save_nets: bool = False,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float | Float[Array, ""] = 1e-6,
-    atol: float | Float[Array, ""] = 1e-9,
+    atol: float | Float[Array, ""] | None = None,
     dt0: float | Float[Array, ""] | None = None,
     max_steps: int = 1_000_000,
     stop: AbstractStop | Sequence[AbstractStop] = (),
+    certify: bool = False,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
     throw: bool = True,
 ) -> Trajectory:
-    """Integrate dθ/dt = −∇_θ[ℒ(θ) + (λ/2)‖θ‖²] from `net` at time `t0` to time `t1`.
+    """Integrate dθ/dt = −m ∇_θ[ℒ(θ) + (λ/2)‖θ‖²] from `net` at time `t0` to time `t1`; m = 1 unless said.
 
     ℒ is the (weighted) mean of the per-sample loss. A linear `MLP` with the squared loss is integrated through the
     second moments of the data, at a cost that does not depend on the number of samples.
@@ -61,41 +67,63 @@ def gradient_flow(
     - `data`: the samples.
     - `t1`, `t0`: end and start in gradient-flow time; to go on from an earlier run pass its `net` and `end_time`.
     - `weight_decay`: λ ≥ 0.
+    - `mobility`: m > 0: one number per layer of an `MLP`, or a tree of numbers or arrays in the structure of the
+      network's floating-point arrays.
     - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
       memory grows with the number of observations only. Without it, the loss. Pass the same function objects again to
       avoid recompilation.
     - `save_at`: increasing times in [t0, t1]; by default t0 and 60 log-spaced times up to t1.
     - `save_nets`: also keep the network at each of these times.
-    - `solver`: any one-step diffrax ODE solver; None chooses by tolerance and says why in `stats`.
-    - `rtol`, `atol`: tolerances of the local error per parameter.
+    - `solver`: any one-step diffrax ODE solver, `nf.flow.NDF`, `TSRKC3` and `RKC2` among them. None chooses by the
+      activations (kinks or none), tolerance, sharpness × horizon and size; `stats` tells which and why.
+    - `rtol`, `atol`: tolerances of the error of a step per parameter, by default `atol` = rtol/1000. With mobility m
+      the absolute one is that of θ/√m. The relative error of all parameters at the end of a run stays within about
+      10 × `rtol` where the flow does not itself amplify errors.
     - `dt0`: first step. It is the constant step of a solver without an error estimate (`diffrax.Euler`).
     - `max_steps`: bound on accepted and rejected steps together.
     - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step where one holds, and that
       moment is observed.
+    - `certify`: estimate the error by a second run at a tenth of the tolerances, and add it to what is observed, as
+      `parameter_error`: the relative distance of all parameters at each time. Memory for the networks at all times.
     - `checkpoint`: a file that keeps an unfinished run (after 10 s, on Ctrl-C); the same call goes on from it.
     - `progress`: show a progress bar on stderr.
     - `throw`: raise when the run fails; otherwise return what there is, with its `status`.
 
     **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None for solvers whose count is
-    not known, such as implicit ones), `seconds` (of this process, compilation included), `solver` and `reason`.
+    not known, such as diffrax's implicit ones), `hessian_vector_products` and a summary of the orders or stages for the
+    solvers of this library, `seconds` (of this process, compilation included), `solver` and `reason`.
 
     **Raises:** ValueError for bad arguments; `RunError` when the flow blows up or reaches `max_steps`;
     `RunInterrupted` on Ctrl-C. Both carry the `trajectory` so far.
 
     **Source:** Elkabetz & Cohen 2021 (gradient flow of deep nets); Tansley, Massart & Cartis 2026 (the setting).
     """
+    if certify:
+        call = partial(gradient_flow, net, data, t1, t0=t0, weight_decay=weight_decay, mobility=mobility, loss=loss)
+        call = partial(call, observe=observe, save_at=save_at, save_nets=True, solver=solver, dt0=dt0, stop=stop)
+        call = partial(call, max_steps=max_steps, progress=progress, throw=throw)
+        run = call(rtol=rtol, atol=atol, checkpoint=checkpoint)
+        second = None if checkpoint is None else f"{os.fspath(checkpoint)}.certify"
+        tighter = call(rtol=rtol / 10, atol=None if atol is None else atol / 10, checkpoint=second)
+        return with_error_estimate(run, tighter, save_nets=save_nets)
     began = time.perf_counter()
-    parameters, objective = make_objective(net, data, loss, weight_decay)
+    parameters, objective = make_objective(net, data, loss, weight_decay, mobility=mobility)
     observer = make_observer(observe, data, net, keep_parameters=save_nets)
     t0, t1, save_times = _check_times(t0, t1, save_at)
     require_number("rtol", rtol, above=0)
+    atol = rtol / 1000 if atol is None else atol
     require_number("atol", atol, at_least=0)
     require_integer("max_steps", max_steps, at_least=1)
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
     has_kinks = getattr(net, "has_kinks", False)
     warn_about_tolerance(rtol, dtype, has_kinks=has_kinks)
-    solver, reason = (solver, "chosen by the user") if solver else choose_solver(rtol, has_kinks=has_kinks)
+    if solver is None:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
+        stiffness = lambda: _stiffness(objective, parameters, t1 - t0)
+        solver, reason = choose_solver(rtol, size, has_kinks=has_kinks, stiffness=stiffness)
+    else:
+        reason = "chosen by the user"
     _check_solver(solver)
     solver, controller = _controlled(solver, rtol, atol, dt0, dtype)
     problem = FlowProblem(
@@ -126,8 +154,6 @@ def gradient_flow(
             progress=progress,
             checkpoint=checkpoint,
         )
-    form = "second moments" if isinstance(objective, MomentObjective) else "samples"
-    notes = {"solver": type(solver).__name__, "reason": reason, "data_enters_as": form}
     trajectory = make_trajectory(
         state.record,
         observer.names,
@@ -136,7 +162,7 @@ def gradient_flow(
         end_time=state.t,
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
         counts=_counts(state, solver) | {"seconds": jnp.asarray(jnp.nan if traced else time.perf_counter() - began)},
-        notes=notes,
+        notes=_notes(problem, reason),
     )
     return conclude(trajectory, throw)
 
@@ -217,6 +243,13 @@ def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
     return eqx.tree_at(lambda s: [getattr(s.root_finder, name) for name in names], solver, values)
 
 
+def _stiffness(objective: AbstractObjective, parameters: Any, horizon: Any) -> float | None:
+    """Sharpness at the start × horizon; None where it cannot be known before the run."""
+    if is_traced(objective, parameters, horizon):
+        return None
+    return float(_sharpness(objective, parameters, 0.1) * horizon)
+
+
 def _counts(state: FlowState, solver: diffrax.AbstractSolver) -> dict[str, Any]:
     known = evaluations_per_step(solver) is not None
     counts = {
@@ -228,3 +261,11 @@ def _counts(state: FlowState, solver: diffrax.AbstractSolver) -> dict[str, Any]:
         work = solver.work(state.solver_state)
         counts |= work | {"gradient_evaluations": state.evaluations + work["gradient_evaluations"]}
     return counts
+
+
+def _notes(problem: FlowProblem, reason: str) -> dict[str, str]:
+    return {
+        "solver": type(problem.solver).__name__,
+        "reason": reason,
+        "data_enters_as": "second moments" if isinstance(problem.objective, MomentObjective) else "samples",
+    }

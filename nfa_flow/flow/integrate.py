@@ -123,6 +123,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
 
     keep = lambda new, old: jnp.where(accepted, new, old)
     t, parameters = keep(new_t, state.t), jax.tree.map(keep, attempt.parameters, state.parameters)
+    solver_state = jax.tree.map(keep, attempt.solver_state, _after_rejection(problem, state, attempt))
     interpolation = problem.solver.interpolation_cls(t0=jnp.zeros_like(attempt.dt), t1=attempt.dt, **attempt.dense)
 
     def at(time: Array) -> PyTree:
@@ -135,13 +136,13 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         t_excess=keep(new_excess, state.t_excess),
         dt=attempt.next_dt,
         parameters=parameters,
-        solver_state=jax.tree.map(keep, attempt.solver_state, _after_rejection(problem, state, attempt)),
+        solver_state=solver_state,
         controller_state=attempt.controller_state,
         steps=steps,
         rejected=state.rejected + jnp.where(accepted, 0, 1),
         evaluations=state.evaluations + _evaluations(problem.solver, state) + stop_evaluations,
         status=status,
-        record=_save(problem, state.record, t, steps, accepted, status, at),
+        record=_save(problem, state.record, t, steps, accepted, status, at, _known(problem.solver, solver_state)),
     )
 
 
@@ -149,6 +150,12 @@ def _after_rejection(problem: FlowProblem, state: FlowState, attempt: _Attempt) 
     if isinstance(problem.solver, AbstractFlowSolver):
         return problem.solver.after_rejection(state.solver_state, attempt.solver_state)
     return state.solver_state
+
+
+def _known(solver: diffrax.AbstractSolver, solver_state: PyTree) -> dict[str, Array]:
+    """What the solver can tell observables of the run."""
+    sharpness = solver.sharpness(solver_state) if isinstance(solver, AbstractFlowSolver) else None
+    return {} if sharpness is None else {"sharpness": sharpness}
 
 
 def _later(state: FlowState, dt: Array) -> tuple[Array, Array]:
@@ -178,7 +185,7 @@ def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
     return _Attempt(dt, new, solver_state, controller_state, accepted, failed, next_dt, dense)
 
 
-def _save(problem, record: Record, t, steps, accepted, status, at) -> Record:
+def _save(problem, record: Record, t, steps, accepted, status, at, known) -> Record:
     """Observe at every save time passed by this step; where the flow ends early, also at its end."""
     times = problem.save_times
     ends_early = (status != RUNNING) & (status != COMPLETED)
@@ -191,7 +198,7 @@ def _save(problem, record: Record, t, steps, accepted, status, at) -> Record:
 
     def add(record: Record) -> Record:
         time = jnp.where(record.count < len(times), jnp.minimum(times[record.count], t), t)
-        return record.add(time, steps, problem.observer(problem.objective, at(time)))
+        return record.add(time, steps, problem.observer(problem.objective, at(time), known))
 
     return jax.lax.while_loop(due, add, record)
 
@@ -202,8 +209,9 @@ def _asks_to_stop(problem: FlowProblem, parameters: PyTree, accepted) -> tuple[A
 
     def ask() -> Array:
         loss, gradient = problem.objective.loss_and_gradient(parameters)
-        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))
-        return jnp.any(jnp.stack([rule(loss, norm) for rule in problem.stop]))
+        velocity = problem.objective.natural(gradient)
+        speed = jnp.sqrt(sum(jnp.sum(v**2) for v in jax.tree.leaves(velocity)))
+        return jnp.any(jnp.stack([rule(loss, speed) for rule in problem.stop]))
 
     return jax.lax.cond(accepted, ask, lambda: jnp.asarray(False)), jnp.where(accepted, 1, 0)
 

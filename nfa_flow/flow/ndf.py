@@ -16,7 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..checks import require_integer, wrong
+from ..checks import wrong
 from .backward_differences import BackwardDifferenceInterpolation, Differences, after_step, change_of_step, combine
 from .flow_solver import AbstractFlowSolver
 from .newton_cg import NewtonCG
@@ -83,8 +83,7 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
     interpolation_cls: ClassVar[Callable[..., BackwardDifferenceInterpolation]] = BackwardDifferenceInterpolation
 
     def __check_init__(self):
-        require_integer("max_order", self.max_order, at_least=1)
-        if self.max_order > 6:
+        if type(self.max_order) is not int or not 1 <= self.max_order <= 6:
             raise wrong("max_order", "an integer from 1 to 6", repr(self.max_order))
 
     def order(self, terms: Any) -> int:
@@ -153,7 +152,7 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         )
         y1 = jnp.where(accepted, predicted + d, y)
         error = _asking_for(verdict) * newton.scale(y, y1) / newton.norm(jnp.ones_like(y))
-        dense = {"y1": unravel(y1), "differences": new_state.differences, "order": k}
+        dense = {"y1": unravel(y1), "differences": new_state.differences, "order": k.astype(y.dtype)}
         return unravel(y1), unravel(error), dense, new_state, diffrax.RESULTS.successful
 
     def after_rejection(self, before: _State, attempted: _State) -> _State:
@@ -186,7 +185,7 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         accepted = converged & (errors[1] < 1)
         ready = accepted & (state.equal_steps >= k)
         orders = k + jnp.arange(-1, 2)
-        factors = jnp.maximum(errors, 1e-10) ** (-1 / (orders + 1))
+        factors = jnp.maximum(errors, 1e-10) ** (-1 / (orders + 1)).astype(errors.dtype)
         allowed = (orders >= 1) & (orders <= self.max_order) & (ready | (orders <= k))
         factors = jnp.where(allowed, factors, 0)
         best = jnp.argmax(factors)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 _Product = Callable[[Float[Array, " p"]], Float[Array, " p"]]
 
-STEPS_PER_CYCLE = 5
+_STEPS_PER_CYCLE = 5
 
 
 class RitzPair(NamedTuple):
@@ -45,7 +45,7 @@ def lanczos(product: _Product, start: Float[Array, " p"], steps: int) -> RitzPai
     **Arguments:** `product`: v → Hv; `start`: any vector, zero included (which gives zeros); `steps`: the number of
     products, static.
     """
-    basis = jnp.zeros((steps, start.size), start.dtype).at[0].set(_normalised(start))
+    basis = jnp.zeros((steps, start.size), start.dtype).at[0].set(unit(start))
 
     def expand(basis, j):
         image = product(basis[j])
@@ -56,7 +56,7 @@ def lanczos(product: _Product, start: Float[Array, " p"], steps: int) -> RitzPai
         # What is left of an exhausted space is rounding; its direction would not be orthogonal to the basis.
         exhausted = norm <= 10 * jnp.finfo(start.dtype).eps * jnp.abs(diagonal)
         off_diagonal = jnp.where(exhausted, 0, norm)
-        basis = basis.at[j + 1].set(jnp.where(exhausted, 0, _normalised(image)), mode="drop")
+        basis = basis.at[j + 1].set(jnp.where(exhausted, 0, unit(image)), mode="drop")
         return basis, (diagonal, off_diagonal)
 
     basis, (diagonal, off_diagonal) = jax.lax.scan(expand, basis, jnp.arange(steps))
@@ -66,7 +66,7 @@ def lanczos(product: _Product, start: Float[Array, " p"], steps: int) -> RitzPai
     couplings = jnp.diag(off_diagonal[:-1], 1)
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + couplings + couplings.T)
     top = vectors[:, -1]
-    return RitzPair(values[-1], jnp.abs(off_diagonal[-1] * top[-1]), _normalised(top @ basis))
+    return RitzPair(values[-1], jnp.abs(off_diagonal[-1] * top[-1]), unit(top @ basis))
 
 
 def largest_eigenvalue(
@@ -75,8 +75,8 @@ def largest_eigenvalue(
     """The algebraically largest eigenvalue of a symmetric operator, by restarted Lanczos.
 
     Ends when the residual is at most `rtol` times the magnitude of the value: an eigenvalue lies that close. It is the
-    largest one unless `start` is nearly orthogonal to its eigenvector; a random vector mixed into `start` sees to that.
-    The error of the value itself is about the squared residual over the gap to the next eigenvalue, hence far smaller.
+    largest unless `start` is nearly orthogonal to that one's eigenvector (a random part of `start` sees to it) or other
+    eigenvalues crowd it. The error of a separate eigenvalue is far smaller: the residual squared over the gap.
 
     **Arguments:** `product`: v → Hv; `start`: where to begin, such as the vector of an earlier, similar operator;
     `rtol`: the relative accuracy; `max_products`: where to give up, rounded up to whole cycles of five. Zero is allowed
@@ -89,11 +89,12 @@ def largest_eigenvalue(
         return (now.residual > rtol * jnp.abs(now.value)) & (now.products < max_products)
 
     def cycle(now: LargestEigenvalue):
-        return LargestEigenvalue(*lanczos(product, now.vector, STEPS_PER_CYCLE), now.products + STEPS_PER_CYCLE)
+        return LargestEigenvalue(*lanczos(product, now.vector, _STEPS_PER_CYCLE), now.products + _STEPS_PER_CYCLE)
 
     return jax.lax.while_loop(unfinished, cycle, first)
 
 
-def _normalised(vector: Float[Array, " p"]) -> Float[Array, " p"]:
+def unit(vector: Float[Array, " p"]) -> Float[Array, " p"]:
+    """The vector at length one; zero stays zero."""
     norm = jnp.linalg.norm(vector)
     return vector / jnp.where(norm == 0, 1, norm)

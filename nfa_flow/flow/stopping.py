@@ -16,7 +16,7 @@ class AbstractStop(eqx.Module):
         """Whether to stop.
 
         **Arguments:** `loss`: the data loss ℒ, without weight decay; `gradient_norm`: ‖∇ℒ + λθ‖ over all parameters,
-        which is the speed ‖dθ/dt‖ of the flow.
+        which is the speed ‖dθ/dt‖ of the flow (with mobilities m, the speed is ‖m(∇ℒ + λθ)‖, and that is meant).
         """
 
 

@@ -9,3 +9,4 @@ from .exponent import ExponentFit as ExponentFit
 from .exponent import fit_exponent as fit_exponent
 from .loss import loss as loss
 from .nfm import nfm as nfm
+from .sharpness import Sharpness as Sharpness

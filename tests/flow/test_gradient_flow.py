@@ -345,13 +345,6 @@ def test_a_tolerance_finer_than_the_dtype_is_warned_about(data):
         nf.gradient_flow(net, data, 0.1, rtol=1e-8, save_at=[0.1], **QUIET)
 
 
-def test_the_chosen_solver_and_its_reason_are_told(net, data):
-    loose = nf.gradient_flow(net, data, 0.1, **QUIET)
-    tight = nf.gradient_flow(net, data, 0.1, rtol=1e-9, **QUIET)
-    assert (loose.stats["solver"], tight.stats["solver"]) == ("Tsit5", "Dopri8")
-    assert "rtol" in tight.stats["reason"] and "Dopri8" in repr(tight)
-
-
 def test_progress_is_shown_on_stderr_and_nothing_on_stdout(net, data, capfd, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     nf.gradient_flow(net, data, 5.0, progress=True)
