@@ -307,18 +307,22 @@ def _table(runs: dict[str, Any]):
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run")
-    columns = ("final loss", "cosine", "relative error", "exponent", "gradient evaluations", "seconds")
+    columns = ("final loss", "cosine", "relative error", "exponent", "gradients + Hessian products", "seconds")
     for column in columns:
         table.add_column(column, justify="right")
     for name, run in runs.items():
         observed = flatten(run.observed)
         forms = zip(_PANELS, ("{:.3e}", "{:.6f}", "{:.2e}", "{:.4f}"), strict=True)
         cells = [_cell(observed[name][-1], form) for name, form in forms]
-        evaluations = run.stats["gradient_evaluations"]
-        cells += ["unknown" if evaluations is None else f"{evaluations:,}", f"{run.stats['seconds']:.1f}"]
+        cells += [_work(run.stats), f"{run.stats['seconds']:.1f}"]
         label = _LABELS.get(name, name)
         table.add_row(label if run.succeeded else f"{label} ({run.status})", *cells)
     return table
+
+
+def _work(stats: dict[str, Any]) -> str:
+    gradients, products = stats["gradient_evaluations"], stats.get("hessian_vector_products", 0)
+    return "unknown" if gradients is None else f"{gradients:,} + {products:,}" if products else f"{gradients:,}"
 
 
 def _cell(value: Any, form: str) -> str:

@@ -4,7 +4,7 @@ import jax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from .flow.spectral_radius import largest_eigenvalue
+from .lanczos import largest_eigenvalue
 from .objective import AbstractObjective
 
 

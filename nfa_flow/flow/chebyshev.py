@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..lanczos import largest_eigenvalue, unit
 from .flow_solver import AbstractFlowSolver
-from .spectral_radius import largest_eigenvalue, unit
 
 # Of the spectral radius: a bound between 1 and 1.1 times the truth, renewed often enough to follow a sharpening flow.
 _STEPS_BETWEEN_ESTIMATES = 8

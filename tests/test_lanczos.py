@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfa_flow.flow.spectral_radius import lanczos, largest_eigenvalue, unit
+from nfa_flow.lanczos import lanczos, largest_eigenvalue, unit
 
 RTOL = 1e-4
 
