@@ -71,6 +71,7 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
     **Arguments:**
     - `max_order`: highest order, 1 to 6.
     - `root_finder`: a `NewtonCG`; by default with the tolerances of the step size controller.
+    - `root_find_max_steps`: Newton iterations after which a step is tried again at half its length.
 
     **Source:** Klopfenstein 1971; Shampine & Reichelt 1997 (numerical differentiation formulas, quasi-constant steps).
     """
@@ -130,7 +131,9 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         control = terms.contr(t0, t1)
         field = lambda v: ravel_pytree(terms.vf_prod(t1, unravel(v), args, control))[0]
         share = _NEWTON_SHARE / jnp.asarray(_ERROR, y.dtype)[k]
-        correction = newton.solve(field, predicted, psi, 1 / alpha, scale, share, state.rate, state.exact)
+        correction = newton.solve(
+            field, predicted, psi, 1 / alpha, scale, share, state.rate, state.exact, self.root_find_max_steps
+        )
 
         d = correction.d
         sizes = [newton.size(v, scale) for v in (d + combined(rows == k), d, d - combined(rows == k + 1))]

@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .conjugate_gradients import Solution, conjugate_gradients
 
-_MOST_ITERATIONS = 4
 _MOST_PRODUCTS = 300
 _LINEAR_SHARE = 0.5  # of the tolerance that the residual of a linear system may use
 _DIFFERENCE = 1e-7  # of ‖θ‖: balances truncation against round-off in float64
@@ -67,11 +66,13 @@ class NewtonCG(eqx.Module):
         share: Float[Array, ""],
         rate: Float[Array, ""],
         exact: Bool[Array, ""],
+        most: int,
     ) -> Correction:
         """The correction d, to `share` of the tolerance `scale`.
 
         **Arguments:** `field`: F; `rate`: the contraction of Newton's iteration as last seen (1: not known), which
-        decides whether one iteration can be trusted; `exact`: whether finite differences have proven too noisy.
+        decides whether one iteration can be trusted; `exact`: whether finite differences have proven too noisy; `most`:
+        iterations to spend.
         """
         is_small = lambda residual: self.size(residual, scale) < _LINEAR_SHARE * share
 
@@ -98,7 +99,7 @@ class NewtonCG(eqx.Module):
 
         none = jnp.zeros((), jnp.int32)
         nothing = Correction(jnp.zeros_like(y), jnp.asarray(False), rate, exact, none, none)
-        unfinished = lambda s: ~s.correction.converged & ~s.failed & (s.correction.gradients < _MOST_ITERATIONS)
+        unfinished = lambda s: ~s.correction.converged & ~s.failed & (s.correction.gradients < most)
         start = _Iterate(nothing, jnp.ones((), y.dtype), jnp.asarray(False))
         return jax.lax.while_loop(unfinished, iterate, start).correction
 

@@ -1,5 +1,6 @@
 """Computed flows lie on the closed forms, all along the trajectory."""
 
+import diffrax
 import jax
 import numpy as np
 import pytest
@@ -26,6 +27,21 @@ def test_scalar_mode(depth):
     np.testing.assert_allclose(run.observed["s"].ravel(), s, rtol=1e-8)
     np.testing.assert_allclose(run.observed["agop"].ravel(), s**2, rtol=1e-8)
     np.testing.assert_allclose(run.observed["nfm"].ravel(), s ** (2 / depth), rtol=1e-8)
+
+
+# At order 2 the error falls like rtol^{2/3}.
+@pytest.mark.parametrize(
+    ("solver", "rtol"),
+    [(nf.flow.TSRKC3(), 1e-11), (nf.flow.RKC2(), 1e-12), (diffrax.Tsit5(), 1e-11), (diffrax.Dopri8(), 1e-11)],
+)
+def test_the_scalar_mode_by_every_solver(solver, rtol):
+    """As above, where the default is NDF."""
+    s0, sigma, times = 0.3, 1.7, np.linspace(0, 4, 9)
+    net = scalar_net(s0, 3)
+    data = whitened_problem(net.weights[0], np.array([[sigma]]))
+    settings = {"save_at": times, "solver": solver, "rtol": rtol, "progress": False}
+    run = nf.gradient_flow(net, data, times[-1], observe={"s": end_to_end}, **settings)
+    np.testing.assert_allclose(run.observed["s"].ravel(), nf.theory.scalar_mode(times, s0, sigma, 3), rtol=1e-8)
 
 
 @pytest.mark.parametrize(("depth", "sigma", "decay"), [(2, 1.7, 0.3), (2, 0.2, 0.3), (3, 2.0, 0.3)])
@@ -99,6 +115,20 @@ def test_counterexample_reaches_its_small_cosine_at_zero_loss(epsilon, cosine):
     np.testing.assert_allclose(np.diagonal(run.observed["nfm"], axis1=1, axis2=2), exact.nfm, rtol=1e-6)
     along = nf.theory.diagonal_cosine(exact.nfm, exact.agop, 1 / 2)
     np.testing.assert_allclose(run.observed["cosine"], along, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("epsilon", "cosine"), [(1e-3, 0.033), (1e-4, 0.010)])
+def test_counterexample_over_twelve_decades_of_time(epsilon, cosine):
+    """Rates down to 1e-10 beside a rate of 1. Every neuron stays on its side of its kink, so the flow is smooth."""
+    data, s0, times = nf.data.vanishing_alignment(epsilon), 0.01, nf.log_times(1.0, 1e12, 25)
+    observe = {"loss": nf.measure.loss, "cosine": nf.measure.alignment(1 / 2), "nfm": nf.measure.nfm}
+    settings = {"observe": observe, "save_at": times, "rtol": 1e-8, "progress": False}
+    with pytest.warns(UserWarning, match="kinks"):
+        run = nf.gradient_flow(counterexample_net(2, s0), data, times[-1], solver=nf.flow.NDF(), **settings)
+    assert round(float(run.observed["cosine"][-1]), 3) == cosine and run.observed["loss"][-1] < 1e-20
+    assert run.stats["gradient_evaluations"] + run.stats["hessian_vector_products"] < 5_000
+    exact = nf.theory.orthogonal_support(times, [s0, s0], data.y[:, 0], data.weight)
+    np.testing.assert_allclose(np.diagonal(run.observed["nfm"], axis1=1, axis2=2), exact.nfm, rtol=1e-6)
 
 
 def test_lambda_balanced_start_keeps_its_identity_along_a_long_flow():

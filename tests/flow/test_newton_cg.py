@@ -26,7 +26,7 @@ def solve(field, strength, y: Any = Y, *, exact_products=None, rate=1.0, exact=F
     newton = NewtonCG(rtol, 0.01 * rtol, optx.rms_norm, exact_products)
     y, number = jnp.asarray(y), lambda value: jnp.asarray(value, y.dtype)
     psi, scale, F = jnp.asarray(PSI, y.dtype), newton.scale(y), lambda v: field(v, number(strength))
-    correction = newton.solve(F, y, psi, number(A), scale, number(SHARE), number(rate), jnp.asarray(exact))
+    correction = newton.solve(F, y, psi, number(A), scale, number(SHARE), number(rate), jnp.asarray(exact), 4)
     d = correction.d
     return correction, newton.size(A * F(y + d) - psi - d, scale)
 
