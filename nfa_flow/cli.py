@@ -146,7 +146,7 @@ def flow(settings: Flow) -> None:
     def exact(checkpoint: Path) -> nf.Trajectory:
         usual = 1e-3 if net.has_kinks else 1e-8 if settings.dtype == "float64" else 1e-5
         rtol = usual if settings.rtol is None else settings.rtol
-        return nf.gradient_flow(net, data, settings.t1, rtol=rtol, atol=1e-3 * rtol, checkpoint=checkpoint, **common)
+        return nf.gradient_flow(net, data, settings.t1, rtol=rtol, checkpoint=checkpoint, **common)
 
     def optimised(name: str) -> Callable[[Path], nf.Trajectory]:
         optimizer, rate, batch_size = _optimizer(settings, name, data.samples)

@@ -20,11 +20,12 @@ _STEPS_PER_CYCLE = 5
 
 
 class RitzPair(NamedTuple):
-    """An approximate eigenvalue θ and unit eigenvector v of H, with ‖Hv − θv‖."""
+    """An approximate eigenvalue θ and unit eigenvector v of H, with ‖Hv − θv‖, and the largest ‖Hv‖ on the way."""
 
     value: Float[Array, ""]
     residual: Float[Array, ""]
     vector: Float[Array, " p"]
+    size: Float[Array, ""]
 
 
 class LargestEigenvalue(NamedTuple):
@@ -33,6 +34,7 @@ class LargestEigenvalue(NamedTuple):
     value: Float[Array, ""]
     residual: Float[Array, ""]
     vector: Float[Array, " p"]
+    size: Float[Array, ""]
     products: Int[Array, ""]
 
 
@@ -47,26 +49,28 @@ def lanczos(product: _Product, start: Float[Array, " p"], steps: int) -> RitzPai
     """
     basis = jnp.zeros((steps, start.size), start.dtype).at[0].set(unit(start))
 
-    def expand(basis, j):
+    def expand(carry, j):
+        basis, size = carry
         image = product(basis[j])
-        diagonal = basis[j] @ image
+        diagonal, size = basis[j] @ image, jnp.maximum(size, jnp.linalg.norm(image))
         for _ in range(2):
             image = image - (basis @ image) @ basis
         norm = jnp.linalg.norm(image)
         # What is left of an exhausted space is rounding; its direction would not be orthogonal to the basis.
-        exhausted = norm <= 10 * jnp.finfo(start.dtype).eps * jnp.abs(diagonal)
+        exhausted = norm <= 10 * jnp.finfo(start.dtype).eps * size
         off_diagonal = jnp.where(exhausted, 0, norm)
         basis = basis.at[j + 1].set(jnp.where(exhausted, 0, unit(image)), mode="drop")
-        return basis, (diagonal, off_diagonal)
+        return (basis, size), (diagonal, off_diagonal)
 
-    basis, (diagonal, off_diagonal) = jax.lax.scan(expand, basis, jnp.arange(steps))
+    first = (basis, jnp.zeros((), start.dtype))
+    (basis, size), (diagonal, off_diagonal) = jax.lax.scan(expand, first, jnp.arange(steps))
     # Rows that the space did not need must not add eigenvalues at the top: the Rayleigh quotient of the start is below.
     used = jnp.any(basis != 0, axis=1).at[0].set(True)
     diagonal = jnp.where(used, diagonal, diagonal[0] - jnp.abs(diagonal[0]) - 1)
     couplings = jnp.diag(off_diagonal[:-1], 1)
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + couplings + couplings.T)
     top = vectors[:, -1]
-    return RitzPair(values[-1], jnp.abs(off_diagonal[-1] * top[-1]), unit(top @ basis))
+    return RitzPair(values[-1], jnp.abs(off_diagonal[-1] * top[-1]), unit(top @ basis), size)
 
 
 def largest_eigenvalue(
@@ -74,7 +78,8 @@ def largest_eigenvalue(
 ) -> LargestEigenvalue:
     """The algebraically largest eigenvalue of a symmetric operator, by restarted Lanczos.
 
-    Ends when the residual is at most `rtol` times the magnitude of the value: an eigenvalue lies that close. It is the
+    Ends when the residual is at most `rtol` times the magnitude of the value, or times a thousandth of the operator's
+    where the largest eigenvalue is nearly zero beside large negative ones: an eigenvalue lies that close. It is the
     largest unless `start` is nearly orthogonal to that one's eigenvector (a random part of `start` sees to it) or other
     eigenvalues crowd it. The error of a separate eigenvalue is far smaller: the residual squared over the gap.
 
@@ -83,10 +88,11 @@ def largest_eigenvalue(
     and returns `start` untouched: under `jax.vmap` that is how a lane opts out.
     """
     zero = jnp.zeros((), start.dtype)
-    first = LargestEigenvalue(zero, zero + jnp.inf, start, jnp.zeros((), jnp.int32))
+    first = LargestEigenvalue(zero, zero + jnp.inf, start, zero, jnp.zeros((), jnp.int32))
 
     def unfinished(now: LargestEigenvalue):
-        return (now.residual > rtol * jnp.abs(now.value)) & (now.products < max_products)
+        within = rtol * jnp.maximum(jnp.abs(now.value), 1e-3 * now.size)
+        return (now.residual > within) & (now.products < max_products)
 
     def cycle(now: LargestEigenvalue):
         return LargestEigenvalue(*lanczos(product, now.vector, _STEPS_PER_CYCLE), now.products + _STEPS_PER_CYCLE)

@@ -149,20 +149,20 @@ def make_objective(
 def _root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
     """√m in the shape of the parameters, from one number per layer or from a tree of numbers or arrays."""
     must_be = "positive numbers, one per layer of an `MLP` or in the structure of the network's arrays"
-    for m in jax.tree.leaves(mobility):
-        if not is_traced(m) and not (np.all(np.isfinite(m)) and np.all(np.asarray(m) > 0)):
-            raise wrong("mobility", must_be, repr(m))
-    if isinstance(net, MLP) and isinstance(mobility, Sequence):
+    if isinstance(net, MLP) and (isinstance(mobility, Sequence) or getattr(mobility, "ndim", 0) == 1):
         if len(mobility) != len(net.layers):
             raise wrong("mobility", must_be, f"of {len(mobility)} numbers for {len(net.layers)} layers")
         layers = [jax.tree.map(lambda _, m=m: m, layer) for m, layer in zip(mobility, parameters.layers, strict=True)]
         mobility = eqx.tree_at(lambda p: p.layers, parameters, tuple(layers))
+    for m in jax.tree.leaves(mobility):
+        if not is_traced(m) and not (np.issubdtype(np.result_type(m), np.number) and np.all(np.isfinite(m) & (m > 0))):
+            raise wrong("mobility", must_be, repr(m))
     try:
         return jax.tree.map(
             lambda p, m: jnp.broadcast_to(jnp.sqrt(jnp.asarray(m, p.dtype)), p.shape), parameters, mobility
         )
-    except ValueError as error:
-        raise wrong("mobility", must_be, str(error).splitlines()[0]) from None
+    except ValueError:
+        raise wrong("mobility", must_be, f"{type(mobility).__name__} of another structure") from None
 
 
 def _times(root: PyTree | None, parameters: PyTree) -> PyTree:

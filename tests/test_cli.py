@@ -127,7 +127,6 @@ def test_the_runs_of_the_command_line_are_those_of_the_library(npz, finished):
         nf.data.load_npz(npz[2]),
         2.0,
         rtol=1e-8,
-        atol=1e-11,
         progress=False,
     )
     np.testing.assert_array_equal(run.times, again.times)

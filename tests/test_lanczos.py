@@ -44,7 +44,7 @@ def test_it_is_the_largest_with_its_sign_not_the_largest_in_magnitude():
 
 def test_the_residual_is_that_of_the_ritz_pair():
     H = symmetric(1)
-    value, residual, vector = ritz_pair(H, random_vector())
+    value, residual, vector, _ = ritz_pair(H, random_vector())
     np.testing.assert_allclose(jnp.linalg.norm(vector), 1, rtol=1e-14)
     np.testing.assert_allclose(jnp.linalg.norm(H @ vector - value * vector), residual, rtol=1e-10)
 
@@ -109,3 +109,13 @@ def test_float32_is_kept():
     found = largest(H, random_vector().astype(jnp.float32))
     assert found.value.dtype == found.vector.dtype == jnp.float32
     np.testing.assert_allclose(found.value, np.linalg.eigvalsh(np.asarray(H, float))[-1], rtol=RTOL)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("top", [0.0, -1e-3])
+def test_a_largest_eigenvalue_near_zero_beside_large_negative_ones(top, dtype):
+    eigenvalues = jnp.concatenate([jnp.array([top]), -jnp.arange(1.0, 101.0)]).astype(dtype)
+    start = jax.random.normal(jax.random.key(0), eigenvalues.shape, eigenvalues.dtype)
+    found = largest_eigenvalue(lambda v: eigenvalues * v, start, 0.01)
+    assert abs(found.value - top) < 0.01 * 1e-3 * 100 + 1e-9
+    assert found.products < 300

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..checks import wrong
 from ..trajectory import Trajectory
 
 PARAMETER_ERROR = "parameter_error"
@@ -15,9 +16,11 @@ PARAMETER_ERROR = "parameter_error"
 def with_error_estimate(run: Trajectory, tighter: Trajectory, *, save_nets: bool) -> Trajectory:
     """`run` with ‖θ − θ'‖/‖θ'‖ at each of its times as the observation `parameter_error`, θ' the tighter run.
 
-    Both runs must have kept their networks. NaN where the two have no time in common, which can be only the last one,
-    of a run that a rule stopped.
+    Both runs must have kept their networks. NaN where the two have no time in common: at the end of a run that a rule
+    stopped, and after the failure of the tighter one.
     """
+    if PARAMETER_ERROR in run.observed:
+        raise wrong("observe", f"without the name {PARAMETER_ERROR}, which `certify` uses", PARAMETER_ERROR)
     count = min(len(run.times), len(tighter.times))
     error = jnp.full(run.times.shape, jnp.nan, run.times.dtype).at[:count].set(_distance(run, tighter, count))
     same = jnp.asarray(run.times[:count] == tighter.times[:count])
@@ -30,4 +33,5 @@ def _distance(run: Trajectory, tighter: Trajectory, count: int) -> Float[Array, 
     leaves = [jax.tree.leaves(eqx.filter(each.nets, eqx.is_inexact_array)) for each in (run, tighter)]
     squared = lambda arrays: sum(jnp.sum(a[:count] ** 2, axis=tuple(range(1, a.ndim))) for a in arrays)
     difference = [a[:count] - b[:count] for a, b in zip(*leaves, strict=True)]
-    return jnp.sqrt(squared(difference) / squared(leaves[1]))
+    distance, size = squared(difference), squared(leaves[1])
+    return jnp.sqrt(jnp.where(distance == 0, 0, distance / size))  # 0 and not 0/0 for a network that stays at zero

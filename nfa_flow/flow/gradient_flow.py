@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from .certify import with_error_estimate
 from .choice import choose_solver, evaluations_per_step, warn_about_tolerance
 from .flow_solver import AbstractFlowSolver
 from .integrate import FlowProblem, FlowState, advance, start
+from .kinks import has_kinks
 from .ndf import NDF
 from .stopping import AbstractStop
 from .times import log_times
@@ -77,15 +79,17 @@ def gradient_flow(
     - `save_nets`: also keep the network at each of these times.
     - `solver`: any one-step diffrax ODE solver, `nf.flow.NDF`, `TSRKC3` and `RKC2` among them. None chooses by the
       activations (kinks or none), tolerance, sharpness × horizon and size; `stats` tells which and why.
-    - `rtol`, `atol`: tolerances of the error of a step per parameter, by default `atol` = rtol/1000. With mobility m
-      the absolute one is that of θ/√m. The relative error of all parameters at the end of a run stays within about
-      10 × `rtol` where the flow does not itself amplify errors.
+    - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `atol` = rtol/1000 times the root
+      mean square of the initial parameters (1 at most), as the way out of a small initialisation multiplies whatever
+      error is made there. With mobility m the absolute one is that of θ/√m. The relative error of all parameters at
+      the end of a run stays within about 10 × `rtol` where the flow does not itself amplify errors.
     - `dt0`: first step. It is the constant step of a solver without an error estimate (`diffrax.Euler`).
     - `max_steps`: bound on accepted and rejected steps together.
     - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step where one holds, and that
       moment is observed.
     - `certify`: estimate the error by a second run at a tenth of the tolerances, and add it to what is observed, as
-      `parameter_error`: the relative distance of all parameters at each time. Memory for the networks at all times.
+      `parameter_error`: the relative distance of all parameters at each time, NaN where the second run did not get.
+      Memory for the networks at all times; `stats` are of the first run.
     - `checkpoint`: a file that keeps an unfinished run (after 10 s, on Ctrl-C); the same call goes on from it.
     - `progress`: show a progress bar on stderr.
     - `throw`: raise when the run fails; otherwise return what there is, with its `status`.
@@ -100,28 +104,32 @@ def gradient_flow(
     **Source:** Elkabetz & Cohen 2021 (gradient flow of deep nets); Tansley, Massart & Cartis 2026 (the setting).
     """
     if certify:
+        if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+            raise wrong("certify", f"False with the constant step of {type(solver).__name__}", "True")
         call = partial(gradient_flow, net, data, t1, t0=t0, weight_decay=weight_decay, mobility=mobility, loss=loss)
         call = partial(call, observe=observe, save_at=save_at, save_nets=True, solver=solver, dt0=dt0, stop=stop)
-        call = partial(call, max_steps=max_steps, progress=progress, throw=throw)
-        run = call(rtol=rtol, atol=atol, checkpoint=checkpoint)
+        call = partial(call, max_steps=max_steps, progress=progress)
+        run = call(rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
+        # Where the second run fails, its end is not there to compare with; the first one stands.
         second = None if checkpoint is None else f"{os.fspath(checkpoint)}.certify"
-        tighter = call(rtol=rtol / 10, atol=None if atol is None else atol / 10, checkpoint=second)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a tolerance that nobody asked for
+            tighter = call(rtol=rtol / 10, atol=None if atol is None else atol / 10, checkpoint=second, throw=False)
         return with_error_estimate(run, tighter, save_nets=save_nets)
     began = time.perf_counter()
     parameters, objective = make_objective(net, data, loss, weight_decay, mobility=mobility)
     observer = make_observer(observe, data, net, keep_parameters=save_nets)
     t0, t1, save_times = _check_times(t0, t1, save_at)
     require_number("rtol", rtol, above=0)
-    atol = rtol / 1000 if atol is None else atol
-    require_number("atol", atol, at_least=0)
+    atol = _default_atol(rtol, parameters) if atol is None else atol
+    require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
-    has_kinks = getattr(net, "has_kinks", False)
-    warn_about_tolerance(rtol, dtype, has_kinks=has_kinks)
+    kinks = has_kinks(net, data)
+    warn_about_tolerance(rtol, dtype, has_kinks=kinks)
     if solver is None:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
         stiffness = lambda: _stiffness(objective, parameters, t1 - t0)
-        solver, reason = choose_solver(rtol, size, has_kinks=has_kinks, stiffness=stiffness)
+        solver, reason = choose_solver(rtol, size, has_kinks=kinks, stiffness=stiffness)
     else:
         reason = "chosen by the user"
     _check_solver(solver)
@@ -241,6 +249,12 @@ def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
     names = [name for name in ("rtol", "atol", "norm") if getattr(solver.root_finder, name) is unset]
     values = [getattr(controller, name) for name in names]
     return eqx.tree_at(lambda s: [getattr(s.root_finder, name) for name in names], solver, values)
+
+
+def _default_atol(rtol: Any, parameters: Any) -> Any:
+    leaves = jax.tree.leaves(parameters)
+    size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves))
+    return rtol / 1000 * jnp.clip(size, 1e-12, 1)
 
 
 def _stiffness(objective: AbstractObjective, parameters: Any, horizon: Any) -> float | None:

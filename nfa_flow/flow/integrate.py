@@ -55,6 +55,7 @@ class FlowState(eqx.Module):
     record: Record
 
 
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: Float[Array, ""] | None) -> FlowState:
     """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given."""
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
@@ -83,7 +84,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
     )
 
 
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@jax.default_matmul_precision("highest")
 def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]) -> FlowState:
     """Make at most `budget` more steps (accepted or not); fewer if the flow ends."""
     last = state.steps + budget

@@ -31,6 +31,7 @@ _ERROR = np.append(_KAPPA * _GAMMA[:7] + 1 / np.arange(1, 8), np.inf)
 # The error at the end of a run is several times the error of a step: with this factor it stays below 10·rtol on the
 # problems of benchmarks/solvers.py.
 _CAUTION = 4.0
+_ROUNDING = 25.0  # times the resolution of y: to ask for more accuracy would cost steps and give none
 _NEWTON_SHARE = 0.1  # of the tolerance, for the error of the nonlinear solve
 _ERROR_ORDER = 2  # by which the controller turns an error into a factor; see `_asking_for`
 _SAFETY = 0.9  # of diffrax's controllers
@@ -62,7 +63,7 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
     """Variable-order backward differentiation (NDF) with Newton's method by conjugate gradients.
 
     The choice for long horizons: its cost grows with the logarithm of the time rather than with λ_max·t. It needs
-    gradients and Hessian-vector products only, and the memory of about twice `max_order` parameter vectors. The
+    gradients and Hessian-vector products only, and keeps `max_order` + 2 vectors of parameters between steps. The
     Jacobian of the vector field must be symmetric, as that of a gradient flow is.
 
     It selects order and step itself. A controller cannot see that, so the error it returns asks the controller for the
@@ -86,6 +87,8 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
     def __check_init__(self):
         if type(self.max_order) is not int or not 1 <= self.max_order <= 6:
             raise wrong("max_order", "an integer from 1 to 6", repr(self.max_order))
+        if not isinstance(self.root_finder, NewtonCG):
+            raise wrong("root_finder", "a `NewtonCG`", type(self.root_finder).__name__)
 
     def order(self, terms: Any) -> int:
         return self.max_order
@@ -127,7 +130,8 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         alpha = jnp.asarray(_ALPHA, y.dtype)[k]
         predicted = y + combined(jnp.where(rows <= k, 1.0, 0.0))
         psi = combined(jnp.where(rows <= k, jnp.asarray(_GAMMA)[rows], 0)) / alpha
-        scale = newton.scale(y, predicted) / _CAUTION
+        rounding = _ROUNDING * jnp.finfo(y.dtype).eps * jnp.abs(predicted)
+        scale = jnp.maximum(newton.scale(y, predicted) / _CAUTION, rounding)
         control = terms.contr(t0, t1)
         field = lambda v: ravel_pytree(terms.vf_prod(t1, unravel(v), args, control))[0]
         share = _NEWTON_SHARE / jnp.asarray(_ERROR, y.dtype)[k]

@@ -1,3 +1,4 @@
+import diffrax
 import jax
 import numpy as np
 import pytest
@@ -45,3 +46,15 @@ def test_networks_are_kept_only_if_asked_for_and_a_stopped_run_is_certified_up_t
     run = nf.gradient_flow(net, data, 1e3, rtol=1e-4, stop=stop, certify=True, save_at=[0.0, 0.5, 1e3], progress=False)
     assert run.nets is None and run.status == "stopped"
     assert np.isfinite(run.observed["parameter_error"][:2]).all()
+
+
+def test_a_constant_step_cannot_be_certified():
+    net, data = problem()
+    with pytest.raises(ValueError, match="`certify` must be False with the constant step of Euler"):
+        nf.gradient_flow(net, data, 1.0, solver=diffrax.Euler(), dt0=0.1, certify=True)
+
+
+def test_the_name_of_the_estimate_is_taken():
+    net, data = problem()
+    with pytest.raises(ValueError, match="`observe` must be without the name parameter_error"):
+        nf.gradient_flow(net, data, 0.1, observe={"parameter_error": nf.measure.loss}, certify=True, progress=False)

@@ -1,6 +1,8 @@
 import diffrax
 import jax
+import numpy as np
 import pytest
+from oracles import scalar_net, whitened_problem
 
 import nfa_flow as nf
 from nfa_flow.flow.choice import choose_solver
@@ -38,3 +40,20 @@ def test_the_choice_and_its_reason_are_in_the_run_and_in_what_it_prints():
         net = nf.nets.MLP([3, 4, 1], key=jax.random.key(1), activation=activation)
         run = nf.gradient_flow(net, data, 1.0, rtol=1e-3, progress=False)
         assert words in run.stats["reason"] and words in repr(run) and run.stats["solver"] in repr(run)
+
+
+@pytest.mark.parametrize("w0", [1e-2, 1e-5, 1e-8])
+def test_the_default_gets_out_of_a_small_initialisation_on_time(w0):
+    """Half way at t = ½ ln(1/s0 − 1), where errors made at the start have grown as much as the solution."""
+    net = scalar_net(w0**2, 2)
+    data = whitened_problem(net.weights[0], np.array([[1.0]]))
+    half_way = 0.5 * np.log(w0**-2 - 1)
+    run = nf.gradient_flow(net, data, half_way, progress=False)
+    np.testing.assert_allclose(run.net.affine()[0].item(), 0.5, rtol=100 * 1e-6)
+
+
+def test_in_float32_a_tolerance_at_the_resolution_does_not_cost_more_with_time():
+    net = nf.nets.MLP([10, 16, 16, 1], key=jax.random.key(0), activation="tanh", dtype="float32")
+    data = nf.data.linear_teacher(jax.random.key(1), 30, 10, 1)
+    steps = [nf.gradient_flow(net, data, t1, rtol=1e-6, progress=False).stats["steps"] for t1 in (1e3, 1e4)]
+    assert steps[1] < 1.2 * steps[0]

@@ -85,3 +85,18 @@ def test_bad_mobilities_are_named(mobility, was):
     net, data = problem()
     with pytest.raises(ValueError, match=f"`mobility` must be positive numbers.*{was}"):
         nf.gradient_flow(net, data, 1.0, mobility=mobility)
+
+
+def test_mobility_may_be_an_array_and_batched():
+    net, data = problem("identity")
+    solve = lambda mobility: nf.gradient_flow(
+        net, data, 1.0, mobility=mobility, save_at=[1.0], progress=False
+    ).observed["loss"][0]
+    batch = jax.vmap(solve)(jnp.array([MOBILITY, [1.0, 1.0, 1.0]]))
+    np.testing.assert_allclose(batch, [solve(MOBILITY), solve(np.ones(3))], rtol=1e-5)
+
+
+def test_a_tree_of_another_structure_is_named():
+    net, data = problem()
+    with pytest.raises(ValueError, match="`mobility` must be positive numbers.*dict of another structure"):
+        nf.gradient_flow(net, data, 1.0, mobility={"a": 1.0})

@@ -45,16 +45,22 @@ def test_zero_weights_have_a_sharpness_of_zero():
     assert nf.measure.Sharpness()(zero, data) == 0
 
 
-@pytest.mark.parametrize("solver", [None, nf.flow.TSRKC3()])
-def test_along_a_flow_it_is_that_of_what_the_flow_minimises(solver):
+def test_along_a_flow_it_is_that_of_what_the_flow_minimises():
     net, data = problem()
-    observe = {"sharpness": nf.measure.Sharpness()}
-    run = nf.gradient_flow(
-        net, data, 20.0, weight_decay=0.1, observe=observe, save_at=[0.0, 20.0], solver=solver, progress=False
-    )
+    settings = {"weight_decay": 0.1, "save_at": [0.0, 20.0], "progress": False}
+    run = nf.gradient_flow(net, data, 20.0, observe={"sharpness": nf.measure.Sharpness()}, **settings)
     ends = [dense_sharpness(each, data, weight_decay=0.1) for each in (net, run.net)]
-    # A stabilised solver hands over an estimate that is a few steps old, with a residual of 4 %.
-    np.testing.assert_allclose(run.observed["sharpness"], ends, rtol=0.01 if solver is None else 0.06)
+    np.testing.assert_allclose(run.observed["sharpness"], ends, rtol=0.01)
+
+
+def test_a_rough_value_comes_from_the_solver_where_it_has_one():
+    """A stabilised solver needs Lanczos for its own purposes: observing it costs no further products."""
+    net, data = problem()
+    observe = {"sharpness": nf.measure.Sharpness(rtol=0.1), "exact": nf.measure.Sharpness(rtol=1e-3)}
+    run = nf.gradient_flow(net, data, 20.0, observe=observe, solver=nf.flow.TSRKC3(), rtol=1e-4, progress=False)
+    rough, exact = run.observed["sharpness"], run.observed["exact"]
+    assert len(np.unique(rough)) < len(np.unique(exact))
+    np.testing.assert_allclose(rough, exact, rtol=0.15)
 
 
 def test_along_gradient_descent_too():

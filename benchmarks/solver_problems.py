@@ -1,0 +1,81 @@
+"""The gradient flows on which the solvers are compared: small enough for reference solutions, each hard in its way."""
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+import nfa_flow as nf
+
+
+class Problem(NamedTuple):
+    """A network and a dataset, made on demand, and what figures call them."""
+
+    title: str
+    make: Callable[[], tuple[nf.nets.MLP, nf.Dataset]]
+
+
+def multi_index_problem(activation: str, scale: float = 1.0) -> tuple[nf.nets.MLP, nf.Dataset]:
+    """A network 10-32-32-1 of 1 376 parameters that learns a staircase of two directions from 256 noisy samples."""
+    data = nf.data.multi_index(jax.random.key(0), 256, 10, rank=2, noise=0.1)
+    init = nf.nets.Gaussian(scale)
+    return nf.nets.MLP([10, 32, 32, 1], key=jax.random.key(1), activation=activation, init=init), data
+
+
+def deep_linear() -> tuple[nf.nets.MLP, nf.Dataset]:
+    """Three linear layers that start close to the saddle at zero, and leave it at about t = 30."""
+    data = nf.data.linear_teacher(jax.random.key(0), 256, 10, 3, noise=0.1)
+    return nf.nets.MLP([10, 10, 10, 3], key=jax.random.key(1), init=nf.nets.Gaussian(0.07)), data
+
+
+def teacher_student() -> tuple[nf.nets.MLP, nf.Dataset]:
+    """A GELU student of 10 200 parameters that learns from 2 000 samples of a teacher a tenth as wide."""
+    x = jax.random.normal(jax.random.key(0), (2000, 50))
+    teacher = nf.nets.MLP([50, 20, 1], key=jax.random.key(2), activation="gelu", init=nf.nets.Gaussian(2.0))
+    student = nf.nets.MLP([50, 200, 1], key=jax.random.key(1), activation="gelu")
+    return student, nf.Dataset(x, jax.vmap(teacher)(x))
+
+
+def wide_tanh(width: int) -> tuple[nf.nets.MLP, nf.Dataset]:
+    """A tanh network with two hidden layers of this width, on 64 samples: for costs against P = width² + 11 width."""
+    data = nf.data.multi_index(jax.random.key(0), 64, 10, rank=2, noise=0.1)
+    return nf.nets.MLP([10, width, width, 1], key=jax.random.key(1), activation="tanh"), data
+
+
+PROBLEMS = {
+    "tanh": Problem("tanh, 10-32-32-1", lambda: multi_index_problem("tanh")),
+    "softplus": Problem("softplus, 10-32-32-1, stiff", lambda: multi_index_problem("softplus", 1.5)),
+    "linear": Problem("deep linear, 10-10-10-3, from a saddle", deep_linear),
+    "gelu": Problem("GELU teacher and student, 50-200-1", teacher_student),
+    "relu": Problem("ReLU, 10-32-32-1", lambda: multi_index_problem("relu")),
+}
+_WIDE = "tanh of width "
+
+
+def wide_name(width: int) -> str:
+    """The name under which `make` knows `wide_tanh(width)`."""
+    return f"{_WIDE}{width}"
+
+
+def make(name: str) -> tuple[nf.nets.MLP, nf.Dataset]:
+    """The network and the data of a problem by name."""
+    return wide_tanh(int(name.removeprefix(_WIDE))) if name.startswith(_WIDE) else PROBLEMS[name].make()
+
+
+def flat(net: nf.nets.MLP) -> np.ndarray:
+    """All parameters of a network as one vector."""
+    return np.asarray(ravel_pytree(eqx.filter(net, eqx.is_inexact_array))[0])
+
+
+def fingerprint(name: str) -> str:
+    """A hash of the structure, the parameters and the data of a problem: what belongs to it is void when it changes."""
+    net, data = make(name)
+    digest = hashlib.sha256(repr((net, data)).encode())
+    for array in (flat(net), data.x, data.y):
+        # Rounded: the last digits of random normal numbers differ from one processor to another.
+        digest.update(np.round(np.asarray(array), 9).tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,154 @@
+"""What was measured, kept on disk after every cell, and what follows from it: the time that a method needs to an error.
+
+A cell is one method at one tolerance on one problem up to one time. Its `status` is "completed", "timed out" or
+"failed"; its `error` is ‖θ(T) − θ_ref(T)‖/‖θ_ref(T)‖, None where there is no reference.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TRUSTED = 3  # an error below this many times the uncertainty of the reference is not known
+
+
+class Results:
+    """The results in one JSON file, and the reference solutions beside it; what is there already is not run again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        empty: dict[str, Any] = {"machine": {}, "problems": {}, "references": {}, "cells": {}, "scaling": {}}
+        self.all = json.loads(path.read_text()) if path.exists() else empty
+
+    def write(self) -> None:
+        """Replace the file at once, so that a kill leaves the old one or the new one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.all, indent=1))
+        os.replace(partial, self.path)
+
+    def put(self, table: str, key: str, entry: dict) -> None:
+        """Keep an entry and write the file."""
+        self.all[table][key] = entry
+        self.write()
+
+    def problem(self, name: str, fingerprint: str) -> dict | None:
+        """What is known of a problem; where the problem has changed since, everything about it is dropped."""
+        known = self.all["problems"].get(name)
+        if known is not None and known["fingerprint"] != fingerprint:
+            del self.all["problems"][name]
+            for table in ("references", "cells"):
+                self.all[table] = {key: e for key, e in self.all[table].items() if e["problem"] != name}
+            return None
+        return known
+
+    def cells(self, problem: str, t1: float, method: str) -> list[dict]:
+        """The cells of one method, loosest tolerance first."""
+        matches = lambda cell: (cell["problem"], cell["t1"], cell["method"]) == (problem, t1, method)
+        return sorted(filter(matches, self.all["cells"].values()), key=lambda cell: -cell["rtol"])
+
+    def uncertainty(self, problem: str, t1: float) -> float | None:
+        """By how much two reference solutions differ; None where there is no reference."""
+        return self.all["references"].get(reference_key(problem, t1), {}).get("uncertainty")
+
+    def already_too_slow(self, problem: str, t1: float, method: str, rtol: float, limit: float) -> dict | None:
+        """A cell that timed out with as much time, on a shorter horizon or at a looser tolerance (or both)."""
+        tried = [attempt for reference in self.all["references"].values() for attempt in reference["tried"]]
+        for cell in [*self.all["cells"].values(), *tried]:
+            no_harder = cell["t1"] <= t1 and cell["rtol"] >= rtol and cell["limit"] >= limit
+            measured = cell["status"] == "timed out" and "because" not in cell
+            if measured and no_harder and (cell["problem"], cell["method"]) == (problem, method):
+                return cell
+        return None
+
+
+def cell_key(problem: str, t1: float, method: str, rtol: float) -> str:
+    """Names a cell."""
+    return f"{problem}, T = {t1:g}, {method}, rtol {rtol:g}"
+
+
+def reference_key(problem: str, t1: float) -> str:
+    """Names a reference solution."""
+    return f"{problem}, T = {t1:g}"
+
+
+class Seconds(NamedTuple):
+    """A time or a ratio that is known (""), or only bounded: "≤" or "<" (from above), "≥" or ">" (from below)."""
+
+    value: float
+    bound: str = ""
+
+    def over(self, other: "Seconds") -> "Seconds | None":
+        """The ratio, with the bound that follows; None where nothing follows."""
+        turned = other.bound.translate(str.maketrans("≤<≥>", "≥>≤<"))
+        if {self.bound, turned} & set("≤<") and {self.bound, turned} & set("≥>"):
+            return None
+        return Seconds(self.value / other.value, self.bound or turned)
+
+    def __str__(self) -> str:
+        return f"{self.bound}{self.value:.2g}" if self.value < 1000 else f"{self.bound}{self.value:.0f}"
+
+
+def seconds_to(error: float, cells: list[dict]) -> Seconds | None:
+    """The time of a method to an error, interpolated between its tolerances on log scales, never extrapolated.
+
+    Where even the loosest tolerance is more accurate, its time is an upper bound. Where no cell is accurate enough, a
+    lower bound is the limit if one timed out, else the time of the most accurate. None where nothing was measured.
+    """
+    done = [cell for cell in cells if cell["status"] == "completed" and cell["error"]]
+    known = [Seconds(cell["seconds"], "≤") for cell in done if cell["error"] <= error]
+    for loose, tight in zip(done[:-1], done[1:], strict=True):
+        if tight["error"] <= error < loose["error"]:
+            x = np.log([tight["error"], loose["error"]])
+            y = np.log([tight["seconds"], loose["seconds"]])
+            known.append(Seconds(float(np.exp(np.interp(np.log(error), x, y)))))
+    limits = [cell["limit"] for cell in cells if cell["status"] == "timed out"]
+    if known or not (limits or done):
+        return min(known, default=None)
+    most_accurate = min(done, key=lambda cell: cell["error"], default=None)
+    return Seconds(min(limits) if limits or most_accurate is None else most_accurate["seconds"], ">")
+
+
+def best(times: list[Seconds | None]) -> Seconds | None:
+    """The smallest time of those that reached the error; the smallest lower bound where none did."""
+    measured = [time for time in times if time is not None]
+    return min([time for time in measured if time.bound != ">"] or measured, key=lambda time: time.value, default=None)
+
+
+def summary(results: Results, problems: dict[str, str], horizons: list[float], explicit: list[str]) -> str:
+    """The table of times to errors, and of how many times longer the peers take than NDF."""
+    headings = ("error", "default", "NDF", "best explicit", "CVODE", "explicit/NDF", "CVODE/NDF")
+    lines = [
+        "Seconds to an error of the parameters, interpolated between the tolerances tried: ≤ where even the loosest is",
+        "more accurate, > where none is accurate enough or the limit ended the run, – where nothing was measured or no",
+        "bound follows, ? where the reference is not known that well. The last columns are ratios to the time of NDF.",
+    ]
+    for problem, title in problems.items():
+        for t1 in horizons:
+            uncertainty = results.uncertainty(problem, t1)
+            known = "none" if uncertainty is None else f"known to {uncertainty:.0e}"
+            lines += ["", f"{title}, T = {t1:g} (reference: {known})", _aligned(headings)]
+            for error in (1e-3, 1e-4, 1e-6, 1e-8):
+                doubtful = uncertainty is not None and error < TRUSTED * uncertainty
+                times = _times_to(error, results, problem, t1, explicit)
+                lines.append(_aligned([f"{error:.0e}{'?' if doubtful else ''}", *map(_shown, times)]))
+    return "\n".join(lines)
+
+
+def _times_to(error: float, results: Results, problem: str, t1: float, explicit: list[str]) -> list[Seconds | None]:
+    """The times of the default, NDF, the best explicit peer and CVODE, and the ratios of the last two to NDF's."""
+    to_error = lambda method: seconds_to(error, results.cells(problem, t1, method))
+    default, ndf, cvode = to_error("default"), to_error("NDF"), to_error("CVODE")
+    fastest = best([to_error(method) for method in explicit])
+    return [default, ndf, fastest, cvode, *(peer.over(ndf) if peer and ndf else None for peer in (fastest, cvode))]
+
+
+def _shown(time: Seconds | None) -> str:
+    return "–" if time is None else str(time)
+
+
+def _aligned(entries: Sequence[str]) -> str:
+    return "".join(f"{entry:>14}" for entry in entries)

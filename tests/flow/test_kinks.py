@@ -1,0 +1,31 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+import nfa_flow as nf
+from nfa_flow.flow.kinks import has_kinks
+
+DATA = nf.data.linear_teacher(jax.random.key(0), 50, 5, 2)
+
+
+@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.gelu, jax.nn.softplus, jax.nn.elu, jnp.square, lambda x: x])
+def test_smooth_functions_have_none(activation):
+    assert not has_kinks(nf.nets.MLP([5, 16, 2], key=jax.random.key(1), activation=activation), DATA)
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu6, jax.nn.hard_tanh, lambda x: jnp.maximum(x, 0.1 * x)])
+def test_kinks_of_functions_without_a_name_are_found(activation):
+    assert has_kinks(nf.nets.MLP([5, 16, 2], key=jax.random.key(1), activation=activation), DATA)
+
+
+def test_kinks_of_any_module_are_found():
+    assert has_kinks(eqx.nn.MLP(5, 2, 32, 2, key=jax.random.key(1)), DATA)
+    assert not has_kinks(eqx.nn.MLP(5, 2, 32, 2, activation=jnp.tanh, key=jax.random.key(1)), DATA)
+
+
+def test_in_float32_rounding_is_no_kink():
+    data = DATA.astype("float32")
+    for activation, expected in ((lambda x: jnp.tanh(x), False), (lambda x: jnp.abs(x), True)):
+        net = nf.nets.MLP([5, 64, 2], key=jax.random.key(1), activation=activation, dtype="float32")
+        assert has_kinks(net, data) == expected
