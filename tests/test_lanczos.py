@@ -51,7 +51,7 @@ def test_the_residual_is_that_of_the_ritz_pair():
 
 def test_as_many_steps_as_dimensions_are_exact():
     H = symmetric(2, size=5)
-    value, residual, vector = ritz_pair(H, random_vector(5))
+    value, residual, vector, _ = ritz_pair(H, random_vector(5))
     eigenvalue = np.linalg.eigvalsh(H)[-1]
     np.testing.assert_allclose(value, eigenvalue, rtol=1e-14)
     assert residual < 1e-12 * eigenvalue
@@ -61,7 +61,7 @@ def test_as_many_steps_as_dimensions_are_exact():
 @pytest.mark.parametrize("eigenvalue", [3.0, -3.0, 1e8, -1e8, 0.0])
 @pytest.mark.parametrize("size", [1, 5])
 def test_a_space_of_one_dimension_is_no_special_case(size, eigenvalue):
-    value, residual, vector = ritz_pair(eigenvalue * jnp.eye(size), random_vector(size))
+    value, residual, vector, _ = ritz_pair(eigenvalue * jnp.eye(size), random_vector(size))
     np.testing.assert_allclose(value, eigenvalue, rtol=1e-15)
     np.testing.assert_allclose(
         vector * jnp.sign(vector[0]), unit(random_vector(size)) * np.sign(random_vector(size)[0])

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..checks import wrong
 from ..trajectory import Trajectory
 
 PARAMETER_ERROR = "parameter_error"
@@ -19,8 +18,6 @@ def with_error_estimate(run: Trajectory, tighter: Trajectory, *, save_nets: bool
     Both runs must have kept their networks. NaN where the two have no time in common: at the end of a run that a rule
     stopped, and after the failure of the tighter one.
     """
-    if PARAMETER_ERROR in run.observed:
-        raise wrong("observe", f"without the name {PARAMETER_ERROR}, which `certify` uses", PARAMETER_ERROR)
     count = min(len(run.times), len(tighter.times))
     error = jnp.full(run.times.shape, jnp.nan, run.times.dtype).at[:count].set(_distance(run, tighter, count))
     same = jnp.asarray(run.times[:count] == tighter.times[:count])

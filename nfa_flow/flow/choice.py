@@ -20,7 +20,7 @@ _NDF_BYTES = 4 * 2**30
 
 
 def choose_solver(
-    rtol: Any, parameter_bytes: int, *, has_kinks: bool, stiffness: Callable[[], float | None]
+    rtol: Any, dtype: DTypeLike, parameter_bytes: int, *, has_kinks: bool, stiffness: Callable[[], float | None]
 ) -> tuple[diffrax.AbstractSolver, str]:
     """A solver for this flow, and the reason in words.
 
@@ -32,6 +32,8 @@ def choose_solver(
     fewer where it is. Across the kinks of piecewise linear activations no method keeps its order; loose tolerances and
     long horizons belong to the stabilised method, the rest to an explicit pair.
     """
+    if jnp.finfo(dtype).bits < 32:
+        return diffrax.Tsit5(), f"{dtype} is too coarse for anything but an explicit pair"
     if not has_kinks:
         if parameter_bytes * _NDF_VECTORS > _NDF_BYTES:
             return TSRKC3(), f"smooth, but too large for the {_NDF_VECTORS} parameter vectors of NDF"

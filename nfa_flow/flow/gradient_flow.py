@@ -22,7 +22,7 @@ from ..objective import AbstractObjective, Mobility, MomentObjective, make_objec
 from ..observation import Observe, make_observer
 from ..sharpness import sharpness_of
 from ..trajectory import Trajectory, conclude, make_trajectory
-from .certify import with_error_estimate
+from .certify import PARAMETER_ERROR, with_error_estimate
 from .choice import choose_solver, evaluations_per_step, warn_about_tolerance
 from .flow_solver import AbstractFlowSolver
 from .integrate import FlowProblem, FlowState, advance, start
@@ -109,11 +109,17 @@ def gradient_flow(
         call = partial(gradient_flow, net, data, t1, t0=t0, weight_decay=weight_decay, mobility=mobility, loss=loss)
         call = partial(call, observe=observe, save_at=save_at, save_nets=True, solver=solver, dt0=dt0, stop=stop)
         call = partial(call, max_steps=max_steps, progress=progress)
+        if PARAMETER_ERROR in (observe or {}):
+            raise wrong("observe", f"without the name {PARAMETER_ERROR}, which `certify` uses", PARAMETER_ERROR)
         run = call(rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
+        if not is_traced(run) and run.status == "interrupted":
+            return run
         # Where the second run fails, its end is not there to compare with; the first one stands.
         second = None if checkpoint is None else f"{os.fspath(checkpoint)}.certify"
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a tolerance that nobody asked for
             tighter = call(rtol=rtol / 10, atol=None if atol is None else atol / 10, checkpoint=second, throw=False)
+        if not is_traced(tighter) and tighter.status == "interrupted":
+            return conclude(tighter, throw)
         return with_error_estimate(run, tighter, save_nets=save_nets)
     began = time.perf_counter()
     parameters, objective = make_objective(net, data, loss, weight_decay, mobility=mobility)
@@ -124,12 +130,12 @@ def gradient_flow(
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
-    kinks = has_kinks(net, data)
+    kinks = has_kinks(net, data, loss)
     warn_about_tolerance(rtol, dtype, has_kinks=kinks)
     if solver is None:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
         stiffness = lambda: _stiffness(objective, parameters, t1 - t0)
-        solver, reason = choose_solver(rtol, size, has_kinks=kinks, stiffness=stiffness)
+        solver, reason = choose_solver(rtol, dtype, size, has_kinks=kinks, stiffness=stiffness)
     else:
         reason = "chosen by the user"
     _check_solver(solver)

@@ -1,5 +1,6 @@
-"""Whether a network has kinks, so that its gradient flow has a discontinuous right-hand side."""
+"""Whether a network or its loss has kinks, so that its gradient flow has a discontinuous right-hand side."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,9 @@ import numpy as np
 
 from ..checks import is_traced
 from ..data import Dataset
+from ..losses import Loss
 from ..nets import MLP
+from ..nets.activations import name_of
 
 _POINTS = 2048
 _LINES = 2
@@ -16,24 +19,31 @@ _LINES = 2
 _JUMP = 0.8
 
 
-def has_kinks(net: Any, data: Dataset) -> bool:
-    """Known for an `MLP` of named activations; for others looked for along lines through pairs of samples.
+def has_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> bool:
+    """Known for an `MLP` of named activations and for named losses; others are looked at along lines.
 
-    Inside `jax.jit` nothing can be looked at, and a network counts as smooth unless it says otherwise.
+    The lines go through pairs of samples, and for the loss through a target. Inside `jax.jit` nothing can be looked
+    at: a network then counts as smooth unless it says otherwise.
     """
-    if isinstance(net, MLP) and all(isinstance(activation, str) for activation in net.activations):
-        return net.has_kinks
-    if is_traced(net, data):
+    known_net = isinstance(net, MLP) and all(name_of(each) for each in net.activations)
+    if getattr(net, "has_kinks", False) or (known_net and isinstance(loss, str)) or is_traced(net, data):
         return getattr(net, "has_kinks", False)
-    samples = np.asarray(data.x)
-    rng = np.random.default_rng(0)
-    ends = [samples[rng.integers(len(samples), size=2)] for _ in range(_LINES)]
-    return any(_jumps(net, jnp.asarray(start), jnp.asarray(end - start)) for start, end in ends)
+    target = jnp.asarray(data.y[0])
+    if not isinstance(loss, str) and _jumps(lambda p: jnp.asarray(loss(p, target)), target, jnp.ones_like(target)):
+        return True
+    if known_net:
+        return False
+    rng, samples = np.random.default_rng(0), np.asarray(data.x)
+    # A little of a random direction, for data of one sample.
+    directions = rng.normal(size=(_LINES, data.inputs)) * np.abs(samples).max() / 10
+    starts, ends = rng.choice(samples, _LINES), rng.choice(samples, _LINES)
+    lines = zip(starts, (ends - starts + directions).astype(samples.dtype), strict=True)
+    return any(_jumps(net, jnp.asarray(start), jnp.asarray(direction)) for start, direction in lines)
 
 
-def _jumps(net: Any, start: jax.Array, direction: jax.Array) -> bool:
-    slope = lambda s: jax.jvp(lambda s: net(start + s * direction), (s,), (jnp.ones_like(s),))[1]
-    s = jnp.linspace(-1, 2, 4 * _POINTS + 1, dtype=start.dtype)
+def _jumps(function: Callable, start: jax.Array, direction: jax.Array) -> bool:
+    slope = lambda s: jax.jvp(lambda s: function(start + s * direction), (s,), (jnp.ones_like(s),))[1]
+    s = jnp.linspace(-1, 2.03, 4 * _POINTS + 1, dtype=start.dtype)  # not on 0 or 1, where a kink may sit
     slopes = np.asarray(jax.jit(jax.vmap(slope))(s))
     largest = lambda every: np.abs(np.diff(slopes[::every], axis=0)).max()
     fine, coarse = largest(1), largest(4)

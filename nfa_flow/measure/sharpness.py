@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import require_number
 from ..data import Dataset
 from ..losses import Loss
 from ..objective import AbstractObjective, make_objective
@@ -29,6 +30,9 @@ class Sharpness(AbstractRunObservable):
     """
 
     rtol: float = 0.01
+
+    def __check_init__(self):
+        require_number("rtol", self.rtol, above=0)
 
     def __call__(
         self, net: Any, data: Dataset, *, loss: Loss = "mse", weight_decay: float | Float[Array, ""] = 0.0

@@ -8,14 +8,18 @@ import nfa_flow as nf
 from nfa_flow.flow.choice import choose_solver
 
 
-def choose(rtol=1e-6, size=1000, *, has_kinks=False, stiffness=100.0):
-    return choose_solver(rtol, size, has_kinks=has_kinks, stiffness=lambda: stiffness)
+def choose(rtol=1e-6, size=1000, *, dtype="float64", has_kinks=False, stiffness=100.0):
+    return choose_solver(rtol, dtype, size, has_kinks=has_kinks, stiffness=lambda: stiffness)
 
 
 def test_smooth_networks_get_ndf_unless_they_are_huge():
     assert isinstance(choose()[0], nf.flow.NDF)
     solver, reason = choose(size=2**30)
     assert isinstance(solver, nf.flow.TSRKC3) and "too large" in reason
+
+
+def test_half_precision_gets_an_explicit_pair():
+    assert isinstance(choose(dtype="bfloat16")[0], diffrax.Tsit5)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,19 @@ def test_kinks_of_any_module_are_found():
     assert not has_kinks(eqx.nn.MLP(5, 2, 32, 2, activation=jnp.tanh, key=jax.random.key(1)), DATA)
 
 
+@pytest.mark.parametrize(
+    ("loss", "kinks"),
+    [
+        (lambda p, y: jnp.sum(jnp.abs(p - y)), True),
+        (lambda p, y: jnp.sum(jnp.maximum(0, 1 - p * y)), True),
+        (lambda p, y: jnp.sum((p - y) ** 4), False),
+    ],
+)
+def test_kinks_of_a_loss_are_found(loss, kinks):
+    net = nf.nets.MLP([5, 16, 2], key=jax.random.key(1), activation="tanh")
+    assert has_kinks(net, DATA, loss) == kinks
+
+
 def test_in_float32_rounding_is_no_kink():
     data = DATA.astype("float32")
     for activation, expected in ((lambda x: jnp.tanh(x), False), (lambda x: jnp.abs(x), True)):
