@@ -37,6 +37,15 @@ def test_kinks_of_a_loss_are_found(loss, kinks):
     assert has_kinks(net, DATA, loss) == kinks
 
 
+def test_looking_again_compiles_nothing(compilations):
+    net = eqx.nn.MLP(5, 2, 32, 2, key=jax.random.key(1))
+    loss = lambda p, y: jnp.sum((p - y) ** 4)
+    has_kinks(net, DATA, loss)
+    assert compilations() > 0
+    has_kinks(net, DATA, loss)
+    assert compilations() == 0
+
+
 def test_in_float32_rounding_is_no_kink():
     data = DATA.astype("float32")
     for activation, expected in ((lambda x: jnp.tanh(x), False), (lambda x: jnp.abs(x), True)):
