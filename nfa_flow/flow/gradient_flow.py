@@ -130,7 +130,7 @@ def gradient_flow(
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
-    kinks = has_kinks(net, data, loss)
+    kinks = has_kinks(net, data, loss) if solver is None else getattr(net, "has_kinks", False)
     warn_about_tolerance(rtol, dtype, has_kinks=kinks)
     if solver is None:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))

@@ -32,7 +32,7 @@ BAD = [
     ({"weight_decay": -0.1}, "`weight_decay` must be a non-negative number, but was -0.1"),
     ({"weight_decay": float("nan")}, "`weight_decay` must be a non-negative number, but was nan"),
     ({"rtol": 0.0}, "`rtol` must be a positive number"),
-    ({"atol": -1e-9}, "`atol` must be a non-negative number"),
+    ({"atol": -1e-9}, "`atol` must be a positive number"),
     ({"max_steps": 0}, "`max_steps` must be a whole number of at least 1"),
     ({"max_steps": 2**31}, "`max_steps` must be a whole number below"),
     ({"save_at": [2.0, 1.0]}, "`save_at` must be strictly increasing, but was 2 followed by 1"),

@@ -250,8 +250,8 @@ KAPPA = {1: -0.185, 2: -1 / 9, 3: -0.0823, 4: -0.0415, 5: 0.0, 6: 0.0}
 class ToTheLastDigit(NewtonCG):
     """Solves better than its tolerance asks, so that a step has no error but that of its formula."""
 
-    def solve(self, field, y, psi, a, scale, share, rate, exact):
-        return super().solve(field, y, psi, a, 1e-18 * scale, share, rate, exact)
+    def solve(self, field, y, psi, a, scale, *settings):
+        return super().solve(field, y, psi, a, 1e-18 * scale, *settings)
 
 
 def monomial(order):
