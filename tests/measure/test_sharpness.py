@@ -58,7 +58,7 @@ def test_a_rough_value_comes_from_the_solver_where_it_has_one():
     net, data = problem()
     observe = {"sharpness": nf.measure.Sharpness(rtol=0.1), "exact": nf.measure.Sharpness(rtol=1e-3)}
     run = nf.gradient_flow(net, data, 20.0, observe=observe, solver=nf.flow.TSRKC3(), rtol=1e-4, progress=False)
-    rough, exact = run.observed["sharpness"], run.observed["exact"]
+    rough, exact = (np.asarray(run.observed[name]) for name in ("sharpness", "exact"))
     assert len(np.unique(rough)) < len(np.unique(exact))
     # At both ends the sharpness hardly changes within the eight steps of an estimate.
     np.testing.assert_allclose(rough[[0, -1]], exact[[0, -1]], rtol=0.1)
