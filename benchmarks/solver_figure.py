@@ -72,7 +72,7 @@ def draw_scaling(results: Results, stem: Path) -> list[Path]:
 
 def _grid(results: Results, titles: dict[str, str], horizons: list[float], work: str, label: str, stem: Path) -> Path:
     rows, columns = len(titles), len(horizons)
-    figure = plt.figure(figsize=(3.6 * columns, 2.7 * rows + 0.9), layout="constrained", dpi=150)
+    figure = plt.figure(figsize=(max(3.6 * columns, 7), 2.7 * rows + 0.9), layout="constrained", dpi=150)
     with house_style():
         axes = figure.subplots(rows, columns, squeeze=False)
         for row, (problem, title) in zip(axes, titles.items(), strict=True):
@@ -87,7 +87,7 @@ def _grid(results: Results, titles: dict[str, str], horizons: list[float], work:
         grey: dict[str, Any] = {"color": "#777777", "markerfacecolor": "none"}
         handles.append(Line2D([], [], marker="o", linestyle="", label="below 3 × reference's error", **grey))
         handles.append(Line2D([], [], linestyle=":", label="reference's own error", **grey))
-        figure.legend(handles=handles, loc="outside lower center", ncols=2 * columns)
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(2 * columns, 4))
     return _saved(figure, stem, work)
 
 
