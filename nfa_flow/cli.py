@@ -307,7 +307,7 @@ def _table(runs: dict[str, Any]):
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run")
-    columns = ("final loss", "cosine", "relative error", "exponent", "gradients + Hessian products", "seconds")
+    columns = ("final loss", "cosine", "relative error", "exponent", "gradients + products", "seconds")
     for column in columns:
         table.add_column(column, justify="right")
     for name, run in runs.items():
