@@ -175,7 +175,7 @@ def of_torchdiffeq(net, data, rtol, sharpness) -> Solve:
             return velocity(t, parameters)
 
         setattr(counted, "callback_accept_step", lambda *_: count("accepted"))  # noqa: B010  (a function has no such name)
-        setattr(counted, "callback_reject_step", lambda *_: count("rejected"))  # noqa: B010
+        setattr(counted, "callback_reject_step", lambda *_: count("rejected"))  # noqa: B010  (likewise)
         times = torch.tensor([0.0, t1], dtype=torch.float64)
         options: Any = {"rtol": rtol, "atol": rtol / 100, "method": "dopri5"}
         path: Any = torchdiffeq.odeint(counted, tensor(flat(net)), times, **options)

@@ -29,7 +29,7 @@ _ALPHA = (1 - _KAPPA) * _GAMMA[:7]
 _ERROR = np.append(_KAPPA * _GAMMA[:7] + 1 / np.arange(1, 8), np.inf)
 
 # The error at the end of a run is several times the error of a step: with this factor it stays below 10·rtol on the
-# problems of benchmarks/solvers.py.
+# problems measured in benchmarks/results/solvers-cpu.json.
 _CAUTION = 4.0
 _ROUNDING = 25.0  # times the resolution of y: to ask for more accuracy would cost steps and give none
 _NEWTON_SHARE = 0.1  # of the tolerance, for the error of the nonlinear solve
