@@ -29,8 +29,9 @@ def choose_solver(
 
     Measured with `python benchmarks/solvers.py --horizons 1 10 1e2` (kinks: `--problems relu`): on smooth
     networks NDF needs about as many gradients as the best explicit pair where the flow is not stiff (so changing from
-    one to the other within a run would not pay), and far fewer where it is. Across the kinks of piecewise linear activations no method keeps its order; loose tolerances and
-    long horizons belong to the stabilised method, the rest to an explicit pair.
+    one to the other within a run would not pay), and far fewer where it is. Across the kinks of piecewise
+    linear activations no method keeps its order; loose tolerances and long horizons belong to the stabilised method,
+    the rest to an explicit pair.
     """
     if jnp.finfo(dtype).bits < 32:
         return diffrax.Tsit5(), f"{dtype} is too coarse for anything but an explicit pair"
