@@ -2,6 +2,7 @@
 
 from .agop import agop as agop
 from .agop import agop_factor as agop_factor
+from .agop import preactivation_agop as preactivation_agop
 from .alignment import Alignment as Alignment
 from .alignment import alignment as alignment
 from .balance import balance as balance

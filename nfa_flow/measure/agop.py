@@ -1,98 +1,206 @@
-"""The average gradient outer product, through a factor that is never squared.
+"""The average gradient outer product of a network, at the input of any of its layers.
 
 With the Jacobian J(x) = df/dh of the network with respect to the input h of a layer, AGOP = E[JᵀJ]. Since J = B W with
-B = df/dz (z = W h + b, of the layer's width), only the B are formed, and they are folded chunk by chunk into the
-triangular factor R of their stack (TSQR): AGOP = FᵀF with F = R W. Powers of AGOP come from the singular values of F,
-which keeps the relative accuracy that the eigenvalues of an assembled AGOP lose.
+B = df/dz (z = W h + b), it is WᵀKW with K = E[BᵀB], or FᵀF with F = R W and RᵀR = K. The first form is the fastest. The
+second never squares anything: powers of AGOP come from the singular values of F, which keeps the relative accuracy
+that the eigenvalues of an assembled AGOP lose.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
-from ..checks import wrong
+from ..checks import require_integer, wrong
 from ..data import Dataset
+from ..losses import Loss, resolve
 from ..nets import MLP
-from .nfm import layer_weight
+from .jacobian_sums import AbstractJacobianSum, CentredGram, CentredTriangle, Gram, Triangle
+from .jacobians import Function, Sample, stream
+from .layer import Layer, Tap, find_layer
 
-# A chunk has this many entries, but at least so many rows per column that the QR of a chunk is not spent on R again.
-_ENTRIES_PER_CHUNK = 2**16
-_ROWS_PER_COLUMN = 4
+# What a network is measured on: samples, a data set, or an iterator over batches of either that is read once.
+Samples = Dataset | Float[Array, "n ..."] | Iterable[Any]
+
+MEMORY = 2**25
 
 
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def agop(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -> Float[Array, "h h"]:
+def agop(
+    net: Any,
+    x: Samples,
+    *,
+    layer: Layer = 1,
+    centred: bool = False,
+    loss: Loss | None = None,
+    memory: int = MEMORY,
+) -> Float[Array, "h h"]:
     """Average gradient outer product AGOP = E[J(x)ᵀJ(x)] with respect to the input of layer `layer`.
 
-    J is the full c × d Jacobian, and E the mean over samples, weighted if `x` is a `Dataset` with weights.
+    J is the full c × d Jacobian, and E the mean over samples, weighted if `x` is a `Dataset` with weights. At a
+    convolution the input is a patch, and E is also the mean over positions.
 
-    **Arguments:** `net`: an `MLP`; for layer 1 any Equinox module "d" -> "c"; `x`: the samples; `layer`: l = 1 … L.
+    **Arguments:**
+    - `net`: an `MLP`, `equinox.nn.MLP` or `Sequential`, or any module from a sample to a vector "c".
+    - `x`: samples, a `Dataset`, or an iterable of batches of either (without weights), read once.
+    - `layer`: l = 1 … L, counting the layers with weights; or a function from the network to an `equinox.nn.Linear` or
+      `Conv` in it, such as `lambda net: net.conv2`, for the part of the Jacobian that goes through that layer. In a
+      module of unknown order 1 is its input.
+    - `centred`: of J − E[J], the covariance of the gradients of each output.
+    - `loss`: of ℓ(f(x), y) instead of f(x): "mse", "cross_entropy" or a function. Needs a `Dataset`.
+    - `memory`: about how many bytes of Jacobians to hold at a time. Samples, and outputs where one sample is too much,
+      are taken in chunks of that size.
+
     **Returns:** a symmetric positive semi-definite matrix of the layer's fan-in.
-    **Raises:** ValueError naming `layer` or `net`.
-    **Source:** Radhakrishnan et al. 2024 (Science), eq. 1; Beaglehole et al. 2024 for deeper layers.
+    **Raises:** ValueError naming `net`, `x`, `layer`, `loss` or `memory`.
+    **Source:** Radhakrishnan et al. 2024 (Science), eq. 1; Beaglehole et al. 2024 for deeper layers and convolutions.
     """
-    F = agop_factor(net, x, layer=layer)
-    return F.T @ F
+    K, W = jacobian_sum(net, x, CentredGram() if centred else Gram(), layer=layer, loss=loss, memory=memory)
+    return K if W is None else _sandwich(K, W)
 
 
-@jax.default_matmul_precision("highest")
-def agop_factor(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -> Float[Array, "r h"]:
+def agop_factor(
+    net: Any,
+    x: Samples,
+    *,
+    layer: Layer = 1,
+    centred: bool = False,
+    loss: Loss | None = None,
+    memory: int = MEMORY,
+) -> Float[Array, "r h"]:
     """A factor F with AGOP = FᵀF; arguments as in `agop`. Its singular values are the roots of AGOP's eigenvalues."""
-    R, W = preactivation_factor(net, x, layer=layer)
-    return R if W is None else R @ W
+    total = CentredTriangle() if centred else Triangle()
+    R, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory)
+    return R if W is None else _product(R, W)
 
 
-def preactivation_factor(
-    net: Any, x: Dataset | Float[Array, "n d"], *, layer: int
+def preactivation_agop(
+    net: Any,
+    x: Samples,
+    *,
+    layer: Layer = 1,
+    factor: bool = False,
+    centred: bool = False,
+    loss: Loss | None = None,
+    memory: int = MEMORY,
+) -> Float[Array, "r k"]:
+    """K = E[BᵀB] with B = df/dz, z = W_l h + b_l the pre-activation of a layer: AGOP without its d × d matrix.
+
+    AGOP = W_lᵀ K W_l. For a network of one hidden layer K is the (uncentred) second moment of the neurons' gradients;
+    behind k linear layers before a nonlinear head g, at layer k, it is E[J_gᵀJ_g].
+
+    **Arguments:** as in `agop`; `factor`: return a factor R with K = RᵀR instead, without ever forming K.
+    **Returns:** k × k, of the layer's width; the factor of a linear network has one row for each output.
+    **Raises:** as `agop`; ValueError naming `layer` at the input of a module, which has no pre-activation.
+    **Source:** Beaglehole et al. 2024 (the pre-activation tangent kernel's role in the NFA).
+    """
+    if find_layer(net, layer) is None:
+        raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
+    kinds = {(False, False): Gram(), (False, True): CentredGram(), (True, False): Triangle()}
+    total = kinds.get((factor, centred), CentredTriangle())
+    return jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory)[0]
+
+
+def jacobian_sum(
+    net: Any, x: Samples, total: AbstractJacobianSum, *, layer: Layer, loss: Loss | None = None, memory: int = MEMORY
 ) -> tuple[Float[Array, "r k"], Float[Array, "k h"] | None]:
-    """(R, W_l) with RᵀR = E[BᵀB], B = df/dz_l; for a module that is not an `MLP`, (F, None) at its input."""
-    samples, weight = (x.x, x.sample_weight) if isinstance(x, Dataset) else (x, jnp.full(len(x), 1 / len(x)))
-    if not isinstance(net, MLP):
-        if layer != 1:
-            raise wrong("layer", f"1 for a {type(net).__name__}: deeper layers need an `MLP`", layer)
-        return _stack_factor(jax.jacrev(net), samples, weight), None
-    W = layer_weight(net, layer)
-    if net.is_linear:
-        return _product(net.weights[layer:], W), W
-    B = lambda x: jax.jacrev(lambda z: net.from_preactivation(layer, z))(net.layers[layer - 1](net.to_layer(layer, x)))
-    return _stack_factor(B, samples, weight), W
+    """(what B = df/dz adds up to, W_l); at the input of a module (what J adds up to, None)."""
+    require_integer("memory", memory, at_least=1)
+    position = find_layer(net, layer)
+    function = Function(Tap(net, position), None if loss is None else resolve(loss))
+    batches = _batches(x, loss is not None)
+    W = function.tap.weight
+    if isinstance(net, MLP) and net.is_linear and loss is None and position is not None:
+        next(batches)
+        return _of_linear(net, total, position), W
+    if isinstance(x, Dataset | jax.Array | np.ndarray):
+        samples, weight = next(batches)
+        return _sum(function, total, samples, weight, memory), W
+    state, count, k = None, 0, 0
+    for samples, weight in batches:
+        state, k = _continue(function, total, samples, weight, memory, state), function.width(samples)
+        count += len(weight)
+    return total.finish(state, count, k), W
 
 
-def _product(later: tuple[Array, ...], W: Float[Array, "k d"]) -> Float[Array, "c k"]:
-    """W_L … W_{l+1}, from the output side."""
-    if not later:
-        return jnp.eye(W.shape[0], dtype=W.dtype)
-    B = later[-1]
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+def _sum(function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int) -> Array:
+    state = _from(function, total, samples, weight, memory, None)
+    return total.finish(state, 1.0, function.width(samples))
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")
+def _continue(
+    function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int, state: PyTree
+) -> PyTree:
+    return _from(function, total, samples, jnp.ones_like(weight), memory, state)
+
+
+def _from(
+    function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int, state: PyTree
+) -> PyTree:
+    c, z = function.shapes(samples)
+    k = z.shape[0]
+    state = total.start(c, k, z.dtype) if state is None else state
+    return stream(function, samples, weight, state, total.fold, total.memory(memory, k, z.dtype.itemsize))
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")
+def _of_linear(net: MLP, total: AbstractJacobianSum, position: int) -> Array:
+    """From B = W_L … W_{l+1}, the same for all samples, multiplied from the output side."""
+    W, later = net.weights[position], net.weights[position + 1 :]
+    B = later[-1] if later else jnp.eye(W.shape[0], dtype=W.dtype)
     for each in later[-2::-1]:
         B = B @ each
-    return B
+    return total.of_constant(B)
 
 
-def _stack_factor(
-    jacobian: Callable[[Float[Array, " d"]], Float[Array, "c k"]], x: Float[Array, "n d"], weight: Float[Array, " n"]
-) -> Float[Array, "k k"]:
-    """Triangular R with RᵀR = Σ w_i J_iᵀJ_i, one chunk of samples at a time."""
-    one = jax.eval_shape(jacobian, x[0])
-    if len(one.shape) != 2:
-        raise wrong("net", "a map from a vector to a vector of outputs", f"one with a Jacobian of shape {one.shape}")
-    c, k = one.shape
-    samples = len(x)
-    entries = max(_ENTRIES_PER_CHUNK, _ROWS_PER_COLUMN * k**2)
-    chunks = min(samples, -(-samples * c * k // entries))
-    size = -(-samples // chunks)
-    # The last chunk is filled up with the first sample at weight zero.
-    index = jnp.arange(chunks * size)
-    real = index < samples
-    index = jnp.where(real, index, 0)
-    root = jnp.sqrt(jnp.where(real, weight[index], 0)).astype(one.dtype)
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _sandwich(K: Float[Array, "k k"], W: Float[Array, "k h"]) -> Float[Array, "h h"]:
+    return W.T @ (K @ W)
 
-    def fold(R: Float[Array, "k k"], chunk: tuple[Array, Array]) -> tuple[Float[Array, "k k"], None]:
-        index, root = chunk
-        rows = (root[:, None, None] * jax.vmap(jacobian)(x[index])).reshape(-1, k)
-        return jnp.linalg.qr(jnp.concatenate([R, rows]), mode="r"), None
 
-    R, _ = jax.lax.scan(fold, jnp.zeros((k, k), one.dtype), (index.reshape(chunks, size), root.reshape(chunks, size)))
-    return R
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _product(R: Float[Array, "r k"], W: Float[Array, "k h"]) -> Float[Array, "r h"]:
+    return R @ W
+
+
+def _batches(x: Samples, with_targets: bool) -> Iterator[tuple[Sample, Array]]:
+    """Each batch as ((x, y or None), weights)."""
+    whole = isinstance(x, Dataset | jax.Array | np.ndarray)
+    if not whole and not isinstance(x, Iterable):
+        raise wrong("x", "samples, a `Dataset`, or an iterable of batches of either", repr(x))
+    empty = True
+    for batch in [x] if whole else x:
+        empty = False
+        if isinstance(batch, Dataset):
+            if batch.weight is not None and not whole:
+                raise wrong("x", "an iterable of batches without weights", "a batch of a weighted `Dataset`")
+            yield (batch.x, batch.y if with_targets else None), batch.sample_weight
+        elif with_targets:
+            raise wrong("x", "a `Dataset` (or batches of them), for the loss needs targets", _described(batch))
+        else:
+            samples = _samples(batch)
+            yield (samples, None), jnp.full(len(samples), 1 / len(samples), samples.dtype)
+    if empty:
+        raise wrong("x", "an iterable with at least one batch", "empty")
+
+
+def _samples(x: Any) -> Float[Array, "n ..."]:
+    if not isinstance(x, jax.Array | np.ndarray) or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise wrong("x", "an array of floating-point samples", _described(x))
+    if x.ndim < 2 or 0 in x.shape:
+        raise wrong("x", "a matrix (samples × inputs) with at least one of each", f"of shape {x.shape}")
+    return jnp.asarray(x)
+
+
+def _described(x: Any) -> str:
+    return f"of type {x.dtype}" if hasattr(x, "dtype") else f"a {type(x).__name__}"

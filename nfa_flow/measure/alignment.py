@@ -5,70 +5,208 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import require_choice, require_integer, require_number
+from ..checks import require_choice, require_integer, require_number, wrong
 from ..data import Dataset
+from ..losses import Loss, resolve
+from .agop import Samples
 from .feature_pair import FeaturePair, feature_pair
+from .gram_power import gram_power, power_derivative, power_from_spectrum
+from .layer import Layer, layer_weight
 
-METRICS = ("cosine", "pearson", "relative_error", "fixed_scale_error")
+METRICS = (
+    "cosine",
+    "pearson",
+    "pearson_off_diagonal",
+    "relative_error",
+    "fixed_scale_error",
+    "power_up_error",
+)
 
 
 class Alignment(eqx.Module):
     """The observable `(net, data) -> scalar` that `alignment` makes."""
 
     power: float | Float[Array, ""]
+    initial: Float[Array, "p d"] | None
     metric: str = eqx.field(static=True)
-    layer: int = eqx.field(static=True)
+    layer: Layer = eqx.field(static=True)
+    centred: bool = eqx.field(static=True)
+    agop_of_change: bool = eqx.field(static=True)
+    loss: Loss | None = eqx.field(static=True)
 
-    @jax.default_matmul_precision("highest")
-    def __call__(self, net: Any, data: Dataset | Float[Array, "n d"]) -> Float[Array, ""]:
-        pair = feature_pair(net, data, self.layer)
-        s, Vt = pair.spectrum()
-        top = s[0] if self.metric == "fixed_scale_error" else 1.0
-        # Scaled by the top singular value, so that no power can overflow or underflow it.
-        root = top ** (2 * self.power) * (Vt.T * (s / s[0]) ** (2 * self.power)) @ Vt
-        return jnp.where(pair.is_undefined(s), jnp.nan, _compare(pair, root, self.metric))
+    def __call__(self, net: Any, data: Samples) -> Float[Array, ""]:
+        # Batches are read once, so they are not among the values that derivatives are taken of.
+        whole = isinstance(data, Dataset | jax.Array | np.ndarray)
+        return _score(net, data, self) if whole else _value(self.pair(net, data), self.power, self.metric)
+
+    def pair(self, net: Any, data: Samples) -> FeaturePair:
+        """The two matrices in the form that the power and the metric need."""
+        return self._pair(net, data, factor=self.needs_roots)
+
+    def assembled(self, net: Any, data: Samples) -> FeaturePair:
+        """The two matrices in full."""
+        return self._pair(net, data, factor=False, reduce=False)
+
+    def _pair(self, net: Any, data: Samples, *, factor: bool, reduce: bool = True) -> FeaturePair:
+        return feature_pair(
+            net,
+            data,
+            self.layer,
+            factor=factor,
+            reduce=reduce,
+            centred=self.centred,
+            loss=self.loss,
+            initial=self.initial,
+            agop_of_change=self.agop_of_change,
+        )
+
+    @property
+    def needs_roots(self) -> bool:
+        """Whether small eigenvalues of AGOP matter, so that a factor of it is worth its time."""
+        return self.metric != "power_up_error" and not (isinstance(self.power, int | float) and self.power == 1)
 
 
-def alignment(power: float | Float[Array, ""], *, metric: str = "cosine", layer: int = 1) -> Alignment:
+def alignment(
+    power: float | Float[Array, ""],
+    *,
+    metric: str = "cosine",
+    layer: Layer = 1,
+    initial: Any = None,
+    agop_of_change: bool = False,
+    centred: bool = False,
+    loss: Loss | None = None,
+) -> Alignment:
     """How well NFM = W_lᵀW_l agrees with AGOP^power, as an observable `(net, data) -> scalar`.
 
     With N = NFM, A = AGOP^power and the Frobenius inner product ⟨·,·⟩:
     - "cosine": ⟨N,A⟩ / (‖N‖‖A‖), in [0, 1]. Insensitive: .9994 is an error of 3.5 %, and untrained networks already
-      score between .15 and .9; report the value at t = 0 beside it.
+      score between .15 and .9; report the value at t = 0 beside it, or `null_alignment`.
     - "pearson": the correlation between the entries of N and A, in [−1, 1]; NaN if those of either are all equal.
+    - "pearson_off_diagonal": the same without the diagonals, so that it scores about 0 on untrained networks.
     - "relative_error": min_c ‖N − cA‖ / ‖N‖ = √(1 − cosine²), in [0, 1], computed without that cancellation.
     - "fixed_scale_error": ‖N − A‖ / ‖N‖ ≥ 0, the constant being 1 as for exactly balanced linear networks.
+    - "power_up_error": ‖N^{1/power} − AGOP‖ / ‖AGOP‖ ≥ 0, at constant 1 too. Large eigenvalues decide it.
 
-    A is taken from the singular values of a factor of AGOP, to the power 2·power, never from an assembled AGOP.
-    Where AGOP or NFM is zero to working precision the ansatz is 0/0 and the result is NaN: where the factor of AGOP is
-    lost in the rounding of the weights it is made of, or ‖W_l‖² is at most machine epsilon.
+    A is taken from the singular values of a factor of AGOP, to the power 2·power, never from an assembled AGOP; where
+    no root is needed (power 1, "power_up_error") from AGOP itself, which is faster. Where AGOP or NFM is zero to
+    working precision the ansatz is 0/0 and the result is NaN: where the factor of AGOP is lost in the rounding of the
+    weights it is made of, or ‖W_l‖² is at most machine epsilon.
 
-    **Arguments:** `power`: α > 0 (1/L for L balanced linear layers); `metric`; `layer`: l = 1 … L.
-    **Returns:** an observable; call it on an `MLP`, or for layer 1 on any module whose `layers` hold
-    `equinox.nn.Linear`s, with a `Dataset` or an array of samples.
+    It is differentiable with respect to the network, the data and an array `power`, once (not twice).
+
+    **Arguments:**
+    - `power`: α > 0 (1/L for L balanced linear layers). An array can be batched and does not recompile.
+    - `metric`: one of the above.
+    - `layer`: as in `agop`.
+    - `initial`: the network at the start, to compare the Gram matrix of the change W_l − W_l(0) instead.
+    - `agop_of_change`: also replace AGOP = W_lᵀKW_l by (W_l − W_l(0))ᵀK(W_l − W_l(0)).
+    - `centred`, `loss`: as in `agop`.
+
+    **Returns:** an observable; call it on a network with a `Dataset`, an array of samples, or batches of either.
     **Raises:** ValueError for power ≤ 0, an unknown metric, or layer < 1.
-    **Source:** Radhakrishnan et al. 2024; Tansley, Massart & Cartis 2026.
+    **Source:** Radhakrishnan et al. 2024; Tansley, Massart & Cartis 2026. `conventions` has each paper's own choice.
     """
     require_number("power", power, above=0)
     require_choice("metric", metric, METRICS)
-    require_integer("layer", layer, at_least=1)
-    return Alignment(power, metric, layer)
+    if isinstance(layer, int) or not callable(layer):
+        require_integer("layer", layer, at_least=1)
+    if agop_of_change and initial is None:
+        raise wrong("initial", "the network at the start, where `agop_of_change`", "None")
+    if loss is not None:
+        resolve(loss)
+    W_0 = None if initial is None else layer_weight(initial, layer)
+    return Alignment(power, W_0, metric, layer, centred, agop_of_change, loss)
 
 
-def _compare(pair: FeaturePair, A: Float[Array, "r r"], metric: str) -> Float[Array, ""]:
-    N = pair.nfm
-    if metric == "pearson":
-        mean = lambda M: pair.ones @ M @ pair.ones / pair.inputs**2
-        covariance = lambda M, K: jnp.sum(M * K) - pair.inputs**2 * mean(M) * mean(K)
-        var_N, var_A = covariance(N, N), covariance(A, A)
-        # A matrix of equal entries has no correlation: what is left of its variance are rounding errors.
-        eps = jnp.finfo(N.dtype).eps
-        flat = (var_N <= 100 * eps * jnp.sum(N**2)) | (var_A <= 100 * eps * jnp.sum(A**2))
-        return jnp.where(flat, jnp.nan, covariance(N, A) / jnp.sqrt(var_N * var_A))
+@eqx.filter_custom_jvp
+def _score(net: Any, data: Any, alignment: Alignment) -> Float[Array, ""]:
+    return _value(alignment.pair(net, data), alignment.power, alignment.metric)
+
+
+@_score.def_jvp
+def _score_jvp(primals: Any, tangents: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The value through factors, its derivative through assembled matrices, which zero eigenvalues do not disturb."""
+    net, data, alignment = primals
+    matrices = lambda net, data, alignment: (alignment.assembled(net, data), jnp.asarray(alignment.power))
+    (full, power), (change, change_of_power) = eqx.filter_jvp(matrices, primals, tangents)
+    pair = alignment.pair(net, data)
+    slope = _slope(pair, full, change, power, change_of_power, alignment.metric)
+    return _value(pair, alignment.power, alignment.metric), slope
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+def _value(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> Float[Array, ""]:
+    if pair.F is None:
+        assert pair.G is not None
+        # Between the largest eigenvalue of AGOP and √r times that.
+        size = jnp.sqrt(jnp.linalg.norm(pair.G))
+        A = pair.G
+    else:
+        s, Vt = pair.spectrum()
+        size = s[0]
+        A = power_from_spectrum(s, Vt, power, _unit(size, metric))
+    return jnp.where(pair.is_undefined(size), jnp.nan, _compare(pair, _nfm(pair, power, metric), A, metric))
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")
+def _slope(pair: FeaturePair, full: FeaturePair, change: FeaturePair, power, change_of_power, metric: str) -> Array:
+    assert full.G is not None
+    dV, dG, dpower = (_or_zeros(*both) for both in ((change.V, full.V), (change.G, full.G), (change_of_power, power)))
+    nfm = lambda V, power: _nfm(eqx.tree_at(lambda pair: pair.V, full, V), power, metric)
+    N, dN = jax.jvp(nfm, (full.V, power), (dV, dpower))
+    A, dA = full.G, dG
+    if pair.F is not None:
+        F = pair.F if pair.Q is None else pair.F @ pair.Q.T
+        _, s, Vt = jnp.linalg.svd(F, full_matrices=True)
+        unit = _unit(s[0], metric)
+        A = power_from_spectrum(s, Vt[: len(s)], power, unit)
+        dA = power_derivative(s, Vt, power, unit, dG, dpower)
+    return jax.jvp(lambda N, A: _compare(full, N, A, metric), (N, A), (dN, dA))[1]
+
+
+def _or_zeros(change: Array | None, value: Array) -> Array:
+    return jnp.zeros_like(value) if change is None else change
+
+
+def _unit(size: Float[Array, ""], metric: str) -> Float[Array, ""]:
+    """What AGOP is divided by, so that no power of it overflows or underflows a metric that does not see its scale."""
+    return jnp.ones_like(size) if metric == "fixed_scale_error" else jnp.where(size == 0, 1, size**2)
+
+
+def _nfm(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> Float[Array, "r r"]:
+    if metric != "power_up_error":
+        return pair.nfm
+    one = jnp.ones((), pair.V.dtype)
+    return gram_power(pair.V, one / power, one)
+
+
+def _compare(pair: FeaturePair, N: Float[Array, "r r"], A: Float[Array, "r r"], metric: str) -> Float[Array, ""]:
+    if metric.startswith("pearson"):
+        return _pearson(pair, N, A, off_diagonal=metric == "pearson_off_diagonal")
     if metric == "fixed_scale_error":
         return jnp.linalg.norm(N - A) / jnp.linalg.norm(N)
+    if metric == "power_up_error":
+        return jnp.linalg.norm(N - A) / jnp.linalg.norm(A)
     if metric == "relative_error":
         return jnp.linalg.norm(N - (jnp.sum(N * A) / jnp.sum(A * A)) * A) / jnp.linalg.norm(N)
     return jnp.sum(N * A) / (jnp.linalg.norm(N) * jnp.linalg.norm(A))
+
+
+def _pearson(pair: FeaturePair, N: Float[Array, "r r"], A: Float[Array, "r r"], off_diagonal: bool) -> Float[Array, ""]:
+    (sum_N, diagonal_N), (sum_A, diagonal_A) = pair.entries(N), pair.entries(A)
+    count, products = pair.inputs**2, {"NN": jnp.sum(N * N), "AA": jnp.sum(A * A), "NA": jnp.sum(N * A)}
+    if off_diagonal:
+        count, sum_N, sum_A = count - pair.inputs, sum_N - jnp.sum(diagonal_N), sum_A - jnp.sum(diagonal_A)
+        diagonals = {"NN": diagonal_N**2, "AA": diagonal_A**2, "NA": diagonal_N * diagonal_A}
+        products = {name: value - jnp.sum(diagonals[name]) for name, value in products.items()}
+    var_N, var_A = products["NN"] - sum_N**2 / count, products["AA"] - sum_A**2 / count
+    # A matrix of equal entries has no correlation: what is left of its variance are rounding errors.
+    eps = jnp.finfo(N.dtype).eps
+    flat = (var_N <= 100 * eps * jnp.sum(N**2)) | (var_A <= 100 * eps * jnp.sum(A**2))
+    covariance = products["NA"] - sum_N * sum_A / count
+    return jnp.where(flat, jnp.nan, covariance / jnp.sqrt(jnp.where(flat, 1, var_N * var_A)))

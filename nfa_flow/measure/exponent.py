@@ -2,29 +2,34 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from ..data import Dataset
-from .feature_pair import feature_pair
+from .agop import Samples
+from .feature_pair import FeaturePair, feature_pair
+from .layer import Layer
 
 
 class ExponentFit(NamedTuple):
     """A straight line through (log eigenvalue of AGOP, log eigenvalue of NFM).
 
     `exponent`: its slope α̂; `log_constant`: its intercept; `residual`: root mean square distance in natural log;
-    `directions`: the number of eigenvectors it rests on.
+    `directions`: the number of eigenvectors it rests on; `standard_error`: of the slope, if the distances were
+    independent (NaN below three directions); `spread`: standard deviation of the log eigenvalues of AGOP, below which
+    a slope means little.
     """
 
     exponent: Float[Array, ""]
     log_constant: Float[Array, ""]
     residual: Float[Array, ""]
     directions: Int[Array, ""]
+    standard_error: Float[Array, ""]
+    spread: Float[Array, ""]
 
 
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def fit_exponent(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) -> ExponentFit:
+def fit_exponent(net: Any, x: Samples, *, layer: Layer = 1) -> ExponentFit:
     """Fit α in NFM ∝ AGOP^α: the slope of log vᵀ NFM v against log vᵀ AGOP v over the eigenvectors v of AGOP.
 
     Directions whose singular value of the Jacobian factor is within a hundred rounding errors of zero are left out.
@@ -35,17 +40,35 @@ def fit_exponent(net: Any, x: Dataset | Float[Array, "n d"], *, layer: int = 1) 
     **Returns:** an `ExponentFit` of scalars.
     **Source:** Tansley, Massart & Cartis 2026 (the exponent); the common-basis fit is ours.
     """
-    pair = feature_pair(net, x, layer)
+    return _fit(feature_pair(net, x, layer))
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+def _fit(pair: FeaturePair) -> ExponentFit:
+    assert pair.F is not None
     s, Vt = pair.spectrum()
-    eps = jnp.finfo(s.dtype).eps
-    along = jnp.sum((Vt @ pair.W.T) ** 2, axis=1)
-    use = (s > 100 * eps * max(pair.F.shape) * s[0]) & (along > 0) & ~pair.is_undefined(s)
-    log_a, log_n = (jnp.where(use, jnp.log(jnp.where(use, v, 1)), 0) for v in (s**2, along))
+    along = jnp.sum((Vt @ pair.V.T) ** 2, axis=1)
+    resolved = s > 100 * jnp.finfo(s.dtype).eps * max(pair.F.shape) * s[0]
+    return fit_power_law(s**2, along, resolved & (along > 0) & ~pair.is_undefined(s[0]))
+
+
+def fit_power_law(x: Float[Array, " k"], y: Float[Array, " k"], use: Bool[Array, " k"]) -> ExponentFit:
+    """The line through (log x, log y), both positive where they are to be used."""
+    log_x, log_y = (jnp.where(use, jnp.log(jnp.where(use, v, 1)), 0) for v in (x, y))
     count = jnp.sum(use)
-    mean_a, mean_n = jnp.sum(log_a) / count, jnp.sum(log_n) / count
-    centred_a, centred_n = (jnp.where(use, v - m, 0) for v, m in ((log_a, mean_a), (log_n, mean_n)))
-    spread = jnp.sum(centred_a**2)
+    mean_x, mean_y = jnp.sum(log_x) / count, jnp.sum(log_y) / count
+    centred_x, centred_y = (jnp.where(use, v - m, 0) for v, m in ((log_x, mean_x), (log_y, mean_y)))
+    sum_xx = jnp.sum(centred_x**2)
     # Equal eigenvalues leave a spread of rounding errors only, which no slope may rest on.
-    slope = jnp.where(spread > 1e4 * eps, jnp.sum(centred_a * centred_n) / spread, jnp.nan)
-    residual = jnp.sqrt(jnp.sum((centred_n - slope * centred_a) ** 2) / count)
-    return ExponentFit(slope, mean_n - slope * mean_a, residual, count)
+    slope = jnp.where(sum_xx > 1e4 * jnp.finfo(x.dtype).eps, jnp.sum(centred_x * centred_y) / sum_xx, jnp.nan)
+    squares = jnp.sum((centred_y - slope * centred_x) ** 2)
+    degrees = jnp.where(count > 2, count - 2, jnp.nan)
+    return ExponentFit(
+        exponent=slope,
+        log_constant=mean_y - slope * mean_x,
+        residual=jnp.sqrt(squares / count),
+        directions=count,
+        standard_error=jnp.sqrt(squares / degrees / sum_xx),
+        spread=jnp.sqrt(sum_xx / count),
+    )

@@ -7,61 +7,105 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..data import Dataset
+from ..losses import Loss
 from ..nets import MLP
-from .agop import preactivation_factor
-from .nfm import layer_weight
+from .agop import Samples, jacobian_sum
+from .jacobian_sums import CentredGram, CentredTriangle, Gram, Triangle
+from .layer import Layer, find_layer, layer_weight, unfolded, weighted_layers
 
 
 class FeaturePair(eqx.Module):
-    """Factors of NFM = Q WᵀW Qᵀ and AGOP = Q FᵀF Qᵀ, with orthonormal columns Q that are not kept.
+    """NFM = Q VᵀV Qᵀ, and AGOP = Q FᵀF Qᵀ by its factor F or assembled, with orthonormal columns Q (or Q = I).
 
-    Both matrices live in the row space of W_l, so r = min(h, d) coordinates hold them exactly. `ones` is Qᵀ(1, …, 1),
-    which is all that correlations over entries need besides. `resolution` is what rounding may leave of F where it
-    vanishes.
+    Both live in the span of the rows of W_l (and of its change), so that many coordinates hold them exactly.
+    `resolution` is what rounding may leave of F where it vanishes.
     """
 
-    W: Float[Array, "p r"]
-    F: Float[Array, "q r"]
-    ones: Float[Array, " r"]
+    V: Float[Array, "p r"]
+    F: Float[Array, "q r"] | None
+    G: Float[Array, "r r"] | None
+    Q: Float[Array, "d r"] | None
     resolution: Float[Array, ""]
-    inputs: int = eqx.field(static=True)
 
     @property
     def nfm(self) -> Float[Array, "r r"]:
-        return self.W.T @ self.W
+        return self.V.T @ self.V
+
+    @property
+    def inputs(self) -> int:
+        """The size d of the matrices in full."""
+        return self.V.shape[1] if self.Q is None else self.Q.shape[0]
+
+    def entries(self, M: Float[Array, "r r"]) -> tuple[Float[Array, ""], Float[Array, " d"]]:
+        """The sum of all entries of Q M Qᵀ, and its diagonal."""
+        if self.Q is None:
+            return jnp.sum(M), jnp.diagonal(M)
+        ones = self.Q.sum(axis=0)
+        return ones @ M @ ones, jnp.sum((self.Q @ M) * self.Q, axis=1)
 
     def spectrum(self) -> tuple[Float[Array, " k"], Float[Array, "k r"]]:
         """(s, Vᵀ): singular values and right singular vectors of F. The eigenvalues of AGOP are s²."""
+        assert self.F is not None
         _, s, Vt = jnp.linalg.svd(self.F, full_matrices=False)
         return s, Vt
 
-    def is_undefined(self, s: Float[Array, " k"]) -> Bool[Array, ""]:
+    def is_undefined(self, size: Float[Array, ""]) -> Bool[Array, ""]:
         """Whether AGOP or NFM is zero to working precision, so that what is left of them are errors of computation.
 
-        AGOP: F is lost in the rounding of the products of weights that it comes from. NFM: ‖W‖² ≤ machine epsilon, as
-        of a network that weight decay has brought to zero.
+        AGOP: its factor, of this `size`, is lost in the rounding of the products of weights that it comes from. NFM:
+        ‖V‖² ≤ machine epsilon, as of a network that weight decay has brought to zero.
         """
-        return (s[0] <= self.resolution) | (jnp.sum(self.W**2) <= jnp.finfo(s.dtype).eps)
+        return (size <= self.resolution) | (jnp.sum(self.V**2) <= jnp.finfo(self.V.dtype).eps)
 
 
+def feature_pair(
+    net: Any,
+    data: Samples,
+    layer: Layer,
+    *,
+    factor: bool = True,
+    reduce: bool = True,
+    centred: bool = False,
+    loss: Loss | None = None,
+    initial: Float[Array, "p d"] | None = None,
+    agop_of_change: bool = False,
+) -> FeaturePair:
+    """The pair for layer `layer`; arguments as in `agop` and `alignment`.
+
+    **Arguments:** `factor`: with the factor F of AGOP, or with AGOP assembled; `reduce`: to a small basis.
+    """
+    kinds = {(True, False): Triangle(), (True, True): CentredTriangle(), (False, True): CentredGram()}
+    total, W = jacobian_sum(net, data, kinds.get((factor, centred), Gram()), layer=layer, loss=loss)
+    weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))
+    return _pair(total, W, weight, initial, resolution, factor, reduce, agop_of_change)
+
+
+@eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def feature_pair(net: Any, data: Dataset | Float[Array, "n d"], layer: int) -> FeaturePair:
-    """The pair for layer `layer`; arguments as in `agop`."""
-    R, factored = preactivation_factor(net, data, layer=layer)
-    W = layer_weight(net, layer)
-    width, inputs = W.shape
-    resolution = _resolution(net, layer, W)
-    if factored is None or width >= inputs:
-        return FeaturePair(W, R if factored is None else R @ W, jnp.ones(inputs, W.dtype), resolution, inputs)
-    Q, T = jnp.linalg.qr(W.T)
-    return FeaturePair(T.T, R @ T.T, Q.sum(axis=0), resolution, inputs)
+def _pair(
+    total: Float[Array, "q k"],
+    W: Float[Array, "k d"] | None,
+    weight: Float[Array, "p d"],
+    initial: Float[Array, "p d"] | None,
+    resolution: Float[Array, ""],
+    factor: bool,
+    reduce: bool,
+    agop_of_change: bool,
+) -> FeaturePair:
+    V = weight if initial is None else weight - initial
+    U = V if agop_of_change and W is not None else W
+    rows = V if U is V or initial is None else jnp.concatenate([weight, initial])
+    Q = None
+    if reduce and U is not None and len(rows) < weight.shape[1]:
+        Q, _ = jnp.linalg.qr(rows.T)
+        V, U = V @ Q, U @ Q
+    F = total if U is None else (total @ U if factor else U.T @ total @ U)
+    return FeaturePair(V, F if factor else None, None if factor else F, Q, resolution)
 
 
-def _resolution(net: Any, layer: int, W: Float[Array, "k h"]) -> Float[Array, ""]:
+def _resolution(net: Any, position: int | None) -> Float[Array, ""]:
     """Machine epsilon times the size Π‖W_j‖ of the weights from this layer on; at least what can be squared."""
-    info = jnp.finfo(W.dtype)
-    size = jnp.zeros((), W.dtype)
-    if isinstance(net, MLP):
-        size = jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in net.weights[layer - 1 :]]))
-    return jnp.maximum(info.eps * size, jnp.sqrt(info.tiny))
+    weights = [unfolded(each.weight) for each in weighted_layers(net)[position or 0 :]]
+    info = jnp.finfo(jnp.result_type(*weights))
+    size = jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in weights])) if isinstance(net, MLP) else 0.0
+    return jnp.maximum(jnp.asarray(info.eps * size, info.dtype), jnp.sqrt(info.tiny))

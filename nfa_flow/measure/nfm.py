@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from ..checks import require_integer, wrong
+from .layer import Layer, layer_weight
 
 
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def nfm(net: Any, data: Any = None, *, layer: int = 1) -> Float[Array, "d d"]:
+def nfm(net: Any, data: Any = None, *, layer: Layer = 1) -> Float[Array, "d d"]:
     """Neural feature matrix NFM = W_lᵀW_l of layer l.
 
     **Arguments:** `net`: an `MLP`, or a module whose `layers` hold `equinox.nn.Linear`s; `data`: unused, so that it
@@ -20,17 +19,3 @@ def nfm(net: Any, data: Any = None, *, layer: int = 1) -> Float[Array, "d d"]:
     """
     W = layer_weight(net, layer)
     return W.T @ W
-
-
-def layer_weight(net: Any, layer: int) -> Float[Array, "fan_out fan_in"]:
-    """The weight matrix W_l of a network, l = 1 … L.
-
-    **Raises:** ValueError naming `layer` or `net`.
-    """
-    require_integer("layer", layer, at_least=1)
-    linears = [each for each in getattr(net, "layers", ()) if isinstance(each, eqx.nn.Linear)]
-    if not linears:
-        raise wrong("net", "a network with `layers` of `equinox.nn.Linear`", type(net).__name__)
-    if layer > len(linears):
-        raise wrong("layer", f"at most the number of layers, {len(linears)}", layer)
-    return linears[layer - 1].weight

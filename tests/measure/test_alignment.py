@@ -23,7 +23,12 @@ DEFINITIONS = {
     "pearson": lambda N, A: np.corrcoef(N.ravel(), A.ravel())[0, 1],
     "relative_error": lambda N, A: np.linalg.norm(N - np.sum(N * A) / np.sum(A * A) * A) / np.linalg.norm(N),
     "fixed_scale_error": lambda N, A: np.linalg.norm(N - A) / np.linalg.norm(N),
+    "pearson_off_diagonal": lambda N, A: np.corrcoef(off_diagonal(N), off_diagonal(A))[0, 1],
 }
+
+
+def off_diagonal(M):
+    return M[~np.eye(len(M), dtype=bool)]
 
 
 def measured(net, x, power, layer=1):
@@ -59,8 +64,12 @@ def test_every_metric_is_its_definition_on_the_assembled_matrices(width, power):
     A, condition = eigh_power(brute, power, min(width, D))
     # An eigenvalue that is κ times smaller than the largest has a relative error of κ rounding errors.
     assert condition < 1e5
-    for metric, value in measured(net, Dataset(X, X, WEIGHT), power).items():
-        np.testing.assert_allclose(value, DEFINITIONS[metric](W.T @ W, A), rtol=0, atol=1e6 * EPS, err_msg=metric)
+    values = measured(net, Dataset(X, X, WEIGHT), power)
+    for metric, definition in DEFINITIONS.items():
+        np.testing.assert_allclose(values[metric], definition(W.T @ W, A), rtol=0, atol=1e6 * EPS, err_msg=metric)
+    power_up = relative(eigh_power(W.T @ W, 1 / power, min(width, D))[0] - brute, brute)
+    np.testing.assert_allclose(values["power_up_error"], power_up, rtol=1e6 * EPS)
+    assert values.keys() == DEFINITIONS.keys() | {"power_up_error"}
 
 
 def test_a_deeper_layer_is_the_first_layer_of_what_follows_it():
@@ -157,6 +166,30 @@ def test_a_relu_network_that_fits_perfectly_can_be_as_far_from_the_ansatz_as_one
     assert abs(value - cosine) <= 0.05 * cosine
 
 
+# ── Its derivative ──
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+@pytest.mark.parametrize(
+    "net",
+    [smooth(3), smooth(6), balanced_net([D, 3, 5, 2], seed=3), balanced_net([D, 6, 2], seed=4)],
+    ids=["h<d", "h>d", "rank two of three", "rank two of four"],
+)
+def test_the_derivative_is_that_of_the_value_also_where_eigenvalues_vanish(net, power):
+    keys = jax.random.split(KEY, net.depth)
+    direction = [0.1 * jax.random.normal(key, W.shape) for key, W in zip(keys, net.weights, strict=True)]
+    if power < 1 and jnp.linalg.matrix_rank(net.weights[0]) < min(net.weights[0].shape):
+        direction = net.weights  # a root is differentiable only along changes that keep the rank
+    moved = lambda t: net.with_weights([W + t * V for W, V in zip(net.weights, direction, strict=True)])
+    scores = lambda t, power: measured(moved(t), X, power)
+    by_rule = jax.jacrev(scores, argnums=(0, 1))(0.0, power)
+    for metric in METRICS:
+        slope = (scores(1e-5, power)[metric] - scores(-1e-5, power)[metric]) / 2e-5
+        np.testing.assert_allclose(by_rule[metric][0], slope, rtol=1e-5, atol=1e-5, err_msg=metric)
+        slope = (scores(0.0, power + 1e-5)[metric] - scores(0.0, power - 1e-5)[metric]) / 2e-5
+        np.testing.assert_allclose(by_rule[metric][1], slope, rtol=1e-5, atol=1e-5, err_msg=metric)
+
+
 # ── Where there is nothing to compare ──
 
 
@@ -233,8 +266,8 @@ def test_a_wrong_argument_is_named(arguments, message):
     ("net", "layer", "message"),
     [
         (smooth(6), 3, "`layer` must be at most the number of layers, 2, but was 3"),
-        (eqx.nn.MLP(D, 2, 6, 1, key=KEY), 2, "`layer` must be 1 for a MLP"),
-        (eqx.nn.Linear(D, 2, key=KEY), 1, "`net` must be a network with `layers`"),
+        (eqx.nn.MLP(D, 2, 6, 1, key=KEY), 3, "`layer` must be at most the number of layers, 2, but was 3"),
+        (eqx.nn.Lambda(jax.nn.relu), 1, "`net` must be a network with an `equinox.nn.Linear` or `Conv`"),
     ],
 )
 def test_a_network_without_that_layer_is_refused(net, layer, message):

@@ -31,7 +31,7 @@ def balanced_with(singular, depth):
 )
 def test_balanced_linear_networks_have_the_inverse_of_their_depth_with_constant_one(depth, widths):
     # Logarithms of eigenvalues with some rounding errors, over a range of about one.
-    exponent, log_constant, residual, directions = fit(balanced_net(widths), X[:, : widths[0]])
+    exponent, log_constant, residual, directions, *_ = fit(balanced_net(widths), X[:, : widths[0]])
     np.testing.assert_allclose(exponent, 1 / depth, rtol=1e-12)
     np.testing.assert_allclose([log_constant, residual], 0, atol=1e-12)
     assert directions == 3 == min(widths[0], widths[-1])
@@ -46,7 +46,7 @@ def test_a_layer_of_a_balanced_network_has_the_inverse_of_the_depth_above_it(lay
 def test_a_power_law_between_diagonal_layers_is_found_with_its_constant(k):
     # W_1 = diag(a), W_2 = 2 diag(a^k): NFM = a² and AGOP = 4a^{2+2k}, so NFM = (AGOP/4)^{1/(1+k)}.
     a = np.array([0.3, 1.0, 1.7, 4.0])
-    exponent, log_constant, residual, directions = fit(linear_net([np.diag(a), 2 * np.diag(a**k)]), X)
+    exponent, log_constant, residual, directions, *_ = fit(linear_net([np.diag(a), 2 * np.diag(a**k)]), X)
     np.testing.assert_allclose(exponent, 1 / (1 + k), rtol=1e-13)
     np.testing.assert_allclose(log_constant, -np.log(4) / (1 + k), rtol=1e-13)
     np.testing.assert_allclose(residual, 0, atol=1e-13)
@@ -57,7 +57,7 @@ def test_a_power_law_between_diagonal_layers_is_found_with_its_constant(k):
 def test_lambda_balanced_layers_bend_the_law_as_theory_says(b):
     a = np.array([0.3, 1.0, 1.7, 4.0])
     W_1, W_2 = np.diag(a), np.diag(np.sqrt(a**2 + b))
-    exponent, log_constant, residual, _ = fit(linear_net([W_1, W_2]), X)
+    exponent, log_constant, residual, *_ = fit(linear_net([W_1, W_2]), X)
     log_agop, log_nfm = np.log(np.diag(W_2 @ W_1) ** 2), np.log(np.diag(lambda_balanced_nfm(W_2 @ W_1, b)))
     line = np.polyfit(log_agop, log_nfm, 1)
     # At b = 1e9 theory subtracts b from √(b² + …): the reference, not the fit, is known to a few 1e-13.
@@ -91,13 +91,13 @@ def test_the_fit_is_the_regression_over_the_eigenvectors_of_agop():
 def test_eigenvalues_four_decades_below_rounding_are_still_used():
     # AGOP has the eigenvalues 1 … 1e-20. A singular value of 1e-10 is known to 1e-16/1e-10 = 1e-6 of itself, times a
     # factor of order ten for three products, and the logarithms range over 46.
-    exponent, _, _, directions = fit(balanced_with([1.0, 1e-3, 1e-6, 1e-10], 3), X)
+    exponent, _, _, directions, *_ = fit(balanced_with([1.0, 1e-3, 1e-6, 1e-10], 3), X)
     assert directions == 4
     np.testing.assert_allclose(exponent, 1 / 3, atol=1e-5 / 46)
 
 
 def test_singular_values_at_rounding_level_are_left_out():
-    exponent, _, _, directions = fit(balanced_with([1.0, 1e-2, 1e-4, 1e-15], 3), X)
+    exponent, _, _, directions, *_ = fit(balanced_with([1.0, 1e-2, 1e-4, 1e-15], 3), X)
     assert directions == 3
     np.testing.assert_allclose(exponent, 1 / 3, rtol=1e-11)
 
@@ -146,8 +146,8 @@ def test_the_fit_has_the_precision_of_the_network(dtype):
     [
         (balanced_net((4, 5, 3)), 0, "`layer` must be a whole number of at least 1, but was 0"),
         (balanced_net((4, 5, 3)), 3, "`layer` must be at most the number of layers, 2, but was 3"),
-        (eqx.nn.MLP(4, 2, 6, 1, key=KEY), 2, "`layer` must be 1 for a MLP"),
-        (eqx.nn.Linear(4, 2, key=KEY), 1, "`net` must be a network with `layers`"),
+        (eqx.nn.MLP(4, 2, 6, 1, key=KEY), 3, "`layer` must be at most the number of layers, 2, but was 3"),
+        (eqx.nn.Lambda(jax.nn.relu), 1, "`net` must be a network with an `equinox.nn.Linear` or `Conv`"),
     ],
 )
 def test_a_wrong_argument_is_named(net, layer, message):

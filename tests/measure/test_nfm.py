@@ -38,8 +38,12 @@ def test_layers_that_are_not_linear_are_not_counted():
         (NET, 0, "`layer` must be a whole number of at least 1, but was 0"),
         (NET, -1, "`layer` must be a whole number of at least 1, but was -1"),
         (NET, 4, "`layer` must be at most the number of layers, 3, but was 4"),
-        (eqx.nn.Linear(3, 2, key=KEY), 1, "`net` must be a network with `layers` .* but was Linear"),
-        (eqx.nn.Sequential([eqx.nn.Lambda(jax.nn.relu)]), 1, "`net` must be a network with `layers` .* was Sequential"),
+        (eqx.nn.Lambda(jax.nn.relu), 1, "`net` must be a network with an .* but was Lambda"),
+        (
+            eqx.nn.Sequential([eqx.nn.Lambda(jax.nn.relu)]),
+            1,
+            "`net` must be a network with an `equinox.nn.Linear` or `Conv`, but was Sequential",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named(net, layer, message):

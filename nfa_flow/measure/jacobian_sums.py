@@ -1,0 +1,118 @@
+"""What a stream of Jacobians adds up to: their Gram matrix, or a triangular factor of it; centred or not.
+
+`Gram` is the sum K = Σ w BᵀB, the fastest. `Triangle` folds the rows into the triangular factor R of their stack, with
+K = RᵀR (TSQR); K itself is never formed, which keeps the relative accuracy of the small singular values. Centred, the
+mean over samples is subtracted from the Jacobian of each output: over all samples, also where they come in batches.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .jacobians import Rows
+
+
+class AbstractJacobianSum(eqx.Module):
+    """A running sum over rows of Jacobians, and how to end it."""
+
+    @abc.abstractmethod
+    def start(self, c: int, k: int, dtype: Any) -> PyTree:
+        """The state before any row, for c outputs and rows of length k."""
+
+    @abc.abstractmethod
+    def fold(self, state: PyTree, rows: Rows) -> PyTree:
+        """The state after these rows."""
+
+    @abc.abstractmethod
+    def finish(self, state: PyTree, total: float, k: int) -> Float[Array, "rows k"]:
+        """The sum divided by the total weight of the samples."""
+
+    @abc.abstractmethod
+    def of_constant(self, B: Float[Array, "c k"]) -> Float[Array, "rows k"]:
+        """The result where every sample has the same Jacobian."""
+
+    def memory(self, memory: int, k: int, itemsize: int) -> int:
+        """How many bytes of rows to fold at a time, where `memory` is asked for."""
+        return memory
+
+
+class Gram(AbstractJacobianSum):
+    """K = E[BᵀB], k × k."""
+
+    def start(self, c: int, k: int, dtype: Any) -> Float[Array, "k k"]:
+        return jnp.zeros((k, k), dtype)
+
+    def fold(self, state: Float[Array, "k k"], rows: Rows) -> Float[Array, "k k"]:
+        stacked = rows.stacked()
+        return state + stacked.T @ stacked
+
+    def finish(self, state: Float[Array, "k k"], total: float, k: int) -> Float[Array, "k k"]:
+        return state / total
+
+    def of_constant(self, B: Float[Array, "c k"]) -> Float[Array, "k k"]:
+        return B.T @ B
+
+
+class CentredGram(AbstractJacobianSum):
+    """K = E[(B − EB)ᵀ(B − EB)], k × k."""
+
+    def start(self, c: int, k: int, dtype: Any) -> tuple[Float[Array, "k k"], Float[Array, "c k"]]:
+        return jnp.zeros((k, k), dtype), jnp.zeros((c, k), dtype)
+
+    def fold(self, state: Any, rows: Rows) -> tuple[Float[Array, "k k"], Float[Array, "c k"]]:
+        K, total = state
+        sums = jnp.einsum("m,bmpk->bk", rows.root**2, rows.B)
+        return Gram().fold(K, rows), total.at[rows.outputs].add(sums, mode="drop")
+
+    def finish(self, state: Any, total: float, k: int) -> Float[Array, "k k"]:
+        K, mean = state[0] / total, state[1] / total
+        return K - mean.T @ mean
+
+    def of_constant(self, B: Float[Array, "c k"]) -> Float[Array, "k k"]:
+        return jnp.zeros((B.shape[1], B.shape[1]), B.dtype)
+
+
+class Triangle(AbstractJacobianSum):
+    """R with RᵀR = E[BᵀB]: k × k, or c × k for a constant Jacobian."""
+
+    def start(self, c: int, k: int, dtype: Any) -> Float[Array, "k k"]:
+        return jnp.zeros((k, k), dtype)
+
+    def fold(self, state: Float[Array, "k k"], rows: Rows) -> Float[Array, "k k"]:
+        return jnp.linalg.qr(jnp.concatenate([state, rows.stacked()]), mode="r")
+
+    def finish(self, state: Float[Array, "k k"], total: float, k: int) -> Float[Array, "k k"]:
+        return state / total**0.5
+
+    def of_constant(self, B: Float[Array, "c k"]) -> Float[Array, "c k"]:
+        return B
+
+    def memory(self, memory: int, k: int, itemsize: int) -> int:
+        # So many rows that the factorisation is not spent on R again and again.
+        return max(memory, 4 * k**2 * itemsize)
+
+
+class CentredTriangle(AbstractJacobianSum):
+    """R with RᵀR = E[(B − EB)ᵀ(B − EB)], k × k.
+
+    Every row stands beside the indicator of its output; what the factorisation leaves orthogonal to those columns has
+    no mean. Nothing is subtracted that rounding could spoil.
+    """
+
+    def start(self, c: int, k: int, dtype: Any) -> Float[Array, "size size"]:
+        return jnp.zeros((c + k, c + k), dtype)
+
+    def fold(self, state: Float[Array, "size size"], rows: Rows) -> Float[Array, "size size"]:
+        marks = jax.nn.one_hot(rows.outputs, len(state) - rows.B.shape[-1], dtype=state.dtype)[:, None, None]
+        marks = jnp.broadcast_to(marks, (*rows.B.shape[:3], marks.shape[-1]))
+        return Triangle().fold(state, rows._replace(B=jnp.concatenate([marks, rows.B], axis=-1)))
+
+    def finish(self, state: Float[Array, "size size"], total: float, k: int) -> Float[Array, "k k"]:
+        return state[-k:, -k:] / total**0.5
+
+    def of_constant(self, B: Float[Array, "c k"]) -> Float[Array, "k k"]:
+        return jnp.zeros((B.shape[1], B.shape[1]), B.dtype)

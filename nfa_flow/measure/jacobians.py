@@ -1,0 +1,161 @@
+"""The Jacobians of a network with respect to a layer's pre-activation, streamed in chunks.
+
+With the Jacobian J(x) = df/dh of the network with respect to the input h of a layer, AGOP = E[JᵀJ]. Since J = B W with
+B = df/dz (z = W h + b, of the layer's width), only the B are ever formed: a chunk of samples at a time, and a chunk of
+outputs where a single sample would not fit. What becomes of them is up to the sum that they are folded into.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..checks import wrong
+from .layer import Tap
+
+Sample = tuple[Array, Array | None]  # (x, y); y only where a loss needs it
+Probes = Callable[[Int[Array, " m"]], Float[Array, "b m c"]]
+
+
+class Function(eqx.Module):
+    """What is differentiated with respect to a shift of z: the prediction f(x), or the loss ℓ(f(x), y) as a vector."""
+
+    tap: Tap
+    loss: Callable | None = eqx.field(static=True, default=None)
+
+    def __call__(self, shift: Array, sample: Sample) -> Float[Array, " c"]:
+        x, y = sample
+        prediction = self.tap(x, shift)[0]
+        return prediction if self.loss is None else jnp.asarray(self.loss(prediction, y))[None]
+
+    def shapes(self, samples: Sample) -> tuple[int, Any]:
+        """The number c of entries, and the shape and dtype of z, for a sample like these.
+
+        **Raises:** ValueError naming `net` where it does not map to a vector.
+        """
+        x = jax.ShapeDtypeStruct(samples[0].shape[1:], samples[0].dtype)
+        prediction, _, z = eqx.filter_eval_shape(self.tap, x, jnp.zeros((), x.dtype))
+        if getattr(prediction, "ndim", None) != 1:
+            raise wrong("net", "a map from a sample to a vector of outputs", f"to {_described(prediction)}")
+        return (prediction.shape[0] if self.loss is None else 1), z
+
+    def width(self, samples: Sample) -> int:
+        """The number k of entries, or channels, of z."""
+        return self.shapes(samples)[1].shape[0]
+
+
+class Rows(NamedTuple):
+    """Jacobians B of some samples and outputs, at `p` positions (1, but for convolutions) of `k` channels.
+
+    `root`: the square roots of the samples' weights, shared among the positions; `outputs`: which of the c outputs.
+    Rows that fill a chunk up have weight zero (samples) or are zero (outputs past the last).
+    """
+
+    B: Float[Array, "b m p k"]
+    root: Float[Array, " m"]
+    outputs: Int[Array, " b"]
+
+    def stacked(self) -> Float[Array, "rows k"]:
+        """All of them one below the other, weighted."""
+        return (self.root[None, :, None, None] * self.B).reshape(-1, self.B.shape[-1])
+
+
+def stream(
+    function: Function,
+    samples: Sample,
+    weight: Float[Array, " n"],
+    state: PyTree,
+    fold: Callable[[PyTree, Rows], PyTree],
+    memory: int,
+    probes: Probes | None = None,
+) -> PyTree:
+    """Fold the Jacobians of all samples into `state`, about `memory` bytes of them at a time.
+
+    **Arguments:** `samples`: with n rows each; `probes`: from the numbers of some samples to the vectors of outputs
+    that their Jacobians are multiplied with; None: the unit vectors, for one output after another.
+    """
+    n, (c, z) = len(weight), function.shapes(samples)
+    plan = _plan(function, samples, c, z, memory, probes)
+    chunks = -(-n // plan.samples)
+    size = -(-n // chunks)
+
+    def fold_chunk(state: PyTree, i: Int[Array, ""]) -> tuple[PyTree, None]:
+        # The last chunk reaches back into the one before it, whose samples count for nothing the second time.
+        start = jnp.minimum(i * size, n - size)
+        part, w = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), (samples, weight))
+        numbers = start + jnp.arange(size)
+        w = jnp.where(numbers >= i * size, w, 0).astype(z.dtype) / _positions(z)
+        rows = lambda B, outputs: Rows(_by_position(B), jnp.sqrt(w), outputs)
+        shift = jnp.zeros((size, *z.shape), z.dtype)
+        if plan.forward:
+            B = jax.vmap(jax.jacfwd(function))(shift, part)
+            return fold(state, rows(jnp.moveaxis(B, 1, 0), jnp.arange(c))), None
+        pull = jax.vjp(lambda shift: jax.vmap(function)(shift, part), shift)[1]
+
+        def fold_block(state: PyTree, outputs: Int[Array, " b"]) -> tuple[PyTree, None]:
+            if probes is None:
+                vectors = jnp.broadcast_to(jax.nn.one_hot(outputs, c, dtype=z.dtype)[:, None], (len(outputs), size, c))
+            else:
+                vectors = probes(numbers).astype(z.dtype)
+            return fold(state, rows(jax.vmap(pull)(vectors)[0], outputs)), None
+
+        return jax.lax.scan(fold_block, state, plan.blocks(c))
+
+    return jax.lax.scan(fold_chunk, state, jnp.arange(chunks))[0]
+
+
+class _Plan(NamedTuple):
+    """How many samples and outputs at a time, and whether derivatives are taken forwards, from z to all outputs."""
+
+    samples: int
+    outputs: int
+    forward: bool
+
+    def blocks(self, c: int) -> Int[Array, "blocks b"]:
+        """The numbers of the outputs, block by block; the last block goes on past c."""
+        count = -(-c // self.outputs)
+        return jnp.arange(count * self.outputs).reshape(count, self.outputs)
+
+
+def _plan(function: Function, samples: Sample, c: int, z: Any, memory: int, probes: Probes | None) -> _Plan:
+    n = len(samples[0])
+    kept, widest = _bytes_per_sample(function, samples, z)
+    if probes is not None:
+        c = jax.eval_shape(probes, jnp.arange(1)).shape[0]
+    forward = probes is None and z.size < c
+    # Twice: the vectors that are being multiplied, and their products.
+    per_output = 2 * max(widest, c * z.dtype.itemsize)
+    per_sample = kept + (z.size if forward else c) * per_output
+    outputs = c if forward or probes is not None else int(min(c, max(1, (memory - kept) // per_output)))
+    return _Plan(int(min(n, max(1, memory // per_sample))), outputs, forward)
+
+
+def _bytes_per_sample(function: Function, samples: Sample, z: Any) -> tuple[int, int]:
+    """What backpropagation keeps for one sample, and the largest array among it."""
+
+    def kept(count: int) -> list[int]:
+        part = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), samples)
+        shift = jax.ShapeDtypeStruct((count, *z.shape), z.dtype)
+        pull = eqx.filter_eval_shape(lambda s, part: jax.vjp(lambda s: jax.vmap(function)(s, part), s)[1], shift, part)
+        return [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull)]
+
+    # Weights are kept once, whatever the number of samples.
+    sizes = [two - one for one, two in zip(kept(1), kept(2), strict=True)]
+    return sum(sizes), max([*sizes, z.size * z.dtype.itemsize])
+
+
+def _positions(z: Any) -> int:
+    return math.prod(z.shape[1:])
+
+
+def _by_position(B: Float[Array, "b m *z"]) -> Float[Array, "b m p k"]:
+    """Channels last: a vector is one position, an array of shape (channels, …) has many."""
+    return jnp.moveaxis(B.reshape(*B.shape[:3], -1), 2, 3)
+
+
+def _described(prediction: Any) -> str:
+    return f"an array of shape {prediction.shape}" if hasattr(prediction, "shape") else repr(prediction)

@@ -1,0 +1,129 @@
+"""Which layer of a network is meant, and what goes in and out of it.
+
+A layer is looked at by a tap: the network is called with the layer replaced by one that adds a shift to its
+pre-activation z = W h + b. The derivative with respect to that shift is df/dz, whatever the network is made of.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..checks import require_integer, wrong
+from ..nets import MLP
+
+# l = 1 … L in a network that applies its layers one after another, or a function from the network to the layer.
+Layer = int | Callable[[Any], Any]
+
+_SEQUENTIAL = (MLP, eqx.nn.MLP, eqx.nn.Sequential)
+_WEIGHTED = (eqx.nn.Linear, eqx.nn.Conv)
+
+
+def find_layer(net: Any, layer: Layer) -> int | None:
+    """The position of a layer among those with weights; None for the input of a network whose order is not known.
+
+    **Raises:** ValueError naming `layer` or `net`.
+    """
+    layers = weighted_layers(net)
+    if not isinstance(layer, int) and callable(layer):
+        chosen = layer(net)
+        for position, each in enumerate(layers):
+            if each is chosen:
+                return _supported(position, each)
+        raise wrong("layer", "a function from the network to one of its `Linear`s or `Conv`s", f"to {chosen!r}")
+    require_integer("layer", layer, at_least=1)
+    if not _is_sequential(net) or not layers:
+        if layer != 1:
+            must_be = f"1 for a {type(net).__name__}; name a deeper layer by a function such as `lambda net: net.conv2`"
+            raise wrong("layer", must_be, layer)
+        return None
+    if layer > len(layers):
+        raise wrong("layer", f"at most the number of layers, {len(layers)}", layer)
+    return _supported(layer - 1, layers[layer - 1])
+
+
+def layer_weight(net: Any, layer: Layer) -> Float[Array, "fan_out fan_in"]:
+    """The weight matrix W_l; of a convolution the unfolded kernel, channels out × (channels in · kernel).
+
+    **Raises:** ValueError naming `layer` or `net`.
+    """
+    position, layers = find_layer(net, layer), weighted_layers(net)
+    if not layers:
+        raise wrong("net", "a network with an `equinox.nn.Linear` or `Conv`", type(net).__name__)
+    return unfolded(layers[position or 0].weight)
+
+
+def unfolded(weight: Float[Array, "fan_out *rest"]) -> Float[Array, "fan_out fan_in"]:
+    """A kernel as the matrix that multiplies patches; a matrix as it is."""
+    return weight.reshape(weight.shape[0], -1)
+
+
+class Tap(eqx.Module):
+    """A network with access to one layer: calls take a shift of that layer's pre-activation."""
+
+    net: Any
+    position: int | None = eqx.field(static=True)
+
+    @property
+    def weight(self) -> Float[Array, "fan_out fan_in"] | None:
+        """W_l of the tapped layer; None at the input of the network."""
+        return None if self.position is None else unfolded(weighted_layers(self.net)[self.position].weight)
+
+    def __call__(
+        self, x: Float[Array, " d"], shift: Float[Array, "..."]
+    ) -> tuple[Array, Float[Array, "..."], Float[Array, "..."]]:
+        """(f(x), h, z) with the layer's input h and pre-activation z, to which `shift` was added.
+
+        At the input of the network both are the shifted sample.
+        """
+        position = self.position
+        if position is None:
+            return self.net(x + shift), x + shift, x + shift
+        seen: list[tuple[Array, Array]] = []
+        where = lambda net: weighted_layers(net)[position]
+        y = eqx.tree_at(where, self.net, _Shifted(where(self.net), shift, seen.append))(x)
+        if len(seen) != 1:
+            raise wrong("layer", "one that the network applies once to each sample", f"applied {len(seen)} times")
+        return y, *seen[0]
+
+
+class _Shifted(eqx.Module):
+    layer: Any
+    shift: Array
+    see: Callable = eqx.field(static=True)
+
+    def __call__(self, h: Array, *, key: Any = None) -> Array:
+        z = self.layer(h) + self.shift
+        self.see((h, z))
+        return z
+
+
+def patches(layer: Any, h: Float[Array, "..."]) -> Float[Array, "positions fan_in"]:
+    """The rows that a layer multiplies by its unfolded weights: its input, or the patches that a convolution sees."""
+    if isinstance(layer, eqx.nn.Linear):
+        return h[None]
+    size, bias = layer.weight[0].size, None if layer.bias is None else jnp.zeros_like(layer.bias[:1])
+    entries = jnp.eye(size, dtype=h.dtype).reshape(size, 1, *layer.weight.shape[1:])
+    where = lambda conv: (conv.weight, conv.bias)
+    # A kernel with a single one picks one entry of every patch, whatever the stride, the padding and the dilation.
+    pick = lambda kernel: eqx.tree_at(where, layer, (kernel, bias), is_leaf=lambda leaf: leaf is None)(h)
+    return jax.vmap(lambda kernel: pick(kernel).ravel(), out_axes=1)(entries)
+
+
+def weighted_layers(net: Any) -> list[Any]:
+    """The `Linear`s and `Conv`s of a network in the order of its fields: in a sequential one, of their use."""
+    leaves = jax.tree.leaves(net, is_leaf=lambda each: isinstance(each, _WEIGHTED))
+    return [each for each in leaves if isinstance(each, _WEIGHTED)]
+
+
+def _is_sequential(net: Any) -> bool:
+    return isinstance(net, _SEQUENTIAL) and not getattr(net, "scan", False)  # scanned layers are stacked into one
+
+
+def _supported(position: int, layer: Any) -> int:
+    if isinstance(layer, eqx.nn.Conv) and layer.groups != 1:
+        raise wrong("layer", "a convolution that is not grouped", f"one of {layer.groups} groups")
+    return position
