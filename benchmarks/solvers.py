@@ -8,22 +8,20 @@ Every result is kept in one JSON file in `--out` and not measured again; delete 
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from datetime import datetime
 from pathlib import Path
 
 import jax
 import numpy as np
+from machine import describe_machine
 from solver_figure import draw_scaling, draw_work_precision
 from solver_peers import METHODS
 from solver_problems import PROBLEMS, fingerprint, flat, make, wide_name
@@ -49,7 +47,9 @@ def main() -> None:
     name = "cpu" if device["platform"] == "cpu" else device["kind"].lower().replace(" ", "-")
     stem = arguments.out / f"solvers-{name}"
     results = Results(stem.with_suffix(".json"))
-    results.all["machine"] = _machine(device)
+    results.all["machine"] = describe_machine(
+        device, ("jax", "diffrax", "nfa_flow", "torch", "torchdiffeq", "scikit-sundae")
+    )
     if arguments.scaling:
         measure_scaling(results, arguments.limit)
         paths = draw_scaling(results, stem)
@@ -226,34 +226,6 @@ def _available(method: str) -> bool:
     if METHODS[method].kind == "ours" and method != "default" and not hasattr(nf.flow, method):
         return False
     return all(importlib.util.find_spec(package) for package in METHODS[method].needs)
-
-
-def _machine(device: dict) -> dict:
-    git = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    packages = ("jax", "diffrax", "nfa_flow", "torch", "torchdiffeq", "scikit-sundae")
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "device": device,
-        "versions": {package: _version(package) for package in packages},
-        "revision": git.stdout.strip(),
-        "date": datetime.now().isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
-    }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _arguments() -> argparse.Namespace:

@@ -123,7 +123,7 @@ def jacobian_sum(
     for samples, weight in batches:
         state, k = _continue(function, total, samples, weight, memory, state), function.width(samples)
         count += len(weight)
-    return total.finish(state, count, k), W
+    return total.finish(state, float(count), k), W
 
 
 @eqx.filter_jit
@@ -192,6 +192,13 @@ def _batches(x: Samples, with_targets: bool) -> Iterator[tuple[Sample, Array]]:
             yield (samples, None), jnp.full(len(samples), 1 / len(samples), samples.dtype)
     if empty:
         raise wrong("x", "an iterable with at least one batch", "empty")
+
+
+def whole_batch(x: Samples) -> tuple[Sample, Float[Array, " n"]]:
+    """Samples or a `Dataset` as ((x, None), weights), where batches will not do."""
+    if not isinstance(x, Dataset | jax.Array | np.ndarray):
+        raise wrong("x", "samples or a `Dataset`, all at once", _described(x))
+    return next(_batches(x, False))
 
 
 def _samples(x: Any) -> Float[Array, "n ..."]:

@@ -85,7 +85,7 @@ def alignment(
     - "cosine": ⟨N,A⟩ / (‖N‖‖A‖), in [0, 1]. Insensitive: .9994 is an error of 3.5 %, and untrained networks already
       score between .15 and .9; report the value at t = 0 beside it, or `null_alignment`.
     - "pearson": the correlation between the entries of N and A, in [−1, 1]; NaN if those of either are all equal.
-    - "pearson_off_diagonal": the same without the diagonals, so that it scores about 0 on untrained networks.
+    - "pearson_off_diagonal": the same without the entries on the diagonals.
     - "relative_error": min_c ‖N − cA‖ / ‖N‖ = √(1 − cosine²), in [0, 1], computed without that cancellation.
     - "fixed_scale_error": ‖N − A‖ / ‖N‖ ≥ 0, the constant being 1 as for exactly balanced linear networks.
     - "power_up_error": ‖N^{1/power} − AGOP‖ / ‖AGOP‖ ≥ 0, at constant 1 too. Large eigenvalues decide it.

@@ -103,35 +103,38 @@ def stream(
                 vectors = probes(numbers).astype(z.dtype)
             return fold(state, rows(jax.vmap(pull)(vectors)[0], outputs)), None
 
-        return jax.lax.scan(fold_block, state, plan.blocks(c))
+        return jax.lax.scan(fold_block, state, plan.blocks())
 
     return jax.lax.scan(fold_chunk, state, jnp.arange(chunks))[0]
 
 
 class _Plan(NamedTuple):
-    """How many samples and outputs at a time, and whether derivatives are taken forwards, from z to all outputs."""
+    """How many samples and outputs at a time, and whether derivatives are taken forwards, from z to all outputs.
+
+    Instead of the outputs it may be random combinations of them.
+    """
 
     samples: int
     outputs: int
+    all_outputs: int
     forward: bool
 
-    def blocks(self, c: int) -> Int[Array, "blocks b"]:
-        """The numbers of the outputs, block by block; the last block goes on past c."""
-        count = -(-c // self.outputs)
+    def blocks(self) -> Int[Array, "blocks b"]:
+        """The numbers of the outputs, block by block; the last block may go on past the last output."""
+        count = -(-self.all_outputs // self.outputs)
         return jnp.arange(count * self.outputs).reshape(count, self.outputs)
 
 
 def _plan(function: Function, samples: Sample, c: int, z: Any, memory: int, probes: Probes | None) -> _Plan:
-    n = len(samples[0])
-    kept, widest = _bytes_per_sample(function, samples, z)
-    if probes is not None:
-        c = jax.eval_shape(probes, jnp.arange(1)).shape[0]
+    n, vectors = len(samples[0]), c if probes is None else jax.eval_shape(probes, jnp.arange(1)).shape[0]
     forward = probes is None and z.size < c
+    kept, widest = _bytes_per_sample(function, samples, z)
     # Twice: the vectors that are being multiplied, and their products.
-    per_output = 2 * max(widest, c * z.dtype.itemsize)
-    per_sample = kept + (z.size if forward else c) * per_output
-    outputs = c if forward or probes is not None else int(min(c, max(1, (memory - kept) // per_output)))
-    return _Plan(int(min(n, max(1, memory // per_sample))), outputs, forward)
+    per_vector = 2 * max(widest, c * z.dtype.itemsize)
+    per_sample = kept + (z.size if forward else vectors) * per_vector
+    divisible = probes is None and not forward
+    outputs = int(min(vectors, max(1, (memory - kept) // per_vector))) if divisible else vectors
+    return _Plan(int(min(n, max(1, memory // per_sample))), outputs, vectors, forward)
 
 
 def _bytes_per_sample(function: Function, samples: Sample, z: Any) -> tuple[int, int]:

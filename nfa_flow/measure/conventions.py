@@ -1,0 +1,83 @@
+"""The alignment of NFM and AGOP as different papers define it.
+
+Their numbers are not comparable: the same network scores differently by each. K = E[BᵀB] with B = df/dz is the second
+moment of the gradients at the pre-activation z of the layer, so that AGOP = WᵀKW; ΔW = W − W_0 is the change since the
+start; ⟨A,B⟩ is the Frobenius inner product, cos(A, B) = ⟨A,B⟩/(‖A‖‖B‖), and corr(A, B) the correlation over entries.
+The scores of untrained networks are means over 64 draws of a relu network 20-64-64-1 with `Gaussian()` weights on 500
+samples of `linear_teacher` (spread .01 to .07); `null_alignment` gives them for your own network.
+"""
+
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from ..checks import require_integer
+from ..losses import Loss
+from .alignment import Alignment, alignment
+from .layer import Layer
+
+
+def nfa_cosine_2022(initial: Any, *, layer: Layer = 1) -> Alignment:
+    """cos(ΔWᵀΔW, AGOP), in [0, 1]: the change of the weights against AGOP to the power 1, not centred.
+
+    Undefined (NaN) for the untrained network, whose ΔW is zero.
+
+    **Arguments:** `initial`: the network at the start; `layer`: as in `agop`.
+    **Source:** the code of Radhakrishnan, Beaglehole, Pandit & Belkin 2022.
+    """
+    return alignment(1.0, initial=initial, layer=layer)
+
+
+def nfa_pearson_2024(*, layer: Layer = 1) -> Alignment:
+    """corr(WᵀW, AGOP^{1/2}), in [−1, 1]. Untrained networks score .86.
+
+    **Source:** the code of Radhakrishnan et al. 2024 (Science).
+    """
+    return alignment(0.5, metric="pearson", layer=layer)
+
+
+def nfa_off_diagonal_2024(*, layer: Layer = 1) -> Alignment:
+    """corr(WᵀW, AGOP^{1/2}) over the entries off the diagonal, in [−1, 1]. Untrained networks score .51.
+
+    **Source:** Mallinar et al. 2024 (grokking modular arithmetic).
+    """
+    return alignment(0.5, metric="pearson_off_diagonal", layer=layer)
+
+
+def uncentered_nfa(*, layer: Layer = 1) -> Alignment:
+    """UC-NFA: cos(WᵀW, WᵀKW), in [0, 1]. Untrained networks score .62.
+
+    **Source:** Beaglehole, Mitliagkas & Agarwala 2024, arXiv 2402.05271.
+    """
+    return alignment(1.0, layer=layer)
+
+
+def centered_nfa(initial: Any, *, layer: Layer = 1) -> Alignment:
+    """C-NFA: cos(ΔWᵀΔW, ΔWᵀKΔW), in [0, 1]: the change of the weights on both sides.
+
+    Undefined (NaN) for the untrained network, whose ΔW is zero.
+
+    **Arguments:** `initial`: the network at the start; `layer`: as in `agop`.
+    **Source:** Beaglehole, Mitliagkas & Agarwala 2024, arXiv 2402.05271.
+    """
+    return alignment(1.0, initial=initial, agop_of_change=True, layer=layer)
+
+
+def nfa_of_depth(depth: int, *, layer: Layer = 1) -> Alignment:
+    """cos(WᵀW, AGOP^{1/L}), in [0, 1], exactly 1 for L balanced linear layers. Untrained: .91 at L = 3.
+
+    **Arguments:** `depth`: L ≥ 1, the number of linear layers from this one on.
+    **Source:** Tansley, Massart & Cartis 2026.
+    """
+    require_integer("depth", depth, at_least=1)
+    return alignment(1 / depth, layer=layer)
+
+
+def enfa(power: float | Float[Array, ""] = 0.5, *, loss: Loss = "mse", layer: Layer = 1) -> Alignment:
+    """eNFA: cos(WᵀW, E[∇_h ℓ ∇_h ℓᵀ]^power), in [0, 1]: gradients of the loss in the place of those of the outputs.
+
+    Undefined where the loss gradients vanish, as at an exact fit. Untrained networks score .85 at power 1/2.
+
+    **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025, arXiv 2507.05644.
+    """
+    return alignment(power, loss=loss, layer=layer)

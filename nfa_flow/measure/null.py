@@ -1,0 +1,67 @@
+"""What an alignment scores without any training: the baseline that every number is to be read against."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ..checks import require_integer
+from ..data import Dataset
+
+
+class Null(NamedTuple):
+    """Mean and standard deviation of a measurement over untrained networks, and the single values, one per draw."""
+
+    mean: PyTree
+    spread: PyTree
+    values: PyTree
+
+
+def null_alignment(
+    net: Any,
+    key: PRNGKeyArray,
+    data: Dataset | Float[Array, "n d"],
+    observable: Callable[[Any, Any], PyTree],
+    *,
+    draws: int = 32,
+    untrained: Callable[[PRNGKeyArray], Any] | None = None,
+) -> Null:
+    """What `observable` measures on untrained networks of the same shape, with its spread.
+
+    By default every weight matrix or kernel of `net` is replaced by independent Gaussian entries of the same root mean
+    square; biases and everything else stay. A trained network and its null then differ in the arrangement of the
+    weights, not in their size.
+
+    **Arguments:** `net`: the network whose score is to be judged; `key`: decides the draws; `data`; `observable`:
+    `(net, data) -> array` or tree of arrays, such as `alignment(1/3)`; `draws`: how many, at least 2; `untrained`:
+    instead, a function from a key to an untrained network, such as `lambda key: MLP(widths, key=key, init=...)`.
+    **Returns:** a `Null`, its trees in the structure of what the observable returns. NaN where any draw is undefined.
+    **Raises:** ValueError naming `draws`.
+    """
+    require_integer("draws", draws, at_least=2)
+    return _null(net, key, data, observable, draws, untrained)
+
+
+@eqx.filter_jit
+def _null(net: Any, key: PRNGKeyArray, data: Any, observable: Any, draws: int, untrained: Any) -> Null:
+    draw = untrained if untrained is not None else lambda key: with_gaussian_weights(net, key)
+    # One after another: side by side the Jacobians of all draws would be in memory at once.
+    values = jax.lax.map(lambda key: observable(draw(key), data), jax.random.split(key, draws))
+    mean = jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
+    spread = jax.tree.map(lambda v: jnp.std(v, axis=0, ddof=1), values)
+    return Null(mean, spread, values)
+
+
+def with_gaussian_weights(net: Any, key: PRNGKeyArray) -> Any:
+    """The network with Gaussian entries of the same root mean square in every array of two or more dimensions."""
+    arrays, static = eqx.partition(net, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(key, leaf.shape, leaf.dtype) if leaf.ndim > 1 else leaf
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return eqx.combine(jax.tree.unflatten(structure, drawn), static)

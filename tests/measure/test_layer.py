@@ -1,0 +1,160 @@
+"""Which layer is meant, and AGOP through convolutions, modules of one's own, and layers named by a function."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import relative
+
+from nfa_flow.measure import agop, agop_factor, alignment, fit_exponent, nfm
+from nfa_flow.measure.layer import patches
+from nfa_flow.nets import MLP
+
+KEYS = jax.random.split(jax.random.key(0), 8)
+X = jax.random.normal(KEYS[0], (5, 2 * 7 * 6))
+EXACT = 1e-13
+
+
+class ConvNet(eqx.Module):
+    """Two convolutions and a read-out, with a skip around the second."""
+
+    first: eqx.nn.Conv2d
+    second: eqx.nn.Conv2d
+    readout: eqx.nn.Linear
+
+    def __init__(self, **options):
+        self.first = eqx.nn.Conv2d(2, 3, (3, 2), key=KEYS[1], **options)
+        self.second = eqx.nn.Conv2d(3, 3, 3, padding=1, key=KEYS[2])
+        size = jax.eval_shape(self.first, jax.ShapeDtypeStruct((2, 7, 6), X.dtype)).size
+        self.readout = eqx.nn.Linear(size, 2, key=KEYS[3])
+
+    def after_first(self, z):
+        h = jnp.tanh(z)
+        return self.readout(jnp.ravel(h + jnp.tanh(self.second(h))))
+
+    def __call__(self, x):
+        return self.after_first(self.first(x.reshape(2, 7, 6)))
+
+
+OPTIONS = {
+    "plain": {},
+    "stride": dict(stride=(2, 1)),
+    "padding": dict(padding=((1, 2), (0, 1)), use_bias=False),
+    "dilation": dict(dilation=(2, 1)),
+    "padded by reflection": dict(padding=1, padding_mode="REFLECT"),
+}
+
+
+def patch_agop(net, x):
+    """By definition: the mean over samples and positions of the Gram matrix of df/d(patch)."""
+    first = net.first
+
+    def f(p):  # the network as a function of the patches of one sample
+        z = p @ first.weight.reshape(3, -1).T + (0 if first.bias is None else first.bias.ravel())
+        shape = jax.eval_shape(first, x.reshape(2, 7, 6)).shape
+        return net.after_first(z.T.reshape(shape))
+
+    J = jax.jacfwd(f)(patches(first, x.reshape(2, 7, 6)))
+    return jnp.einsum("cpa,cpb->ab", J, J) / J.shape[1]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_convolution_is_measured_by_its_patches(name):
+    net = ConvNet(**OPTIONS[name])
+    layer = lambda net: net.first
+    brute = jnp.mean(jax.vmap(lambda x: patch_agop(net, x))(X), axis=0)
+    F = agop_factor(net, X, layer=layer)
+    assert relative(agop(net, X, layer=layer) - brute, brute) < EXACT
+    assert relative(F.T @ F - brute, brute) < EXACT
+    assert relative(agop(net, X, layer=layer, memory=1) - brute, brute) < EXACT
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_patches_are_what_the_unfolded_kernel_multiplies(name):
+    conv, image = ConvNet(**OPTIONS[name]).first, X[0].reshape(2, 7, 6)
+    bias = 0 if conv.bias is None else conv.bias.reshape(3, 1)
+    assert relative(nfm_weight(conv) @ patches(conv, image).T + bias - conv(image).reshape(3, -1), X) < EXACT
+
+
+def nfm_weight(conv):
+    return conv.weight.reshape(conv.weight.shape[0], -1)
+
+
+def test_the_nfm_of_a_convolution_is_the_gram_matrix_of_the_unfolded_kernel():
+    net = ConvNet()
+    W = nfm_weight(net.first)
+    np.testing.assert_array_equal(nfm(net, layer=lambda net: net.first), W.T @ W)
+
+
+def test_an_alignment_goes_through_a_convolution():
+    net, layer = ConvNet(), lambda net: net.first
+    A, N = agop(net, X, layer=layer), nfm(net, layer=layer)
+    score = alignment(1.0, layer=layer)(net, X)
+    np.testing.assert_allclose(score, jnp.sum(A * N) / jnp.linalg.norm(A) / jnp.linalg.norm(N), rtol=1e-12)
+    assert jnp.isfinite(fit_exponent(net, X, layer=layer).exponent)
+
+
+def test_only_what_goes_through_the_layer_counts():
+    """At the second convolution the skip is not part of the Jacobian, at the input of the network it is."""
+    net = ConvNet()
+    h = jax.vmap(lambda x: jnp.tanh(net.first(x.reshape(2, 7, 6))))(X)
+    shape = h.shape[1:]
+    shifted = lambda h, z: net.readout(jnp.ravel(h + jnp.tanh(z.reshape(shape))))
+    J = jax.vmap(lambda h: jax.jacfwd(lambda z: shifted(h, z))(net.second(h)))(h)
+    J = jnp.einsum("ncka,kf->ncaf", J.reshape(*J.shape[:2], 3, -1), nfm_weight(net.second))
+    brute = jnp.einsum("ncaf,ncag->fg", J, J) / (len(X) * J.shape[2])
+    assert relative(agop(net, X, layer=lambda net: net.second) - brute, brute) < EXACT
+    whole = jax.vmap(jax.jacfwd(net))(X)
+    assert relative(agop(net, X) - jnp.einsum("nca,ncb->ab", whole, whole) / len(X), agop(net, X)) < EXACT
+
+
+def test_layers_of_a_sequential_are_counted_as_they_are_applied():
+    conv, linear = eqx.nn.Conv1d(1, 4, 3, key=KEYS[4]), eqx.nn.Linear(16, 2, key=KEYS[5])
+    net = eqx.nn.Sequential(
+        [eqx.nn.Lambda(lambda x: x[None]), conv, eqx.nn.Lambda(jax.nn.silu), eqx.nn.Lambda(jnp.ravel), linear]
+    )
+    x = X[:, :6]
+    np.testing.assert_array_equal(agop(net, x), agop(net, x, layer=lambda net: net.layers[1]))
+    assert agop(net, x).shape == (3, 3)
+    assert relative(agop(net, x, layer=2) - linear.weight.T @ linear.weight, linear.weight) < EXACT
+
+
+def test_a_layer_may_be_named_in_an_mlp_too():
+    net = MLP([4, 5, 3, 2], key=KEYS[6], activation="tanh")
+    same = agop(net, X[:, :4], layer=lambda net: net.layers[1])
+    np.testing.assert_array_equal(agop(net, X[:, :4], layer=2), same)
+
+
+def test_scanned_layers_are_measured_at_the_input_only():
+    net = eqx.nn.MLP(4, 2, 5, 3, scan=True, key=KEYS[7])
+    whole = jax.vmap(jax.jacfwd(net))(X[:, :4])
+    brute = jnp.einsum("nca,ncb->ab", whole, whole) / len(X)
+    assert relative(agop(net, X[:, :4]) - brute, brute) < EXACT
+    with pytest.raises(ValueError, match="`layer` must be 1 for a MLP"):
+        agop(net, X[:, :4], layer=2)
+
+
+class Twice(eqx.Module):
+    layer: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.layer(jnp.tanh(self.layer(x)))
+
+
+GROUPED = eqx.nn.Sequential([eqx.nn.Lambda(lambda x: x.reshape(2, 42)), eqx.nn.Conv1d(2, 2, 3, groups=2, key=KEYS[1])])
+
+
+@pytest.mark.parametrize(
+    ("net", "layer", "message"),
+    [
+        (Twice(eqx.nn.Linear(84, 84, key=KEYS[0])), lambda net: net.layer, "applies once to each sample, .* 2 times"),
+        (ConvNet(), lambda net: net, "`layer` must be a function from the network to one of its `Linear`s or `Conv`s"),
+        (ConvNet(), 2, "`layer` must be 1 for a ConvNet; name a deeper layer by a function"),
+        (ConvNet(), "first", "`layer` must be a whole number of at least 1, but was 'first'"),
+        (GROUPED, 1, "`layer` must be a convolution that is not grouped, but was one of 2 groups"),
+    ],
+)
+def test_a_layer_that_cannot_be_measured_is_refused(net, layer, message, no_type_checks):
+    with pytest.raises(ValueError, match=message):
+        agop(net, X, layer=layer)
