@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..checks import require_integer, wrong
+from ..checks import require_number, wrong
 from ..data import Dataset
 from ..losses import Loss, resolve
 from ..nets import MLP
@@ -108,7 +108,7 @@ def jacobian_sum(
     net: Any, x: Samples, total: AbstractJacobianSum, *, layer: Layer, loss: Loss | None = None, memory: int = MEMORY
 ) -> tuple[Float[Array, "r k"], Float[Array, "k h"] | None]:
     """(what B = df/dz adds up to, W_l); at the input of a module (what J adds up to, None)."""
-    require_integer("memory", memory, at_least=1)
+    require_number("memory", memory, at_least=1)
     position = find_layer(net, layer)
     function = Function(Tap(net, position), None if loss is None else resolve(loss))
     batches = _batches(x, loss is not None)

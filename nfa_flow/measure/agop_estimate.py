@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..checks import require_integer
+from ..checks import require_integer, require_number
 from .agop import MEMORY, Samples, whole_batch
 from .jacobians import Function, Rows, Sample, stream
 from .layer import Layer, Tap, find_layer
@@ -42,7 +42,7 @@ def agop_estimate(
     probes.
     """
     require_integer("probes", probes, at_least=2)
-    require_integer("memory", memory, at_least=1)
+    require_number("memory", memory, at_least=1)
     samples, weight = whole_batch(x)
     return _estimate(Tap(net, find_layer(net, layer)), samples, weight, key, probes, memory)
 

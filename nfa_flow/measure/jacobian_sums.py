@@ -36,7 +36,7 @@ class AbstractJacobianSum(eqx.Module):
         """The result where every sample has the same Jacobian."""
 
     def memory(self, memory: int, k: int, itemsize: int) -> int:
-        """How many bytes of rows to fold at a time, where `memory` is asked for."""
+        """How many bytes of Jacobians to fold at a time, where `memory` is the most that is asked for."""
         return memory
 
 
@@ -92,8 +92,9 @@ class Triangle(AbstractJacobianSum):
         return B
 
     def memory(self, memory: int, k: int, itemsize: int) -> int:
-        # So many rows that the factorisation is not spent on R again and again.
-        return max(memory, 4 * k**2 * itemsize)
+        # Few rows waste the factorisation on R again and again, many do not stay in the cache.
+        square = k**2 * itemsize
+        return max(min(memory, max(2**20, 16 * square)), 4 * square)
 
 
 class CentredTriangle(AbstractJacobianSum):
