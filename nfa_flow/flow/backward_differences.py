@@ -11,6 +11,7 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -29,9 +30,10 @@ def change_of_step(rows: int, order: Int[Array, ""], factor: Float[Array, ""]) -
 
     It is upper triangular, changes only D_1 … D_order, and is the identity where `factor` is 1.
     """
-    i, j = jnp.arange(1, rows + 1)[:, None], jnp.arange(1, rows + 1)[None, :]
-    R = lambda f: jnp.cumprod((i - 1 - f * j) / i, axis=0)
-    return jnp.where((i <= order) & (j <= order), (R(factor) @ R(1.0)).T, jnp.eye(rows))
+    # NumPy's arrays are constants of the program, where those of JAX would be computed, and compiled, in it.
+    i, j = np.arange(1, rows + 1)[:, None], np.arange(1, rows + 1)[None, :]
+    R, R_1 = jnp.cumprod((i - 1 - factor * j) / i, axis=0), np.cumprod((i - 1 - j) / i, axis=0)
+    return jnp.where((i <= order) & (j <= order), (R @ R_1).T, np.eye(rows))
 
 
 def after_step(
@@ -41,16 +43,20 @@ def after_step(
     d: Float[Array, " P"],
     accepted: Bool[Array, ""],
 ) -> Differences:
-    """The differences after a change of step and a step that added `d` to its prediction; before it, if rejected."""
-    rows = jnp.arange(1, len(differences) + 1)
-    above = d - combine(differences, (rows == order + 1) @ change)
-    newest, after = d, []
-    for j in reversed(range(1, len(differences) + 1)):
-        old = combine(differences[j - 1 :], change[j - 1, j - 1 :])
-        newest = jnp.where(j <= order, old + newest, newest)
-        new = jnp.where(j <= order + 1, newest, jnp.where(j == order + 2, above, old))
-        after.append(jnp.where(accepted, new, old))
-    return tuple(reversed(after))
+    """The differences after a change of step and a step that added `d` to its prediction; before it, if rejected.
+
+    D_j becomes D_j + … + D_order + d up to the order; D_{order+1} becomes d, and D_{order+2} becomes d − D_{order+1}.
+    """
+    j, i = np.arange(1, len(differences) + 1)[:, None], np.arange(1, len(differences) + 1)[None, :]
+    added = ((j <= i) & (i <= order)) | ((j == i) & (j > order + 2))
+    subtracted = (j == order + 2) & (i == order + 1)
+    weights = jnp.where(accepted, (added * 1.0 - subtracted) @ change, change)
+    after = []
+    for row in range(len(differences)):
+        first = max(row - 1, 0)  # weights before that are zero
+        old = combine(differences[first:], weights[row, first:])
+        after.append(old + jnp.where(accepted & (row <= order + 1), d, 0))
+    return tuple(after)
 
 
 class BackwardDifferenceInterpolation(diffrax.AbstractLocalInterpolation):
@@ -68,6 +74,6 @@ class BackwardDifferenceInterpolation(diffrax.AbstractLocalInterpolation):
             return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
         y1, unravel = ravel_pytree(self.y1)
         steps = (t0 - self.t1) / (self.t1 - self.t0)
-        j = jnp.arange(len(self.differences))
+        j = np.arange(len(self.differences))
         weights = jnp.where(j < self.order, jnp.cumprod((steps + j) / (j + 1)), 0)
         return unravel(y1 + combine(self.differences, weights))

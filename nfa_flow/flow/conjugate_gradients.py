@@ -21,10 +21,11 @@ class Solution(NamedTuple):
 class _Iterate(NamedTuple):
     x: Float[Array, " P"]
     residual: Float[Array, " P"]
+    squared: Float[Array, ""]  # ‖residual‖²
     direction: Float[Array, " P"]
     products: Int[Array, ""]
     converged: Bool[Array, ""]
-    indefinite: Bool[Array, ""]
+    definite: Bool[Array, ""]
 
 
 def conjugate_gradients(
@@ -45,28 +46,31 @@ def conjugate_gradients(
     """
 
     def iterate(s: _Iterate) -> _Iterate:
-        image, squared = product(s.direction), s.residual @ s.residual
+        image = product(s.direction)
         curvature = s.direction @ image
-        indefinite = ~(curvature > _NEGATIVE_CURVATURE * (s.direction @ s.direction))
-        step = jnp.where(indefinite, 0, squared / curvature)
+        definite = curvature > _NEGATIVE_CURVATURE * (s.direction @ s.direction)
+        step = jnp.where(definite, s.squared / curvature, 0)
         residual = s.residual - step * image
+        squared = residual @ residual
         return _Iterate(
             x=s.x + step * s.direction,
             residual=residual,
-            direction=residual + (residual @ residual / squared) * s.direction,
+            squared=squared,
+            direction=residual + squared / s.squared * s.direction,
             products=s.products + 1,
-            converged=~indefinite & is_small(residual),
-            indefinite=indefinite,
+            converged=definite & is_small(residual),
+            definite=definite,
         )
 
     first = _Iterate(
         x=jnp.zeros_like(right),
         residual=right,
+        squared=right @ right,
         direction=right,
         products=jnp.zeros((), jnp.int32),
         converged=is_small(right),
-        indefinite=jnp.asarray(False),
+        definite=jnp.asarray(True),
     )
-    unfinished = lambda s: ~(s.converged | s.indefinite | skip) & (s.products < most)
+    unfinished = lambda s: s.definite & ~(s.converged | skip) & (s.products < most)
     last = jax.lax.while_loop(unfinished, iterate, first)
     return Solution(last.x, last.products, last.converged & ~jnp.asarray(skip))

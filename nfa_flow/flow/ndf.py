@@ -124,24 +124,25 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
             fresh = lambda: self._restarted(solver_state, terms, t0, t1, y0, args)
             solver_state = jax.lax.cond(made_jump, fresh, lambda: solver_state)
         state, change = _at_step(jnp.asarray(t1 - t0, y.dtype), solver_state)
-        k, newton, rows = state.order, self.root_finder, jnp.arange(1, self.max_order + 2)
+        k, newton, rows = state.order, self.root_finder, np.arange(1, self.max_order + 2)
         # The differences at the new step are not formed before its end: a second copy would stay during the solve.
-        combined = lambda weights: combine(state.differences, weights @ change)
+        weights = jnp.stack([rows <= k, jnp.where(rows <= k, _GAMMA[rows], 0), rows == k, rows == k + 1]) @ change
+        combined = lambda row: combine(state.differences, weights[row])
         alpha = jnp.asarray(_ALPHA, y.dtype)[k]
-        predicted = y + combined(jnp.where(rows <= k, 1.0, 0.0))
-        psi = combined(jnp.where(rows <= k, jnp.asarray(_GAMMA)[rows], 0)) / alpha
+        constants = jax.lax.dynamic_slice_in_dim(jnp.asarray(_ERROR, y.dtype), k - 1, 3)  # of orders k − 1, k, k + 1
+        predicted, psi = y + combined(0), combined(1) / alpha
         rounding = _ROUNDING * jnp.finfo(y.dtype).eps * jnp.abs(predicted)
         scale = jnp.maximum(newton.scale(y, predicted) / _CAUTION, rounding)
         control = terms.contr(t0, t1)
         field = lambda v: ravel_pytree(terms.vf_prod(t1, unravel(v), args, control))[0]
-        share = _NEWTON_SHARE / jnp.asarray(_ERROR, y.dtype)[k]
+        share = _NEWTON_SHARE / constants[1]
         correction = newton.solve(
             field, predicted, psi, 1 / alpha, scale, share, state.rate, state.exact, self.root_find_max_steps
         )
 
         d = correction.d
-        sizes = [newton.size(v, scale) for v in (d + combined(rows == k), d, d - combined(rows == k + 1))]
-        errors = jnp.asarray(_ERROR, y.dtype)[k + jnp.arange(-1, 2)] * jnp.stack(sizes)
+        sizes = [newton.size(v, scale) for v in (d + combined(2), d, d - combined(3))]
+        errors = constants * jnp.stack(sizes)
         verdict = self._judge(state, correction.converged, errors)
         accepted = verdict.accepted
         new_state = _State(
@@ -191,7 +192,7 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         k = state.order
         accepted = converged & (errors[1] < 1)
         ready = accepted & (state.equal_steps >= k)
-        orders = k + jnp.arange(-1, 2)
+        orders = k + np.arange(-1, 2)
         factors = jnp.maximum(errors, 1e-10) ** (-1 / (orders + 1)).astype(errors.dtype)
         allowed = (orders >= 1) & (orders <= self.max_order) & (ready | (orders <= k))
         factors = jnp.where(allowed, factors, 0)

@@ -121,5 +121,6 @@ class NewtonCG(eqx.Module):
 
 def _difference(field, base: Float[Array, " P"], at_base: Float[Array, " P"], v: Float[Array, " P"]) -> Array:
     """J v by a finite difference of the field."""
-    epsilon = _DIFFERENCE * (1 + jnp.linalg.norm(base)) / jnp.linalg.norm(v)
+    # ‖v‖ as conjugate gradients compute it, so that XLA does it once.
+    epsilon = _DIFFERENCE * (1 + jnp.sqrt(base @ base)) / jnp.sqrt(v @ v)
     return (field(base + epsilon * v) - at_base) / epsilon
