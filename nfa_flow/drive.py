@@ -42,13 +42,15 @@ def drive(
     label: str,
     progress: bool,
     checkpoint: str | os.PathLike | None,
+    keep_checkpoint: bool = False,
 ) -> tuple[_State, bool]:
     """Advance `state` until its status is no longer RUNNING, or Ctrl-C is pressed.
 
     **Arguments:** `advance`: `(problem, state, budget) -> state`, at most `budget` steps further, under
     `equinox.filter_jit`; `origin`: the arrays that the run starts from, which with `problem` decide it; `fraction`: of
     the run that is done, in [0, 1]; `label`: beside the progress bar; `checkpoint`: file that keeps the state while
-    the run is unfinished, and from which it goes on.
+    the run is unfinished, and from which it goes on; `keep_checkpoint`: leave there the state at the end too, which
+    the same call gives back at once, until somebody calls `discard`.
     **Returns:** the last state, and whether the run was interrupted.
     **Raises:** ValueError when `checkpoint` holds another run.
     """
@@ -77,9 +79,18 @@ def drive(
             _write(checkpoint, state, fingerprint)
         return state, True
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-        _partial(checkpoint).unlink(missing_ok=True)  # where a kill struck while writing
+        if keep_checkpoint:
+            _write(checkpoint, state, fingerprint)
+        else:
+            discard(checkpoint)
     return state, False
+
+
+def discard(checkpoint: str | os.PathLike) -> None:
+    """Delete a checkpoint, and what a kill may have left beside it."""
+    checkpoint = Path(checkpoint)
+    checkpoint.unlink(missing_ok=True)
+    _partial(checkpoint).unlink(missing_ok=True)  # where a kill struck while writing
 
 
 def fingerprint_of(program: str, inputs: PyTree) -> str:

@@ -1,18 +1,72 @@
-"""How far a trajectory is from the exact flow, estimated from a second run at a tenth of the tolerance."""
+"""How far a run is from the exact flow, told by two laws that the flow obeys and by a second, tighter run."""
 
 import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..checks import is_traced, wrong
+from ..drive import discard
+from ..objective import Mobility
+from ..observation import Observe, Observer
 from ..trajectory import Trajectory
+from .invariants import BALANCE_ERROR, LOSS_IDENTITY_ERROR, balance_error, certifying_observer
 
 PARAMETER_ERROR = "parameter_error"
 
+_TAKEN = (PARAMETER_ERROR, LOSS_IDENTITY_ERROR, BALANCE_ERROR)
 
-def with_error_estimate(run: Trajectory, tighter: Trajectory, *, save_nets: bool) -> Trajectory:
+
+def require_certifiable(solver: diffrax.AbstractSolver | None, observe: Observe | None) -> None:
+    """Raise ValueError for a solver that has no tolerance, and for observables under the names of the errors."""
+    if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise wrong("certify", f"False with the constant step of {type(solver).__name__}", "True")
+    for name in _TAKEN:
+        if name in (observe or {}):
+            raise wrong("observe", f"without the names {', '.join(_TAKEN)}, which `certify` uses", name)
+
+
+def certified(
+    flow: Callable[..., Trajectory],
+    observer: Observer,
+    *,
+    rtol: Any,
+    atol: Any,
+    checkpoint: str | os.PathLike | None,
+    throw: bool,
+) -> Trajectory:
+    """The run at these tolerances, with its distance from a second one at a tenth of them.
+
+    Its checkpoint stays, finished, until the second has ended: whoever interrupts that one goes on with it. No second
+    one is made where the first is interrupted, or fails and has to `throw`.
+    """
+    first, second = (certifying_observer(observer, checks=checks) for checks in (True, False))
+    run = flow(first, rtol=rtol, atol=atol, checkpoint=checkpoint, keep_checkpoint=True)
+    if _interrupted(run):
+        return run
+    if is_traced(run) or run.succeeded or not throw:
+        beside = None if checkpoint is None else f"{os.fspath(checkpoint)}.certify"
+        tighter = flow(second, rtol=rtol / 10, atol=atol / 10, checkpoint=beside)
+        # Where the second run fails, its end is not there to compare with; the first one stands.
+        run = with_parameter_error(run, tighter)
+        if _interrupted(tighter):
+            return dataclasses.replace(run, status_code=tighter.status_code)
+    if checkpoint is not None:
+        discard(checkpoint)
+    return run
+
+
+def _interrupted(run: Trajectory) -> bool:
+    return not is_traced(run) and run.status == "interrupted"
+
+
+def with_parameter_error(run: Trajectory, tighter: Trajectory) -> Trajectory:
     """`run` with ‖θ − θ'‖/‖θ'‖ at each of its times as the observation `parameter_error`, θ' the tighter run.
 
     Both runs must have kept their networks. NaN where the two have no time in common: at the end of a run that a rule
@@ -22,8 +76,7 @@ def with_error_estimate(run: Trajectory, tighter: Trajectory, *, save_nets: bool
     error = jnp.full(run.times.shape, jnp.nan, run.times.dtype).at[:count].set(_distance(run, tighter, count))
     same = jnp.asarray(run.times[:count] == tighter.times[:count])
     error = error.at[:count].set(jnp.where(same, error[:count], jnp.nan))
-    observed = run.observed | {PARAMETER_ERROR: error}
-    return dataclasses.replace(run, observed=observed, nets=run.nets if save_nets else None)
+    return dataclasses.replace(run, observed=run.observed | {PARAMETER_ERROR: error})
 
 
 def _distance(run: Trajectory, tighter: Trajectory, count: int) -> Float[Array, " t"]:
@@ -32,3 +85,11 @@ def _distance(run: Trajectory, tighter: Trajectory, count: int) -> Float[Array, 
     difference = [a[:count] - b[:count] for a, b in zip(*leaves, strict=True)]
     distance, size = squared(difference), squared(leaves[1])
     return jnp.sqrt(jnp.where(distance == 0, 0, distance / size))  # 0 and not 0/0 for a network that stays at zero
+
+
+def with_balance_error(
+    run: Trajectory, net: Any, t0: Float[Array, ""], weight_decay: Any, mobility: Mobility | None
+) -> Trajectory:
+    """`run`, which has kept its networks, with the observation `balance_error`; without it where there is no law."""
+    error = balance_error(net, run.nets, run.times - t0, weight_decay, mobility)
+    return run if error is None else dataclasses.replace(run, observed=run.observed | {BALANCE_ERROR: error})

@@ -1,8 +1,8 @@
 """The exact gradient flow of a network on a dataset."""
 
+import dataclasses
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,17 +12,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, drive
 from ..losses import Loss
 from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
-from ..observation import Observe, make_observer
+from ..observation import Observe, Observer, make_observer
 from ..sharpness import sharpness_of
 from ..trajectory import Trajectory, conclude, make_trajectory
-from .certify import PARAMETER_ERROR, with_error_estimate
+from .certify import certified, require_certifiable, with_balance_error
 from .choice import choose_solver, evaluations_per_step, warn_about_tolerance
 from .flow_solver import AbstractFlowSolver
 from .integrate import FlowProblem, FlowState, advance, start
@@ -87,10 +87,14 @@ def gradient_flow(
     - `max_steps`: bound on accepted and rejected steps together.
     - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step where one holds, and that
       moment is observed.
-    - `certify`: estimate the error by a second run at a tenth of the tolerances, and add it to what is observed, as
-      `parameter_error`: the relative distance of all parameters at each time, NaN where the second run did not get.
-      Memory for the networks at all times; `stats` are of the first run.
-    - `checkpoint`: a file that keeps an unfinished run (after 10 s, on Ctrl-C); the same call goes on from it.
+    - `certify`: tell at each time how far the run is from the exact flow, as observations. `parameter_error`: the
+      relative distance of all parameters from a second run at a tenth of the tolerances, NaN where that did not get.
+      `loss_identity_error`: |F(t0) − F(t) − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F = ℒ + (λ/2)‖θ‖²; it grows where the flow
+      moves by less than the tolerances. `balance_error`, for an `MLP` with consecutive linear layers: the distance of
+      their balance from its law, relative to their weights. Memory for the networks at all times; `stats` are of the
+      first run, without the four gradients that the loss identity takes per step and per time.
+    - `checkpoint`: a file that keeps an unfinished run (after 10 s, on Ctrl-C); the same call goes on from it. With
+      `certify` there is another one beside it for the second run.
     - `progress`: show a progress bar on stderr.
     - `throw`: raise when the run fails; otherwise return what there is, with its `status`.
 
@@ -103,35 +107,49 @@ def gradient_flow(
 
     **Source:** Elkabetz & Cohen 2021 (gradient flow of deep nets); Tansley, Massart & Cartis 2026 (the setting).
     """
-    if certify:
-        if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-            raise wrong("certify", f"False with the constant step of {type(solver).__name__}", "True")
-        call = partial(gradient_flow, net, data, t1, t0=t0, weight_decay=weight_decay, mobility=mobility, loss=loss)
-        call = partial(call, observe=observe, save_at=save_at, save_nets=True, solver=solver, dt0=dt0, stop=stop)
-        call = partial(call, max_steps=max_steps, progress=progress)
-        if PARAMETER_ERROR in (observe or {}):
-            raise wrong("observe", f"without the name {PARAMETER_ERROR}, which `certify` uses", PARAMETER_ERROR)
-        run = call(rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
-        if not is_traced(run) and run.status == "interrupted":
-            return run
-        # Where the second run fails, its end is not there to compare with; the first one stands.
-        second = None if checkpoint is None else f"{os.fspath(checkpoint)}.certify"
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a tolerance that nobody asked for
-            tighter = call(rtol=rtol / 10, atol=None if atol is None else atol / 10, checkpoint=second, throw=False)
-        if not is_traced(tighter) and tighter.status == "interrupted":
-            return conclude(tighter, throw)
-        return with_error_estimate(run, tighter, save_nets=save_nets)
     began = time.perf_counter()
+    if certify:
+        require_certifiable(solver, observe)
     parameters, objective = make_objective(net, data, loss, weight_decay, mobility=mobility)
-    observer = make_observer(observe, data, net, keep_parameters=save_nets)
+    observer = make_observer(observe, data, net, keep_parameters=save_nets or certify)
     t0, t1, save_times = _check_times(t0, t1, save_at)
     require_number("rtol", rtol, above=0)
     atol = _default_atol(rtol, parameters) if atol is None else atol
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
-    dtype = jnp.result_type(*jax.tree.leaves(parameters))
     kinks = has_kinks(net, data, loss) if solver is None else getattr(net, "has_kinks", False)
-    warn_about_tolerance(rtol, dtype, has_kinks=kinks)
+    warn_about_tolerance(rtol, _dtype(parameters), has_kinks=kinks)
+    flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=_check_stop(stop))
+    flow = partial(flow, solver=solver, kinks=kinks, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
+    if not certify:
+        return conclude(flow(observer, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
+    run = certified(flow, observer, rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
+    run = with_balance_error(run, net, t0, weight_decay, mobility)
+    return conclude(run if save_nets else dataclasses.replace(run, nets=None), throw)
+
+
+def _flow(
+    objective: AbstractObjective,
+    parameters: PyTree,
+    observer: Observer,
+    *,
+    t0: Float[Array, ""],
+    t1: Float[Array, ""],
+    save_times: Float[Array, " s"],
+    stop: tuple[AbstractStop, ...],
+    solver: Any,
+    kinks: bool,
+    rtol: Any,
+    atol: Any,
+    dt0: Any,
+    max_steps: int,
+    checkpoint: str | os.PathLike | None,
+    keep_checkpoint: bool = False,
+    progress: bool,
+    began: float,
+) -> Trajectory:
+    """One run at one tolerance, however it ends."""
+    dtype = _dtype(parameters)
     if solver is None:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
         stiffness = lambda: _stiffness(objective, parameters, t1 - t0)
@@ -145,7 +163,7 @@ def gradient_flow(
         observer=observer,
         solver=solver,
         controller=controller,
-        stop=_check_stop(stop),
+        stop=stop,
         save_times=save_times,
         t1=t1,
         max_steps=jnp.asarray(max_steps, jnp.int32),
@@ -167,8 +185,9 @@ def gradient_flow(
             label=f"gradient flow to t = {float(t1):g}",
             progress=progress,
             checkpoint=checkpoint,
+            keep_checkpoint=keep_checkpoint,
         )
-    trajectory = make_trajectory(
+    return make_trajectory(
         state.record,
         observer.names,
         objective.net(state.parameters),
@@ -178,7 +197,6 @@ def gradient_flow(
         counts=_counts(state, solver) | {"seconds": jnp.asarray(jnp.nan if traced else time.perf_counter() - began)},
         notes=_notes(problem, reason),
     )
-    return conclude(trajectory, throw)
 
 
 def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " s"]]:
@@ -261,6 +279,10 @@ def _default_atol(rtol: Any, parameters: Any) -> Any:
     leaves = jax.tree.leaves(parameters)
     size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves))
     return rtol / 1000 * jnp.clip(size, 1e-12, 1)
+
+
+def _dtype(parameters: PyTree) -> DTypeLike:
+    return jnp.result_type(*jax.tree.leaves(parameters))
 
 
 def _stiffness(objective: AbstractObjective, parameters: Any, horizon: Any) -> float | None:

@@ -19,6 +19,7 @@ from ..objective import AbstractObjective
 from ..observation import Observer, Record, empty_record
 from .choice import evaluations_per_step
 from .flow_solver import AbstractFlowSolver
+from .invariants import LOSS_IDENTITY_ERROR, LossBudget, dissipation, loss_budget, objective_value
 from .stopping import AbstractStop
 
 
@@ -53,6 +54,7 @@ class FlowState(eqx.Module):
     evaluations: Int[Array, ""]
     status: Int[Array, ""]
     record: Record
+    budget: LossBudget | None  # only of a run that is certified
 
 
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
@@ -81,6 +83,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
         record=empty_record(
             len(problem.save_times) + 1, problem.t1.dtype, problem.observer, problem.objective, parameters
         ),
+        budget=loss_budget(problem.observer, problem.objective, parameters),
     )
 
 
@@ -126,11 +129,16 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     t, parameters = keep(new_t, state.t), jax.tree.map(keep, attempt.parameters, state.parameters)
     solver_state = jax.tree.map(keep, attempt.solver_state, _after_rejection(problem, state, attempt))
     interpolation = problem.solver.interpolation_cls(t0=jnp.zeros_like(attempt.dt), t1=attempt.dt, **attempt.dense)
+    spent = lambda duration: _spent(problem, state.budget, interpolation, duration, accepted)
 
-    def at(time: Array) -> PyTree:
-        since = jnp.clip((time - state.t) + state.t_excess, 0, attempt.dt)
-        between = interpolation.evaluate(since.astype(attempt.dt.dtype))
-        return jax.tree.map(lambda inside, end: jnp.where(time == t, end, inside), between, parameters)
+    def since(time: Array) -> Array:
+        return jnp.clip((time - state.t) + state.t_excess, 0, attempt.dt).astype(attempt.dt.dtype)
+
+    def observe(time: Array) -> PyTree:
+        inside = interpolation.evaluate(since(time))
+        observed = jax.tree.map(lambda inside, end: jnp.where(time == t, end, inside), inside, parameters)
+        known = _known(problem, solver_state, observed, spent(since(time)))
+        return problem.observer(problem.objective, observed, known)
 
     return FlowState(
         t=t,
@@ -143,7 +151,8 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         rejected=state.rejected + jnp.where(accepted, 0, 1),
         evaluations=state.evaluations + _evaluations(problem.solver, state) + stop_evaluations,
         status=status,
-        record=_save(problem, state.record, t, steps, accepted, status, at, _known(problem.solver, solver_state)),
+        record=_save(problem, state.record, t, steps, accepted, status, observe),
+        budget=spent(attempt.dt),
     )
 
 
@@ -153,10 +162,25 @@ def _after_rejection(problem: FlowProblem, state: FlowState, attempt: _Attempt) 
     return state.solver_state
 
 
-def _known(solver: diffrax.AbstractSolver, solver_state: PyTree) -> dict[str, Array]:
-    """What the solver can tell observables of the run."""
-    sharpness = solver.sharpness(solver_state) if isinstance(solver, AbstractFlowSolver) else None
-    return {} if sharpness is None else {"sharpness": sharpness}
+def _spent(
+    problem: FlowProblem, budget: LossBudget | None, interpolation: Any, duration: Array, accepted: Array
+) -> LossBudget | None:
+    """The budget after a part of a step."""
+    if budget is None:
+        return None
+    amount = lambda: dissipation(problem.objective, interpolation.evaluate, duration)
+    return budget.spend(jax.lax.cond(accepted & budget.checks, amount, lambda: jnp.zeros_like(budget.dissipated)))
+
+
+def _known(problem: FlowProblem, solver_state: PyTree, parameters: PyTree, budget: LossBudget | None) -> dict:
+    """What the run can tell observables of it."""
+    known = {}
+    if isinstance(problem.solver, AbstractFlowSolver):
+        sharpness = problem.solver.sharpness(solver_state)
+        known = {} if sharpness is None else {"sharpness": sharpness}
+    if budget is not None:
+        known |= {LOSS_IDENTITY_ERROR: budget.error(objective_value(problem.objective, parameters))}
+    return known
 
 
 def _later(state: FlowState, dt: Array) -> tuple[Array, Array]:
@@ -186,7 +210,7 @@ def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
     return _Attempt(dt, new, solver_state, controller_state, accepted, failed, next_dt, dense)
 
 
-def _save(problem, record: Record, t, steps, accepted, status, at, known) -> Record:
+def _save(problem, record: Record, t, steps, accepted, status, observe) -> Record:
     """Observe at every save time passed by this step; where the flow ends early, also at its end."""
     times = problem.save_times
     ends_early = (status != RUNNING) & (status != COMPLETED)
@@ -199,7 +223,7 @@ def _save(problem, record: Record, t, steps, accepted, status, at, known) -> Rec
 
     def add(record: Record) -> Record:
         time = jnp.where(record.count < len(times), jnp.minimum(times[record.count], t), t)
-        return record.add(time, steps, problem.observer(problem.objective, at(time), known))
+        return record.add(time, steps, observe(time))
 
     return jax.lax.while_loop(due, add, record)
 

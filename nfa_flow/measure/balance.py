@@ -13,7 +13,7 @@ def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
     """Balance matrices D_l = W_{l+1}ᵀW_{l+1} − W_lW_lᵀ between consecutive layers, l = 1 … L−1.
 
     Gradient flow conserves D_l wherever the activation between the two layers is the identity; with weight decay λ it
-    shrinks as exp(−2λt), for any loss and any data.
+    shrinks as exp(−2λt), for any loss and any data. Where layer l has a bias b_l, that holds of D_l − b_lb_lᵀ instead.
 
     **Arguments:** `net`: the network; `data`: unused, so that it serves as an observable.
     **Returns:** one symmetric matrix per hidden layer, of that layer's width.
