@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .blas import one_blas_thread
 from .checks import wrong
 
 _State = TypeVar("_State", bound=Any)
@@ -63,7 +64,7 @@ def drive(
             state = _restore(checkpoint, state, fingerprint)
     written = time.perf_counter()
     try:
-        with _progress_bar(label, progress) as show, _one_blas_thread():
+        with _progress_bar(label, progress) as show, one_blas_thread():
             while int(state.status) == RUNNING:
                 started = time.perf_counter()
                 state = jax.block_until_ready(advance(problem, state, jnp.asarray(budget, jnp.int32)))
@@ -138,20 +139,6 @@ def _restore(path: Path, state: _State, fingerprint: str) -> _State:
         arrays = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
     keyed = [jax.random.wrap_key_data(a) if _is_key(old) else a for a, old in zip(arrays, leaves, strict=True)]
     return jax.tree.unflatten(structure, keyed)
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Keep the BLAS behind XLA's QR and SVD on CPU to one thread while a run is driven.
-
-    Its threads spin against each other: on two cores the tall QRs of an AGOP took up to 87 times as long with two
-    threads as with one (medians), and single calls hundreds of times (`benchmarks/blas_threads.py`).
-    """
-    import scipy.linalg  # noqa: F401  (loads the library that XLA will call, so that the limit reaches it)
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfa_flow.lanczos import lanczos, largest_eigenvalue, unit
+from nfa_flow.lanczos import lanczos, largest_eigenvalue, largest_eigenvalues, unit
 
 RTOL = 1e-4
 
@@ -119,3 +119,79 @@ def test_a_largest_eigenvalue_near_zero_beside_large_negative_ones(top, dtype):
     found = largest_eigenvalue(lambda v: eigenvalues * v, start, 0.01)
     assert abs(found.value - top) < 0.01 * 1e-3 * 100 + 1e-9
     assert found.products < 300
+
+
+# ── Several at once ──
+
+
+@jax.jit
+def several(H, start):
+    return largest_eigenvalues(lambda v: H @ v, start, RTOL)
+
+
+def random_vectors(k, size=60):
+    return jnp.asarray(np.random.default_rng(7).normal(size=(k, size)))
+
+
+def rotated(eigenvalues):
+    Q, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(60, 60)))
+    return jnp.asarray((Q * eigenvalues) @ Q.T)
+
+
+SPECTRA = {
+    "indefinite": np.linalg.eigvalsh(symmetric(0))[::-1],
+    "negative": -np.arange(1.0, 61.0),
+    "triple and double": np.concatenate([[5, 5, 5, 2, 2], np.linspace(1, -4, 55)]),
+    "more often than asked for": np.concatenate([np.full(9, -1.0), -np.arange(2.0, 53.0)]),
+    "rank two": np.concatenate([[3, 1], np.zeros(58)]),
+    "identity": np.ones(60),
+    "zero": np.zeros(60),
+    "nearly zero beside large negative": np.concatenate([[1e-3, 0, 0], -np.arange(1.0, 58.0)]),
+    "few distinct": np.repeat([4.0, 1.0, -1.0, -9.0], 15),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("eigenvalues", SPECTRA.values(), ids=SPECTRA)
+def test_the_largest_eigenvalues_are_found_with_their_multiplicity(eigenvalues, dtype):
+    H, k = rotated(eigenvalues).astype(dtype), 5
+    found = several(H, random_vectors(k).astype(dtype))
+    assert found.values.dtype == dtype
+    size = np.abs(eigenvalues).max()
+    within = np.maximum(RTOL * np.maximum(np.abs(eigenvalues[:k]), 1e-3 * size), 200 * jnp.finfo(dtype).eps * size)
+    assert np.all(np.abs(found.values - eigenvalues[:k]) <= within)
+    images = found.vectors @ H
+    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(k), atol=1e3 * float(jnp.finfo(dtype).eps))
+    assert np.all(np.linalg.norm(images - found.values[:, None] * found.vectors, axis=1) <= 2 * within)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_they_may_be_all_that_there_are(k):
+    H = symmetric(2, size=5)
+    eigenvalues = np.linalg.eigvalsh(H)[::-1]
+    np.testing.assert_allclose(several(H, random_vectors(k, 5)).values, eigenvalues[:k], atol=1e-13 * eigenvalues[0])
+
+
+def test_one_of_several_is_the_largest():
+    H = symmetric(3)
+    np.testing.assert_allclose(several(H, random_vectors(1)).values[0], largest(H, random_vector()).value, rtol=RTOL)
+
+
+def test_those_that_were_not_found_are_nan():
+    found = jax.jit(lambda H: largest_eigenvalues(lambda v: H @ v, random_vectors(3), RTOL, max_cycles=1))(symmetric(0))
+    assert found.products == 12
+    assert np.all(found.residuals > RTOL * np.linalg.norm(symmetric(0), 2)) and np.all(np.isnan(found.values))
+
+
+def test_an_operator_of_nan_ends_at_once():
+    found = several(jnp.full((60, 60), jnp.nan), random_vectors(5))
+    assert np.all(np.isnan(found.values)) and found.products == 20
+
+
+def test_several_in_a_batch_are_what_its_members_give():
+    H = jnp.stack([symmetric(seed) for seed in range(3)])
+    batched = jax.vmap(several, (0, None))(H, random_vectors(5))
+    for lane in range(3):
+        alone = several(H[lane], random_vectors(5))
+        assert batched.products[lane] == alone.products
+        np.testing.assert_allclose(batched.values[lane], alone.values, rtol=1e-12)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ..blas import on_one_blas_thread
 from ..checks import require_number, wrong
 from ..data import Dataset
 from ..losses import Loss, resolve
@@ -126,6 +127,7 @@ def jacobian_sum(
     return total.finish(state, float(count), k), W
 
 
+@on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def _sum(function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int) -> Array:
@@ -133,6 +135,7 @@ def _sum(function: Function, total: AbstractJacobianSum, samples: Sample, weight
     return total.finish(state, 1.0, function.width(samples))
 
 
+@on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")
 def _continue(

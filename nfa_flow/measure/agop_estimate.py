@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_number
 from .agop import MEMORY, Samples, whole_batch
 from .jacobians import Function, Rows, Sample, stream
@@ -47,6 +48,7 @@ def agop_estimate(
     return _estimate(Tap(net, find_layer(net, layer)), samples, weight, key, probes, memory)
 
 
+@on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def _estimate(

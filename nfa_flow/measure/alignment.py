@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..blas import on_one_blas_thread
 from ..checks import require_choice, require_integer, require_number, wrong
 from ..data import Dataset
 from ..losses import Loss, resolve
@@ -137,6 +138,7 @@ def _score_jvp(primals: Any, tangents: Any) -> tuple[Float[Array, ""], Float[Arr
     return _value(pair, alignment.power, alignment.metric), slope
 
 
+@on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def _value(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> Float[Array, ""]:
@@ -152,6 +154,7 @@ def _value(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> F
     return jnp.where(pair.is_undefined(size), jnp.nan, _compare(pair, _nfm(pair, power, metric), A, metric))
 
 
+@on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")
 def _slope(pair: FeaturePair, full: FeaturePair, change: FeaturePair, power, change_of_power, metric: str) -> Array:

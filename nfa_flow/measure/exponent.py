@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..blas import on_one_blas_thread
 from .agop import Samples
 from .feature_pair import FeaturePair, feature_pair
 from .layer import Layer
@@ -43,6 +44,7 @@ def fit_exponent(net: Any, x: Samples, *, layer: Layer = 1) -> ExponentFit:
     return _fit(feature_pair(net, x, layer))
 
 
+@on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def _fit(pair: FeaturePair) -> ExponentFit:

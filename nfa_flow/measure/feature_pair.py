@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ..blas import on_one_blas_thread
+from ..checks import wrong
 from ..losses import Loss
 from ..nets import MLP
 from .agop import Samples, jacobian_sum
@@ -77,9 +79,13 @@ def feature_pair(
     kinds = {(True, False): Triangle(), (True, True): CentredTriangle(), (False, True): CentredGram()}
     total, W = jacobian_sum(net, data, kinds.get((factor, centred), Gram()), layer=layer, loss=loss)
     weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))
+    if W is None and total.shape[1] != weight.shape[1]:
+        must_be = f"named by a function, as the first layer of this {type(net).__name__} is not at its input"
+        raise wrong("layer", must_be, layer)
     return _pair(total, W, weight, initial, resolution, factor, reduce, agop_of_change)
 
 
+@on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def _pair(

@@ -126,4 +126,6 @@ def _is_sequential(net: Any) -> bool:
 def _supported(position: int, layer: Any) -> int:
     if isinstance(layer, eqx.nn.Conv) and layer.groups != 1:
         raise wrong("layer", "a convolution that is not grouped", f"one of {layer.groups} groups")
+    if isinstance(layer, eqx.nn.Linear) and layer.weight.ndim != 2:
+        raise wrong("layer", "one layer, not several stacked into one", f"of weights of shape {layer.weight.shape}")
     return position

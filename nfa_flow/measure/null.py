@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ..blas import on_one_blas_thread
 from ..checks import require_integer
 from ..data import Dataset
 
@@ -45,6 +46,7 @@ def null_alignment(
     return _null(net, key, data, observable, draws, untrained)
 
 
+@on_one_blas_thread
 @eqx.filter_jit
 def _null(net: Any, key: PRNGKeyArray, data: Any, observable: Any, draws: int, untrained: Any) -> Null:
     draw = untrained if untrained is not None else lambda key: with_gaussian_weights(net, key)

@@ -142,6 +142,7 @@ class Twice(eqx.Module):
         return self.layer(jnp.tanh(self.layer(x)))
 
 
+SCANNED = eqx.nn.MLP(84, 2, 5, 3, scan=True, key=KEYS[7])
 GROUPED = eqx.nn.Sequential([eqx.nn.Lambda(lambda x: x.reshape(2, 42)), eqx.nn.Conv1d(2, 2, 3, groups=2, key=KEYS[1])])
 
 
@@ -152,9 +153,16 @@ GROUPED = eqx.nn.Sequential([eqx.nn.Lambda(lambda x: x.reshape(2, 42)), eqx.nn.C
         (ConvNet(), lambda net: net, "`layer` must be a function from the network to one of its `Linear`s or `Conv`s"),
         (ConvNet(), 2, "`layer` must be 1 for a ConvNet; name a deeper layer by a function"),
         (ConvNet(), "first", "`layer` must be a whole number of at least 1, but was 'first'"),
+        (SCANNED, lambda net: net.layers[1], "`layer` must be one layer, not several stacked into one"),
         (GROUPED, 1, "`layer` must be a convolution that is not grouped, but was one of 2 groups"),
     ],
 )
 def test_a_layer_that_cannot_be_measured_is_refused(net, layer, message, no_type_checks):
     with pytest.raises(ValueError, match=message):
         agop(net, X, layer=layer)
+
+
+def test_weights_that_do_not_belong_to_the_input_are_not_compared_with_its_agop():
+    for measure in (alignment(0.5), fit_exponent):
+        with pytest.raises(ValueError, match="`layer` must be named by a function, as the first layer of this ConvNet"):
+            measure(ConvNet(), X)
