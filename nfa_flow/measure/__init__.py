@@ -15,8 +15,17 @@ from .conventions import nfa_of_depth as nfa_of_depth
 from .conventions import nfa_off_diagonal_2024 as nfa_off_diagonal_2024
 from .conventions import nfa_pearson_2024 as nfa_pearson_2024
 from .conventions import uncentered_nfa as uncentered_nfa
+from .crh import CRH as CRH
+from .crh import Relation as Relation
+from .crh import crh as crh
 from .exponent import ExponentFit as ExponentFit
 from .exponent import fit_exponent as fit_exponent
+from .fact import FactError as FactError
+from .fact import bfact as bfact
+from .fact import fact as fact
+from .head import head_anisotropy as head_anisotropy
+from .head import head_matrix as head_matrix
+from .head import leading_linear_layers as leading_linear_layers
 from .hessian import HessianEigenvalues as HessianEigenvalues
 from .loss import loss as loss
 from .nfm import nfm as nfm

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_number
+from ..factorisations import triangle
 from .agop import MEMORY, Samples, whole_batch
 from .jacobians import Function, Rows, Sample, stream
 from .layer import Layer, Tap, find_layer
@@ -58,7 +59,7 @@ def _estimate(
     c, z = function.shapes(samples)
     signs = lambda number: jax.random.rademacher(jax.random.fold_in(key, number), (probes, c), z.dtype)
     # Lengths of gradients with respect to h = lengths of B v in the metric WWᵀ = TᵀT.
-    T = None if tap.weight is None else jnp.linalg.qr(tap.weight.T, mode="r")
+    T = None if tap.weight is None else triangle(tap.weight.T)
 
     def fold(state: tuple[Array, Array], rows: Rows) -> tuple[Array, Array]:
         K, variance = state

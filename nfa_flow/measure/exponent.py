@@ -3,14 +3,12 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..blas import on_one_blas_thread
 from .agop import Samples
-from .feature_pair import FeaturePair, feature_pair
-from .layer import Layer
+from .layer import Layer, layer_weight
+from .spectra import spectrum_along_agop
 
 
 class ExponentFit(NamedTuple):
@@ -35,24 +33,20 @@ def fit_exponent(net: Any, x: Samples, *, layer: Layer = 1) -> ExponentFit:
 
     Directions whose singular value of the Jacobian factor is within a hundred rounding errors of zero are left out.
     The slope is NaN ("undefined") when fewer than two directions with different eigenvalues remain: for example for a
-    linear network with one output, whose AGOP has rank one.
+    linear network with one output, whose AGOP has rank one. Differentiable once, where the eigenvalues are distinct.
 
     **Arguments:** as in `agop`; an observable as it is.
     **Returns:** an `ExponentFit` of scalars.
     **Source:** Tansley, Massart & Cartis 2026 (the exponent); the common-basis fit is ours.
     """
-    return _fit(feature_pair(net, x, layer))
+    values = spectrum_along_agop(net, x, layer)
+    return _fit(values.agop, values.nfm_along_agop, jnp.sum(layer_weight(net, layer) ** 2))
 
 
-@on_one_blas_thread
 @eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def _fit(pair: FeaturePair) -> ExponentFit:
-    assert pair.F is not None
-    s, Vt = pair.spectrum()
-    along = jnp.sum((Vt @ pair.V.T) ** 2, axis=1)
-    resolved = s > 100 * jnp.finfo(s.dtype).eps * max(pair.F.shape) * s[0]
-    return fit_power_law(s**2, along, resolved & (along > 0) & ~pair.is_undefined(s[0]))
+def _fit(agop: Float[Array, " r"], along: Float[Array, " r"], size: Float[Array, ""]) -> ExponentFit:
+    resolved = jnp.isfinite(along) & (along > 0) & (size > jnp.finfo(size.dtype).eps)
+    return fit_power_law(agop, along, resolved)
 
 
 def fit_power_law(x: Float[Array, " k"], y: Float[Array, " k"], use: Bool[Array, " k"]) -> ExponentFit:

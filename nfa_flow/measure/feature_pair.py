@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..blas import on_one_blas_thread
 from ..checks import wrong
+from ..factorisations import orthonormal, spectrum
 from ..losses import Loss
 from ..nets import MLP
 from .agop import Samples, jacobian_sum
@@ -48,8 +49,7 @@ class FeaturePair(eqx.Module):
     def spectrum(self) -> tuple[Float[Array, " k"], Float[Array, "k r"]]:
         """(s, Vᵀ): singular values and right singular vectors of F. The eigenvalues of AGOP are s²."""
         assert self.F is not None
-        _, s, Vt = jnp.linalg.svd(self.F, full_matrices=False)
-        return s, Vt
+        return spectrum(self.F)
 
     def is_undefined(self, size: Float[Array, ""]) -> Bool[Array, ""]:
         """Whether AGOP or NFM is zero to working precision, so that what is left of them are errors of computation.
@@ -103,7 +103,7 @@ def _pair(
     rows = V if U is V or initial is None else jnp.concatenate([weight, initial])
     Q = None
     if reduce and U is not None and len(rows) < weight.shape[1]:
-        Q, _ = jnp.linalg.qr(rows.T)
+        Q = orthonormal(rows.T)
         V, U = V @ Q, U @ Q
     F = total if U is None else (total @ U if factor else U.T @ total @ U)
     return FeaturePair(V, F if factor else None, None if factor else F, Q, resolution)

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..factorisations import spectrum
+
 
 @jax.custom_jvp
 def gram_power(F: Float[Array, "q r"], power: Float[Array, ""], unit: Float[Array, ""]) -> Float[Array, "r r"]:
     """(FᵀF / unit)^power for power > 0; `unit` > 0 counts as a constant."""
-    _, s, Vt = jnp.linalg.svd(F, full_matrices=False)
-    return power_from_spectrum(s, Vt, power, unit)
+    return power_from_spectrum(*spectrum(F), power, unit)
 
 
 @gram_power.defjvp

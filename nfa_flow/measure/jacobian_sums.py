@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..factorisations import triangle
 from .jacobians import Rows
 
 
@@ -83,7 +84,7 @@ class Triangle(AbstractJacobianSum):
         return jnp.zeros((k, k), dtype)
 
     def fold(self, state: Float[Array, "k k"], rows: Rows) -> Float[Array, "k k"]:
-        return jnp.linalg.qr(jnp.concatenate([state, rows.stacked()]), mode="r")
+        return triangle(jnp.concatenate([state, rows.stacked()]))
 
     def finish(self, state: Float[Array, "k k"], total: float, k: int) -> Float[Array, "k k"]:
         return state / total**0.5

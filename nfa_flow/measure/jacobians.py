@@ -128,7 +128,7 @@ class _Plan(NamedTuple):
 def _plan(function: Function, samples: Sample, c: int, z: Any, memory: int, probes: Probes | None) -> _Plan:
     n, vectors = len(samples[0]), c if probes is None else jax.eval_shape(probes, jnp.arange(1)).shape[0]
     forward = probes is None and z.size < c
-    kept, widest = _bytes_per_sample(function, samples, z)
+    kept, widest = bytes_per_sample(function, samples, z)
     # Twice: the vectors that are being multiplied, and their products.
     per_vector = 2 * max(widest, c * z.dtype.itemsize)
     per_sample = kept + (z.size if forward else vectors) * per_vector
@@ -137,7 +137,7 @@ def _plan(function: Function, samples: Sample, c: int, z: Any, memory: int, prob
     return _Plan(int(min(n, max(1, memory // per_sample))), outputs, vectors, forward)
 
 
-def _bytes_per_sample(function: Function, samples: Sample, z: Any) -> tuple[int, int]:
+def bytes_per_sample(function: Function, samples: Sample, z: Any) -> tuple[int, int]:
     """What backpropagation keeps for one sample, and the largest array among it."""
 
     def kept(count: int) -> list[int]:

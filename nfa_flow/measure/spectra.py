@@ -104,11 +104,23 @@ def spectral_norm(net: Any, data: Any = None) -> tuple[Float[Array, ""], ...]:
     return tuple(_norm(unfolded(each.weight)) for each in layers)
 
 
-def _spectrum(net: Any, data: Samples, layer: Layer) -> tuple[Spectrum, Float[Array, ""]]:
-    """The spectrum, and the singular value up to which a factor of AGOP is lost in rounding."""
+class AlongAgop(NamedTuple):
+    """`agop` and `nfm_along_agop` of a `Spectrum`, and the singular value up to which AGOP's factor is rounding."""
+
+    agop: Float[Array, " r"]
+    nfm_along_agop: Float[Array, " r"]
+    resolution: Float[Array, ""]
+
+
+def spectrum_along_agop(net: Any, data: Samples, layer: Layer) -> AlongAgop:
+    """What of the spectrum belongs to AGOP's eigenbasis; arguments as in `spectrum`."""
     # Batches are read once, so they are not among the values that derivatives are taken of.
     whole = isinstance(data, Dataset | jax.Array | np.ndarray)
-    agop, along, resolution = _of_agop(net, data, layer) if whole else _value(feature_pair(net, data, layer))
+    return AlongAgop(*(_of_agop(net, data, layer) if whole else _value(feature_pair(net, data, layer))))
+
+
+def _spectrum(net: Any, data: Samples, layer: Layer) -> tuple[Spectrum, Float[Array, ""]]:
+    agop, along, resolution = spectrum_along_agop(net, data, layer)
     return Spectrum(agop, _gram_eigenvalues(layer_weight(net, layer), len(agop)), along), resolution
 
 

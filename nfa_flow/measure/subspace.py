@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from ..blas import on_one_blas_thread
 from ..checks import require_choice, require_integer, wrong
 from ..data import Dataset
+from ..factorisations import spectrum
 from .agop import Samples
 from .feature_pair import FeaturePair, feature_pair
 from .layer import Layer, layer_weight
@@ -129,7 +130,7 @@ def _angles_to(index: Float[Array, "d rank"], pair: FeaturePair) -> Float[Array,
 
 def _leading_of_nfm(pair: FeaturePair, rank: int) -> tuple[Float[Array, "r rank"], Bool[Array, ""]]:
     """A basis of the leading eigenspace, and whether it is defined."""
-    _, s, Vt = jnp.linalg.svd(pair.V, full_matrices=False)
+    s, Vt = spectrum(pair.V)
     return _leading(s, Vt, max(pair.V.shape), rank)
 
 

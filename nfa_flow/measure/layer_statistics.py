@@ -1,0 +1,121 @@
+"""What a layer takes in and what the loss sends back to it, streamed over the samples in chunks.
+
+For each sample these are the input h of the layer, its pre-activation z = W h + b and the loss gradient g = ∇_z ℓ; that
+at the input is Wᵀg. A convolution has one h (a patch), z and g for every position. What becomes of them is up to the
+sum that they are folded into.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..checks import require_integer, wrong
+from ..data import Dataset
+from ..losses import Loss, resolve
+from .jacobians import Function, bytes_per_sample
+from .layer import Layer, Tap, find_layer, patches, weighted_layers
+
+
+class LayerRows(NamedTuple):
+    """What one layer sees of `m` samples at `p` positions (1, but for convolutions).
+
+    `error`: by how much g would change if prediction and target changed by relative errors of size one. Where g is
+    smaller than machine epsilon times that, it is lost in the rounding of predictions that fit their targets.
+    `weight`: of the samples; zero for those that fill a chunk up.
+    """
+
+    h: Float[Array, "m p fan_in"]
+    z: Float[Array, "m p k"]
+    g: Float[Array, "m p k"]
+    error: Float[Array, "m p k"]
+    weight: Float[Array, " m"]
+
+
+Fold = Callable[[PyTree, LayerRows], PyTree]
+
+
+class LayerStream(eqx.Module):
+    """The samples of a data set as one layer sees them, about `memory` bytes of them at a time."""
+
+    tap: Tap
+    data: Dataset
+    loss: Callable = eqx.field(static=True)
+    memory: int = eqx.field(static=True)
+
+    @property
+    def sizes(self) -> tuple[int, int, Any]:
+        """(fan-in, k, dtype): the lengths of h and of z at one position, and the dtype of z.
+
+        **Raises:** ValueError naming `net` or `data` where predictions and targets do not belong together.
+        """
+        outputs, z = Function(self.tap).shapes((self.data.x, None))
+        if outputs != self.data.outputs:
+            raise wrong("data", f"of {outputs} outputs, like the network", f"of {self.data.outputs}")
+        W = self.tap.weight
+        return z.shape[0] if W is None else W.shape[1], z.shape[0], z.dtype
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks that the samples are taken in."""
+        n, samples = self.data.samples, (self.data.x, self.data.y)
+        function = Function(self.tap, self.loss)
+        kept, _ = bytes_per_sample(function, samples, function.shapes(samples)[1])
+        rows = eqx.filter_eval_shape(self._rows, *samples, self.data.sample_weight)
+        kept += sum(leaf.size * leaf.dtype.itemsize for leaf in rows) // n
+        return -(-n // min(n, max(1, self.memory // kept)))
+
+    def fold(self, state: PyTree, fold: Fold) -> PyTree:
+        """Fold the rows of all samples into `state`, chunk by chunk; the state keeps its shape unless `chunks` is 1."""
+        n, chunks = self.data.samples, self.chunks
+        if chunks == 1:
+            return fold(state, self._rows(self.data.x, self.data.y, self.data.sample_weight))
+        size = -(-n // chunks)
+
+        def fold_chunk(state: PyTree, i: Int[Array, ""]) -> tuple[PyTree, None]:
+            # The last chunk reaches back into the one before it, whose samples count for nothing the second time.
+            start = jnp.minimum(i * size, n - size)
+            cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size)
+            weight = jnp.where(start + jnp.arange(size) >= i * size, cut(self.data.sample_weight), 0)
+            return fold(state, self._rows(cut(self.data.x), cut(self.data.y), weight)), None
+
+        return jax.lax.scan(fold_chunk, state, jnp.arange(chunks))[0]
+
+    def _rows(self, x: Float[Array, "m d"], y: Float[Array, "m c"], weight: Float[Array, " m"]) -> LayerRows:
+        h, z, g, error = jax.vmap(self._rows_of)(x, y)
+        return LayerRows(h, z, g, error, weight.astype(z.dtype))
+
+    def _rows_of(self, x: Float[Array, " d"], y: Float[Array, " c"]) -> tuple[Array, Array, Array, Array]:
+        shape = eqx.filter_eval_shape(self.tap, x, jnp.zeros((), x.dtype))[2]
+
+        def by_shift(shift: Array) -> tuple[Array, tuple[Array, Array]]:
+            prediction, h, z = self.tap(x, shift)
+            return prediction, (h, z)
+
+        prediction, pull, (h, z) = jax.vjp(by_shift, jnp.zeros(shape.shape, shape.dtype), has_aux=True)
+        # Errors of random sign, so that they do not cancel between prediction and target.
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (2, len(y)))
+        change = (signs[0].astype(prediction.dtype) * prediction, signs[1].astype(y.dtype) * y)
+        slope, error = jax.jvp(jax.grad(self.loss), (prediction, y), change)
+        position = self.tap.position
+        seen = h[None] if position is None else patches(weighted_layers(self.tap.net)[position], h)
+        return seen, _by_position(z), _by_position(pull(slope)[0]), _by_position(pull(error)[0])
+
+
+def layer_stream(net: Any, data: Dataset, *, layer: Layer, loss: Loss, memory: int) -> LayerStream:
+    """The stream for layer `layer`; arguments as in `agop`.
+
+    **Raises:** ValueError naming `data`, `layer`, `loss` or `memory`.
+    """
+    require_integer("memory", memory, at_least=1)
+    if not isinstance(data, Dataset):
+        raise wrong("data", "a `Dataset`, for the loss needs targets", f"a {type(data).__name__}")
+    return LayerStream(Tap(net, find_layer(net, layer)), data, resolve(loss), memory)
+
+
+def _by_position(z: Float[Array, "k *positions"]) -> Float[Array, "p k"]:
+    return z.reshape(len(z), -1).T
