@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from agop_figure import draw
-from agop_peers import WAYS, Case, Measure
+from agop_peers import TORCH, WAYS, Case, Measure
 from machine import describe_machine
 from threadpoolctl import threadpool_limits
 
@@ -36,7 +36,7 @@ CASES = [
 ]
 BASE = Case(256, 128, 3, 10, 512)
 GROWTH = {"n": (128, 512, 2048, 8192), "d": (64, 256, 1024, 4096), "h": (32, 128, 512, 1024)}
-GROWING = ("ours, K", "ours, factor", "JAX vmap(jacrev)", "PyTorch vmap(jacrev)")
+GROWING = ("ours, K", "ours, factor", "JAX vmap(jacrev)", TORCH[-1])
 DEPTHS = range(2, 9)
 BIG = Case(3072, 256, 3, 10, 50_000)
 
@@ -70,8 +70,8 @@ def cases(repeats: int) -> list[dict]:
         print(f"\n{case.name}: a plain matrix product runs at {row['rate'] / 1e9:.0f} Gflop/s")
         for way, seconds in row["seconds"].items():
             rate = f", {case.flops / seconds / row['rate']:.0%} of that" if way == "ours, K" and case.flops else ""
-            times = row["seconds"].get("PyTorch vmap(jacrev)", np.nan) / seconds
-            print(f"  {way:22} {1e3 * seconds:9.2f} ms   PyTorch takes {times:6.1f} × as long{rate}")
+            times = ", ".join(f"{row['seconds'].get(peer, np.nan) / seconds:.1f}" for peer in TORCH)
+            print(f"  {way:27} {1e3 * seconds:9.2f} ms   PyTorch takes {times} × as long{rate}")
     return rows
 
 
@@ -92,7 +92,7 @@ def timed(case: Case, ways: list[str], repeats: int) -> dict[str, Any]:
     """Seconds of each way (minimum over turns), and the flops a second of a plain product."""
     measures = {way: WAYS[way](case) for way in ways}
     measures = {way: measure for way, measure in measures.items() if measure is not None}
-    _check_that_they_agree(measures)
+    _check_that_they_agree(measures, case.n)
     a = jax.random.normal(jax.random.key(0), (2048, 2048), "float32")
     product = jax.jit(lambda a: a @ a)
     everything: dict[str, Callable] = measures | {"product": lambda: jax.block_until_ready(product(a))}
@@ -111,15 +111,17 @@ def timed(case: Case, ways: list[str], repeats: int) -> dict[str, Any]:
     return {"seconds": best, "median_seconds": median, "rate": rate}
 
 
-def _check_that_they_agree(measures: dict[str, Measure]) -> None:
-    """Every way runs once, to compile, and those that give the whole matrix give the same."""
+def _check_that_they_agree(measures: dict[str, Measure], n: int) -> None:
+    """Every way runs once, to compile, and those that give the whole matrix give the same.
+
+    A relu unit within rounding of zero may be on in one and off in another, for a sample or two of the n.
+    """
     matrices = {way: np.asarray(measure(), float) for way, measure in measures.items()}
     if "ours, d × d" in matrices:
         ours = matrices["ours, d × d"]
-        for way in ("JAX vmap(jacrev)", "PyTorch vmap(jacrev)"):
-            if way in matrices:
-                error = np.linalg.norm(matrices[way] - ours) / np.linalg.norm(ours)
-                assert error < 1e-5, f"{way} differs from ours by {error:.1e}"
+        for way in matrices.keys() - {"ours, K", "ours, factor"}:
+            error = np.linalg.norm(matrices[way] - ours) / np.linalg.norm(ours)
+            assert error < 3 / n, f"{way} differs from ours by {error:.1e}"
 
 
 def accuracy(repeats: int) -> list[dict]:

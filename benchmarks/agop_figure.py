@@ -14,7 +14,7 @@ _LOOKS = {
     "ours, factor": (PALETTE[2], "s", "-"),
     "ours, d × d": (PALETTE[5], "D", "-"),
     "JAX vmap(jacrev)": (PALETTE[4], "^", "--"),
-    "PyTorch vmap(jacrev)": (PALETTE[1], "v", "--"),
+    "PyTorch vmap(jacrev), 1000": (PALETTE[1], "v", "--"),
 }
 _AXES = {"n": "samples $n$", "d": "inputs $d$", "h": "width $h$"}
 

@@ -6,6 +6,7 @@ A way is a function from a case to a function without arguments that measures on
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -115,7 +116,7 @@ def plain_jax(case: Case) -> Measure | None:
     return measure
 
 
-def pytorch(case: Case) -> Measure | None:
+def pytorch(case: Case, batch: int) -> Measure | None:
     """`torch.func.vmap(jacrev)` at the input (of patches: at the unfolded images), in batches, and JᵀJ."""
     if importlib.util.find_spec("torch") is None:
         return None
@@ -130,8 +131,8 @@ def pytorch(case: Case) -> Measure | None:
     def measure():
         total = torch.zeros(columns, columns, device=device)
         with torch.no_grad():
-            for start in range(0, case.n, BATCH):
-                J = derivative(rows(x[start : start + BATCH])).reshape(-1, columns)
+            for start in range(0, case.n, batch):
+                J = derivative(rows(x[start : start + batch])).reshape(-1, columns)
                 total += J.T @ J
         if device == "cuda":
             torch.cuda.synchronize()
@@ -169,10 +170,12 @@ def _torch_conv(case: Case, tensor: Callable) -> tuple[Callable, Callable, int]:
     return f, unfold, 27
 
 
+_PYTORCH = {f"PyTorch vmap(jacrev), {batch}": partial(pytorch, batch=batch) for batch in (100, BATCH)}
 WAYS: dict[str, Callable[[Case], Measure | None]] = {
     "ours, K": ours_small,
     "ours, factor": ours_factor,
     "ours, d × d": ours_full,
     "JAX vmap(jacrev)": plain_jax,
-    "PyTorch vmap(jacrev)": pytorch,
+    **_PYTORCH,
 }
+TORCH = tuple(_PYTORCH)

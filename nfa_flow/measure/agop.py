@@ -59,7 +59,8 @@ def agop(
     **Raises:** ValueError naming `net`, `x`, `layer`, `loss` or `memory`.
     **Source:** Radhakrishnan et al. 2024 (Science), eq. 1; Beaglehole et al. 2024 for deeper layers and convolutions.
     """
-    K, W = jacobian_sum(net, x, CentredGram() if centred else Gram(), layer=layer, loss=loss, memory=memory)
+    total = CentredGram() if centred else Gram()
+    K, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return K if W is None else _sandwich(K, W)
 
 
@@ -74,7 +75,7 @@ def agop_factor(
 ) -> Float[Array, "r h"]:
     """A factor F with AGOP = FᵀF; arguments as in `agop`. Its singular values are the roots of AGOP's eigenvalues."""
     total = CentredTriangle() if centred else Triangle()
-    R, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory)
+    R, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return R if W is None else _product(R, W)
 
 
@@ -106,51 +107,76 @@ def preactivation_agop(
 
 
 def jacobian_sum(
-    net: Any, x: Samples, total: AbstractJacobianSum, *, layer: Layer, loss: Loss | None = None, memory: int = MEMORY
+    net: Any,
+    x: Samples,
+    total: AbstractJacobianSum,
+    *,
+    layer: Layer,
+    loss: Loss | None = None,
+    memory: int = MEMORY,
+    where_cheapest: bool = False,
 ) -> tuple[Float[Array, "r k"], Float[Array, "k h"] | None]:
-    """(what B = df/dz adds up to, W_l); at the input of a module (what J adds up to, None)."""
+    """(what B = df/dz adds up to, W_l); at the input of a module (what J adds up to, None).
+
+    **Arguments:** as in `agop`; `where_cheapest`: what J = B W_l adds up to, and None, if that has fewer columns.
+    """
     require_number("memory", memory, at_least=1)
     position = find_layer(net, layer)
     function = Function(Tap(net, position), None if loss is None else resolve(loss))
     batches = _batches(x, loss is not None)
     W = function.tap.weight
+    multiply = where_cheapest and W is not None and W.shape[1] < W.shape[0]
     if isinstance(net, MLP) and net.is_linear and loss is None and position is not None:
         next(batches)
         return _of_linear(net, total, position), W
     if isinstance(x, Dataset | jax.Array | np.ndarray):
         samples, weight = next(batches)
-        return _sum(function, total, samples, weight, memory), W
+        return _sum(function, total, samples, weight, memory, multiply), None if multiply else W
     state, count, k = None, 0, 0
     for samples, weight in batches:
-        state, k = _continue(function, total, samples, weight, memory, state), function.width(samples)
-        count += len(weight)
-    return total.finish(state, float(count), k), W
+        state = _continue(function, total, samples, weight, memory, multiply, state)
+        count, k = count + len(weight), function.width(samples, multiply)
+    return total.finish(state, float(count), k), None if multiply else W
 
 
 @on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def _sum(function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int) -> Array:
-    state = _from(function, total, samples, weight, memory, None)
-    return total.finish(state, 1.0, function.width(samples))
+def _sum(
+    function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int, multiply: bool
+) -> Array:
+    state = _from(function, total, samples, weight, memory, multiply, None)
+    return total.finish(state, 1.0, function.width(samples, multiply))
 
 
 @on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")
 def _continue(
-    function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int, state: PyTree
+    function: Function,
+    total: AbstractJacobianSum,
+    samples: Sample,
+    weight: Array,
+    memory: int,
+    multiply: bool,
+    state: PyTree,
 ) -> PyTree:
-    return _from(function, total, samples, jnp.ones_like(weight), memory, state)
+    return _from(function, total, samples, jnp.ones_like(weight), memory, multiply, state)
 
 
 def _from(
-    function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int, state: PyTree
+    function: Function,
+    total: AbstractJacobianSum,
+    samples: Sample,
+    weight: Array,
+    memory: int,
+    multiply: bool,
+    state: PyTree,
 ) -> PyTree:
-    c, z = function.shapes(samples)
-    k = z.shape[0]
+    (c, z), k, W = function.shapes(samples), function.width(samples, multiply), function.tap.weight
     state = total.start(c, k, z.dtype) if state is None else state
-    return stream(function, samples, weight, state, total.fold, total.memory(memory, k, z.dtype.itemsize))
+    fold = (lambda state, rows: total.fold(state, rows._replace(B=rows.B @ W))) if multiply else total.fold
+    return stream(function, samples, weight, state, fold, total.memory(memory, k, z.dtype.itemsize))
 
 
 @eqx.filter_jit

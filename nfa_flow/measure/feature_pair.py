@@ -77,7 +77,8 @@ def feature_pair(
     **Arguments:** `factor`: with the factor F of AGOP, or with AGOP assembled; `reduce`: to a small basis.
     """
     kinds = {(True, False): Triangle(), (True, True): CentredTriangle(), (False, True): CentredGram()}
-    total, W = jacobian_sum(net, data, kinds.get((factor, centred), Gram()), layer=layer, loss=loss)
+    kind = kinds.get((factor, centred), Gram())
+    total, W = jacobian_sum(net, data, kind, layer=layer, loss=loss, where_cheapest=not agop_of_change)
     weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))
     if W is None and total.shape[1] != weight.shape[1]:
         must_be = f"named by a function, as the first layer of this {type(net).__name__} is not at its input"

@@ -43,9 +43,9 @@ class Function(eqx.Module):
             raise wrong("net", "a map from a sample to a vector of outputs", f"to {_described(prediction)}")
         return (prediction.shape[0] if self.loss is None else 1), z
 
-    def width(self, samples: Sample) -> int:
-        """The number k of entries, or channels, of z."""
-        return self.shapes(samples)[1].shape[0]
+    def width(self, samples: Sample, multiply: bool) -> int:
+        """The number of entries, or channels, of z; the layer's fan-in if Jacobians are to be multiplied by W."""
+        return self.shapes(samples)[1].shape[0] if self.tap.weight is None or not multiply else self.tap.weight.shape[1]
 
 
 class Rows(NamedTuple):

@@ -89,9 +89,9 @@ def test_agop_is_of_the_full_jacobian_not_of_the_summed_outputs():
     np.testing.assert_allclose(agop(network, X[:, :2]), [[2, 0], [0, 0]], atol=1e-15)
 
 
-def test_agop_is_the_gram_of_its_factor_which_has_no_more_rows_than_the_layer_has_neurons():
+def test_agop_is_the_gram_of_its_factor_which_has_no_more_rows_than_the_layer_has_neurons_or_inputs():
     F = agop_factor(biased(), X)
-    assert F.shape == (5, 4)
+    assert F.shape == (4, 4) and agop_factor(biased(widths=(4, 3, 2)), X).shape == (3, 4)
     assert relative(agop(biased(), X) - F.T @ F, F.T @ F) < EXACT
 
 
