@@ -1,4 +1,5 @@
 """Figures. Every function draws what it is given and returns matplotlib's own objects."""
 
+from .spectra import spectrum as spectrum
 from .trajectories import observable as observable
 from .trajectories import overview as overview
