@@ -22,7 +22,6 @@ import numpy as np
 from agop_figure import draw
 from agop_peers import TORCH, WAYS, Case, Measure
 from machine import describe_machine
-from threadpoolctl import threadpool_limits
 
 import nfa_flow as nf
 
@@ -100,11 +99,9 @@ def timed(case: Case, ways: list[str], repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {way: [] for way in everything}
     for _ in range(repeats):
         for way, measure in everything.items():
-            # The QR of LAPACK loses time with several threads; see blas_threads.py.
-            with threadpool_limits(limits=1 if way == "ours, factor" else None, user_api="blas"):
-                began = time.perf_counter()
-                measure()
-                seconds[way].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            measure()
+            seconds[way].append(time.perf_counter() - began)
     best = {way: min(times) for way, times in seconds.items()}
     median = {way: float(np.median(times)) for way, times in seconds.items()}
     rate = 2 * 2048**3 / best.pop("product")

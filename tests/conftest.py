@@ -1,6 +1,7 @@
 """Settings and fixtures shared by all tests: float64, as everything that is called exact needs it."""
 
 import os
+from pathlib import Path
 
 # Two test processes on two cores leave nothing for BLAS threads, which would spin against each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -17,10 +18,22 @@ matplotlib.use("Agg")
 settings.register_profile("nfa_flow", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("nfa_flow")
 
+# Every compiled program keeps some memory maps, of which Linux grants 65 530: a process without any left crashes.
+_MANY_MAPS = 30_000
+_MAPS = Path("/proc/self/maps")
+
 _compiled: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: _compiled.append(event) if event.endswith("backend_compile_duration") else None
 )
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """Forget what was compiled before there is too much of it."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

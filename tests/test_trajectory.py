@@ -84,7 +84,7 @@ def test_repr_is_a_table_with_undefined_for_nan(run):
     assert lines[2] == "net: MLP(4-5-2, identity, float64)"
     header = lines[3].split()
     # One column for each scalar observable, trees flattened.
-    fit = ["fit.exponent", "fit.log_constant", "fit.residual", "fit.directions"]
+    fit = ["fit.exponent", "fit.log_constant", "fit.residual", "fit.standard_error", "fit.spread", "fit.directions"]
     assert header[0] == "time" and set(header[1:]) == {"loss", "root", "few", *fit}
     rows = [dict(zip(header, line.split(), strict=True)) for line in lines[4:8]]
     assert [row["time"] for row in rows] == ["0", "0.5", "1", "2"]

@@ -1,4 +1,4 @@
-"""Measurements of a network on data; each is an observable `(net, data) -> array`."""
+"""Measurements of a network on data: observables `(net, data) -> array`, and functions that make such observables."""
 
 from .agop import agop as agop
 from .agop import agop_factor as agop_factor

@@ -73,7 +73,10 @@ def agop_factor(
     loss: Loss | None = None,
     memory: int = MEMORY,
 ) -> Float[Array, "r h"]:
-    """A factor F with AGOP = FᵀF; arguments as in `agop`. Its singular values are the roots of AGOP's eigenvalues."""
+    """A factor F with AGOP = FᵀF; arguments as in `agop`. Its singular values are the roots of AGOP's eigenvalues.
+
+    It has derivatives forwards only (`jax.jvp`).
+    """
     total = CentredTriangle() if centred else Triangle()
     R, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return R if W is None else _product(R, W)
@@ -123,7 +126,7 @@ def jacobian_sum(
     require_number("memory", memory, at_least=1)
     position = find_layer(net, layer)
     function = Function(Tap(net, position), None if loss is None else resolve(loss))
-    batches = _batches(x, loss is not None)
+    batches = _batches(x, loss is not None, net.widths[0] if isinstance(net, MLP) else None)
     W = function.tap.weight
     multiply = where_cheapest and W is not None and W.shape[1] < W.shape[0]
     if isinstance(net, MLP) and net.is_linear and loss is None and position is not None:
@@ -202,8 +205,8 @@ def _product(R: Float[Array, "r k"], W: Float[Array, "k h"]) -> Float[Array, "r 
     return R @ W
 
 
-def _batches(x: Samples, with_targets: bool) -> Iterator[tuple[Sample, Array]]:
-    """Each batch as ((x, y or None), weights)."""
+def _batches(x: Samples, with_targets: bool, inputs: int | None) -> Iterator[tuple[Sample, Array]]:
+    """Each batch as ((x, y or None), weights); `inputs`: how many there have to be, if that is known."""
     whole = isinstance(x, Dataset | jax.Array | np.ndarray)
     if not whole and not isinstance(x, Iterable):
         raise wrong("x", "samples, a `Dataset`, or an iterable of batches of either", repr(x))
@@ -213,12 +216,15 @@ def _batches(x: Samples, with_targets: bool) -> Iterator[tuple[Sample, Array]]:
         if isinstance(batch, Dataset):
             if batch.weight is not None and not whole:
                 raise wrong("x", "an iterable of batches without weights", "a batch of a weighted `Dataset`")
-            yield (batch.x, batch.y if with_targets else None), batch.sample_weight
+            samples, targets, weight = batch.x, batch.y, batch.sample_weight
         elif with_targets:
             raise wrong("x", "a `Dataset` (or batches of them), for the loss needs targets", _described(batch))
         else:
-            samples = _samples(batch)
-            yield (samples, None), jnp.full(len(samples), 1 / len(samples), samples.dtype)
+            samples, targets = _samples(batch), None
+            weight = jnp.full(len(samples), 1 / len(samples), samples.dtype)
+        if inputs is not None and samples.shape[1:] != (inputs,):
+            raise wrong("x", f"of {inputs} inputs, like the network", f"of {samples.shape[1]}")
+        yield (samples, targets if with_targets else None), weight
     if empty:
         raise wrong("x", "an iterable with at least one batch", "empty")
 
@@ -227,7 +233,7 @@ def whole_batch(x: Samples) -> tuple[Sample, Float[Array, " n"]]:
     """Samples or a `Dataset` as ((x, None), weights), where batches will not do."""
     if not isinstance(x, Dataset | jax.Array | np.ndarray):
         raise wrong("x", "samples or a `Dataset`, all at once", _described(x))
-    return next(_batches(x, False))
+    return next(_batches(x, False, None))
 
 
 def _samples(x: Any) -> Float[Array, "n ..."]:

@@ -59,7 +59,7 @@ def _estimate(
     c, z = function.shapes(samples)
     signs = lambda number: jax.random.rademacher(jax.random.fold_in(key, number), (probes, c), z.dtype)
     # Lengths of gradients with respect to h = lengths of B v in the metric WWᵀ = TᵀT.
-    T = None if tap.weight is None else triangle(tap.weight.T)
+    T = None if tap.weight is None else triangle(jax.lax.stop_gradient(tap.weight.T))
 
     def fold(state: tuple[Array, Array], rows: Rows) -> tuple[Array, Array]:
         K, variance = state

@@ -67,6 +67,8 @@ class Alignment(eqx.Module):
     @property
     def needs_roots(self) -> bool:
         """Whether small eigenvalues of AGOP matter, so that a factor of it is worth its time."""
+        if self.centred:  # the mean is subtracted without cancellation only in a factor
+            return self.metric != "power_up_error"
         return self.metric != "power_up_error" and not (isinstance(self.power, int | float) and self.power == 1)
 
 
@@ -144,9 +146,9 @@ def _score_jvp(primals: Any, tangents: Any) -> tuple[Float[Array, ""], Float[Arr
 def _value(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> Float[Array, ""]:
     if pair.F is None:
         assert pair.G is not None
-        # Between the largest eigenvalue of AGOP and √r times that.
-        size = jnp.sqrt(jnp.linalg.norm(pair.G))
-        A = pair.G
+        # At most the largest eigenvalue of AGOP, and at least an r-th of that.
+        size = jnp.sqrt(jnp.max(jnp.abs(pair.G)))
+        A = pair.G if metric == "power_up_error" else pair.G / _unit(size, metric)
     else:
         s, Vt = pair.spectrum()
         size = s[0]
@@ -162,7 +164,8 @@ def _slope(pair: FeaturePair, full: FeaturePair, change: FeaturePair, power, cha
     dV, dG, dpower = (_or_zeros(*both) for both in ((change.V, full.V), (change.G, full.G), (change_of_power, power)))
     nfm = lambda V, power: _nfm(eqx.tree_at(lambda pair: pair.V, full, V), power, metric)
     N, dN = jax.jvp(nfm, (full.V, power), (dV, dpower))
-    A, dA = full.G, dG
+    unit = _unit(jnp.sqrt(jnp.max(jnp.abs(full.G))), metric)
+    A, dA = (full.G, dG) if metric == "power_up_error" else (full.G / unit, dG / unit)
     if pair.F is not None:
         F = pair.F if pair.Q is None else pair.F @ pair.Q.T
         _, s, Vt = jnp.linalg.svd(F, full_matrices=True)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from ..checks import wrong
 from ..nets import MLP
 
 
@@ -17,7 +18,10 @@ def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
 
     **Arguments:** `net`: the network; `data`: unused, so that it serves as an observable.
     **Returns:** one symmetric matrix per hidden layer, of that layer's width.
+    **Raises:** ValueError naming `net`.
     **Source:** Arora, Cohen & Hazan 2018, Theorem 1; Du, Hu & Lee 2018.
     """
+    if not isinstance(net, MLP):
+        raise wrong("net", "an `nfa_flow.nets.MLP`", f"a {type(net).__name__}")
     weights = net.weights
     return tuple(after.T @ after - before @ before.T for before, after in zip(weights[:-1], weights[1:], strict=True))

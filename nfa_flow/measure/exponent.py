@@ -16,8 +16,8 @@ class ExponentFit(NamedTuple):
 
     `exponent`: its slope α̂; `log_constant`: its intercept; `residual`: root mean square distance in natural log;
     `directions`: the number of eigenvectors it rests on; `standard_error`: of the slope, if the distances were
-    independent (NaN below three directions); `spread`: standard deviation of the log eigenvalues of AGOP, below which
-    a slope means little.
+    independent (infinite below three directions); `spread`: standard deviation of the log eigenvalues of AGOP, on which
+    the slope rests.
     """
 
     exponent: Float[Array, ""]
@@ -31,9 +31,10 @@ class ExponentFit(NamedTuple):
 def fit_exponent(net: Any, x: Samples, *, layer: Layer = 1) -> ExponentFit:
     """Fit α in NFM ∝ AGOP^α: the slope of log vᵀ NFM v against log vᵀ AGOP v over the eigenvectors v of AGOP.
 
-    Directions whose singular value of the Jacobian factor is within a hundred rounding errors of zero are left out.
-    The slope is NaN ("undefined") when fewer than two directions with different eigenvalues remain: for example for a
-    linear network with one output, whose AGOP has rank one. Differentiable once, where the eigenvalues are distinct.
+    Directions whose singular value of the Jacobian factor (r × k) is within 100·max(r, k) rounding errors of zero, of
+    the size of the largest, are left out. The slope is NaN ("undefined") when fewer than two directions with different
+    eigenvalues remain: for example for a linear network with one output, whose AGOP has rank one. Differentiable once,
+    where the eigenvalues are distinct.
 
     **Arguments:** as in `agop`; an observable as it is.
     **Returns:** an `ExponentFit` of scalars.
@@ -59,12 +60,12 @@ def fit_power_law(x: Float[Array, " k"], y: Float[Array, " k"], use: Bool[Array,
     # Equal eigenvalues leave a spread of rounding errors only, which no slope may rest on.
     slope = jnp.where(sum_xx > 1e4 * jnp.finfo(x.dtype).eps, jnp.sum(centred_x * centred_y) / sum_xx, jnp.nan)
     squares = jnp.sum((centred_y - slope * centred_x) ** 2)
-    degrees = jnp.where(count > 2, count - 2, jnp.nan)
+    degrees = jnp.where(count > 2, count - 2, 0)
     return ExponentFit(
         exponent=slope,
         log_constant=mean_y - slope * mean_x,
         residual=jnp.sqrt(squares / count),
         directions=count,
-        standard_error=jnp.sqrt(squares / degrees / sum_xx),
+        standard_error=jnp.where(degrees > 0, jnp.sqrt(squares / jnp.maximum(degrees, 1) / sum_xx), jnp.inf + slope),
         spread=jnp.sqrt(sum_xx / count),
     )

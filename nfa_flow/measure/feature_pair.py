@@ -11,10 +11,9 @@ from ..blas import on_one_blas_thread
 from ..checks import wrong
 from ..factorisations import orthonormal, spectrum
 from ..losses import Loss
-from ..nets import MLP
 from .agop import Samples, jacobian_sum
 from .jacobian_sums import CentredGram, CentredTriangle, Gram, Triangle
-from .layer import Layer, find_layer, layer_weight, unfolded, weighted_layers
+from .layer import Layer, find_layer, is_sequential, layer_weight, unfolded, weighted_layers
 
 
 class FeaturePair(eqx.Module):
@@ -69,7 +68,7 @@ def feature_pair(
     reduce: bool = True,
     centred: bool = False,
     loss: Loss | None = None,
-    initial: Float[Array, "p d"] | None = None,
+    initial: Float[Array, "_ _"] | None = None,
     agop_of_change: bool = False,
 ) -> FeaturePair:
     """The pair for layer `layer`; arguments as in `agop` and `alignment`.
@@ -80,6 +79,8 @@ def feature_pair(
     kind = kinds.get((factor, centred), Gram())
     total, W = jacobian_sum(net, data, kind, layer=layer, loss=loss, where_cheapest=not agop_of_change)
     weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))
+    if agop_of_change and find_layer(net, layer) is None:
+        raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
     if W is None and total.shape[1] != weight.shape[1]:
         must_be = f"named by a function, as the first layer of this {type(net).__name__} is not at its input"
         raise wrong("layer", must_be, layer)
@@ -93,12 +94,14 @@ def _pair(
     total: Float[Array, "q k"],
     W: Float[Array, "k d"] | None,
     weight: Float[Array, "p d"],
-    initial: Float[Array, "p d"] | None,
+    initial: Float[Array, "_ _"] | None,
     resolution: Float[Array, ""],
     factor: bool,
     reduce: bool,
     agop_of_change: bool,
 ) -> FeaturePair:
+    if initial is not None and initial.shape != weight.shape:
+        raise wrong("initial", f"a network with a layer of shape {weight.shape}", f"one of shape {initial.shape}")
     V = weight if initial is None else weight - initial
     U = V if agop_of_change and W is not None else W
     rows = V if U is V or initial is None else jnp.concatenate([weight, initial])
@@ -114,5 +117,5 @@ def _resolution(net: Any, position: int | None) -> Float[Array, ""]:
     """Machine epsilon times the size Π‖W_j‖ of the weights from this layer on; at least what can be squared."""
     weights = [unfolded(each.weight) for each in weighted_layers(net)[position or 0 :]]
     info = jnp.finfo(jnp.result_type(*weights))
-    size = jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in weights])) if isinstance(net, MLP) else 0.0
+    size = jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in weights])) if is_sequential(net) else 0.0
     return jnp.maximum(jnp.asarray(info.eps * size, info.dtype), jnp.sqrt(info.tiny))

@@ -41,7 +41,12 @@ class Function(eqx.Module):
         prediction, _, z = eqx.filter_eval_shape(self.tap, x, jnp.zeros((), x.dtype))
         if getattr(prediction, "ndim", None) != 1:
             raise wrong("net", "a map from a sample to a vector of outputs", f"to {_described(prediction)}")
-        return (prediction.shape[0] if self.loss is None else 1), z
+        if self.loss is None:
+            return prediction.shape[0], z
+        if samples[1] is None or samples[1].shape[1:] != prediction.shape:
+            targets = None if samples[1] is None else samples[1].shape[1]
+            raise wrong("data", f"of {prediction.shape[0]} outputs, like the network", f"of {targets}")
+        return 1, z
 
     def width(self, samples: Sample, multiply: bool) -> int:
         """The number of entries, or channels, of z; the layer's fan-in if Jacobians are to be multiplied by W."""
@@ -88,8 +93,10 @@ def stream(
         start = jnp.minimum(i * size, n - size)
         part, w = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), (samples, weight))
         numbers = start + jnp.arange(size)
-        w = jnp.where(numbers >= i * size, w, 0).astype(z.dtype) / _positions(z)
-        rows = lambda B, outputs: Rows(_by_position(B), jnp.sqrt(w), outputs)
+        w = w.astype(z.dtype) / _positions(z)
+        counts = (numbers >= i * size) & (w > 0)
+        root = jnp.where(counts, jnp.sqrt(jnp.where(counts, w, 1)), 0)  # with a derivative at zero
+        rows = lambda B, outputs: Rows(_by_position(B), root, outputs)
         shift = jnp.zeros((size, *z.shape), z.dtype)
         if plan.forward:
             B = jax.vmap(jax.jacfwd(function))(shift, part)

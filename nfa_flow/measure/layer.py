@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
 from ..checks import require_integer, wrong
@@ -35,7 +36,7 @@ def find_layer(net: Any, layer: Layer) -> int | None:
                 return _supported(position, each)
         raise wrong("layer", "a function from the network to one of its `Linear`s or `Conv`s", f"to {chosen!r}")
     require_integer("layer", layer, at_least=1)
-    if not _is_sequential(net) or not layers:
+    if not is_sequential(net) or not layers:
         if layer != 1:
             must_be = f"1 for a {type(net).__name__}; name a deeper layer by a function such as `lambda net: net.conv2`"
             raise wrong("layer", must_be, layer)
@@ -53,6 +54,9 @@ def layer_weight(net: Any, layer: Layer) -> Float[Array, "fan_out fan_in"]:
     position, layers = find_layer(net, layer), weighted_layers(net)
     if not layers:
         raise wrong("net", "a network with an `equinox.nn.Linear` or `Conv`", type(net).__name__)
+    if position is None and len(layers) > 1:
+        must_be = f"named by a function such as `lambda net: net.conv1`, as a {type(net).__name__} may use any first"
+        raise wrong("layer", must_be, layer)
     return unfolded(layers[position or 0].weight)
 
 
@@ -83,8 +87,18 @@ class Tap(eqx.Module):
         if position is None:
             return self.net(x + shift), x + shift, x + shift
         seen: list[tuple[Array, Array]] = []
+        outside = get_opaque_trace_state()
+
+        def see(h: Array, z: Array) -> None:
+            # Under a transformation within the network one shift would be shared by all that it runs over.
+            if get_opaque_trace_state() != outside:
+                raise wrong(
+                    "layer", "one that the network applies itself", "one within its own `vmap`, `scan` or `jit`"
+                )
+            seen.append((h, z))
+
         where = lambda net: weighted_layers(net)[position]
-        y = eqx.tree_at(where, self.net, _Shifted(where(self.net), shift, seen.append))(x)
+        y = eqx.tree_at(where, self.net, _Shifted(where(self.net), shift, see))(x)
         if len(seen) != 1:
             raise wrong("layer", "one that the network applies once to each sample", f"applied {len(seen)} times")
         return y, *seen[0]
@@ -97,7 +111,7 @@ class _Shifted(eqx.Module):
 
     def __call__(self, h: Array, *, key: Any = None) -> Array:
         z = self.layer(h) + self.shift
-        self.see((h, z))
+        self.see(h, z)
         return z
 
 
@@ -119,7 +133,8 @@ def weighted_layers(net: Any) -> list[Any]:
     return [each for each in leaves if isinstance(each, _WEIGHTED)]
 
 
-def _is_sequential(net: Any) -> bool:
+def is_sequential(net: Any) -> bool:
+    """Whether the network applies its layers one after another, in the order of its fields."""
     return isinstance(net, _SEQUENTIAL) and not getattr(net, "scan", False)  # scanned layers are stacked into one
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..checks import require_integer, wrong
+from ..checks import require_number, wrong
 from ..data import Dataset
 from ..losses import Loss, resolve
 from .jacobians import Function, bytes_per_sample
@@ -111,7 +111,7 @@ def layer_stream(net: Any, data: Dataset, *, layer: Layer, loss: Loss, memory: i
 
     **Raises:** ValueError naming `data`, `layer`, `loss` or `memory`.
     """
-    require_integer("memory", memory, at_least=1)
+    require_number("memory", memory, at_least=1)
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`, for the loss needs targets", f"a {type(data).__name__}")
     return LayerStream(Tap(net, find_layer(net, layer)), data, resolve(loss), memory)

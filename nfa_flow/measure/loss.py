@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..checks import wrong
 from ..data import Dataset
 from ..losses import Loss, resolve
 
 
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def loss(net: Any, data: Dataset, loss: Loss = "mse") -> Float[Array, ""]:
     """The weighted mean loss ℒ of the samples; for "mse" that is (1/2n) Σ‖f(x_i) − y_i‖². No weight decay.
 
@@ -19,5 +22,8 @@ def loss(net: Any, data: Dataset, loss: Loss = "mse") -> Float[Array, ""]:
     `(prediction, target) -> scalar`.
     **Returns:** a scalar ≥ 0 for the named losses.
     """
+    prediction = eqx.filter_eval_shape(net, data.x[0])
+    if getattr(prediction, "shape", None) != data.y.shape[1:]:
+        raise wrong("data", f"of as many outputs as the network, {getattr(prediction, 'shape', '?')}", data.y.shape[1:])
     losses = jax.vmap(resolve(loss))(jax.vmap(net)(data.x), data.y)
     return jnp.mean(losses) if data.weight is None else data.weight @ losses

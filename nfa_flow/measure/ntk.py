@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..blas import on_one_blas_thread
-from ..checks import require_integer, wrong
+from ..checks import require_integer, require_number, wrong
 from ..lanczos import largest_eigenvalues
 from ..nets import MLP
 from .agop import MEMORY, Samples, whole_batch
@@ -36,7 +36,7 @@ def ntk(net: Any, x: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
     **Raises:** ValueError naming `net`, `x` or `memory`.
     **Source:** Jacot, Gabriel & Hongler 2018.
     """
-    require_integer("memory", memory, at_least=1)
+    require_number("memory", memory, at_least=1)
     (samples, _), _ = whole_batch(x)
     return _ntk(net, samples, memory)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..blas import on_one_blas_thread
 from ..checks import require_integer
 from ..data import Dataset
+from .layer import weighted_layers
 
 
 class Null(NamedTuple):
@@ -34,7 +35,7 @@ def null_alignment(
 
     By default every weight matrix or kernel of `net` is replaced by independent Gaussian entries of the same root mean
     square; biases and everything else stay. A trained network and its null then differ in the arrangement of the
-    weights, not in their size.
+    weights, not in their size. Observables of the change since a start measure the draws against that same start.
 
     **Arguments:** `net`: the network whose score is to be judged; `key`: decides the draws; `data`; `observable`:
     `(net, data) -> array` or tree of arrays, such as `alignment(1/3)`; `draws`: how many, at least 2; `untrained`:
@@ -58,12 +59,11 @@ def _null(net: Any, key: PRNGKeyArray, data: Any, observable: Any, draws: int, u
 
 
 def with_gaussian_weights(net: Any, key: PRNGKeyArray) -> Any:
-    """The network with Gaussian entries of the same root mean square in every array of two or more dimensions."""
-    arrays, static = eqx.partition(net, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(arrays)
-    keys = jax.random.split(key, len(leaves))
+    """The network with Gaussian entries of the same root mean square in the weights of every layer."""
+    weights = lambda net: [each.weight for each in weighted_layers(net)]
+    keys = jax.random.split(key, len(weights(net)))
     drawn = [
-        jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(key, leaf.shape, leaf.dtype) if leaf.ndim > 1 else leaf
-        for key, leaf in zip(keys, leaves, strict=True)
+        jnp.sqrt(jnp.mean(W**2)) * jax.random.normal(key, W.shape, W.dtype)
+        for key, W in zip(keys, weights(net), strict=True)
     ]
-    return eqx.combine(jax.tree.unflatten(structure, drawn), static)
+    return eqx.tree_at(weights, net, drawn)

@@ -35,7 +35,7 @@ def principal_angles(net: Any, data: Samples, *, rank: int, layer: Layer = 1) ->
 
     **Arguments:** `net`, `data`, `layer`: as in `agop`; `rank`: the dimension of the spaces, at most the layer's
     fan-in, static. For an observable use `equinox.Partial(principal_angles, rank=2)`.
-    **Returns:** one angle per dimension.
+    **Returns:** one angle per dimension, with derivatives forwards only (`jax.jvp`).
     **Raises:** as `agop`; ValueError naming `rank`.
     **Source:** Björck & Golub 1973; Knyazev & Argentati 2002.
     """
@@ -152,6 +152,5 @@ def _leading(
 
 def _angles_between(A: Float[Array, "d rank"], B: Float[Array, "d rank"]) -> Float[Array, " rank"]:
     across = A.T @ B
-    cosines = jnp.linalg.svd(across, compute_uv=False)
-    sines = jnp.linalg.svd(B - A @ across, compute_uv=False)
+    cosines, sines = spectrum(across)[0], spectrum(B - A @ across)[0]
     return jnp.arctan2(sines[::-1], cosines)

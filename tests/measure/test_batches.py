@@ -8,7 +8,16 @@ import pytest
 from oracles import balanced_net, relative, with_random_biases
 
 from nfa_flow import Dataset
-from nfa_flow.measure import agop, agop_estimate, agop_factor, alignment, fit_exponent, preactivation_agop
+from nfa_flow.measure import (
+    agop,
+    agop_estimate,
+    agop_factor,
+    alignment,
+    balance,
+    fit_exponent,
+    loss,
+    preactivation_agop,
+)
 from nfa_flow.nets import MLP
 
 KEY = jax.random.key(0)
@@ -105,6 +114,35 @@ def test_the_agop_of_the_loss_is_that_of_its_gradients(loss):
     assert relative(gram(agop_factor(NET, data, loss=loss)) - brute, brute) < EXACT
 
 
+def test_the_variance_of_equal_gradients_is_undefined_at_any_power():
+    same = jnp.broadcast_to(X[0], X.shape)
+    for power in (0.5, 1.0):
+        assert jnp.isnan(alignment(power, centred=True)(NET, same))
+
+
+def test_a_constant_gradient_of_any_sequential_network_has_an_undefined_variance():
+    net = eqx.nn.Sequential([eqx.nn.Linear(4, 5, key=KEY), eqx.nn.Linear(5, 3, key=KEY)])
+    for power in (0.5, 1.0):
+        assert jnp.isnan(alignment(power, centred=True)(net, X))
+
+
+def test_small_outputs_do_not_underflow():
+    net = MLP((4, 5, 3), key=KEY, activation="tanh", dtype="float32")
+    small = net.with_weights([net.weights[0], 1e-12 * net.weights[1]])
+    x = X.astype("float32")
+    np.testing.assert_allclose(alignment(1.0)(small, x), alignment(1.0)(net, x), rtol=1e-5)
+
+
+def test_weights_of_zero_have_derivatives():
+    weight = jnp.arange(11.0) / 55
+    moved = lambda w: alignment(0.5)(NET, eqx.tree_at(lambda d: d.weight, Dataset(X, Y, weight), w))
+    slope = jax.grad(moved)(weight)
+    direction = jnp.arange(11.0) - 5.0
+    direction = direction.at[0].set(0)
+    step = (moved(weight + 1e-6 * direction) - moved(weight - 1e-6 * direction)) / 2e-6
+    np.testing.assert_allclose(slope @ direction, step, rtol=1e-6)
+
+
 # ── Random probes ──
 
 MANY = MLP((3, 4, 40), key=KEY, activation="tanh")
@@ -180,6 +218,12 @@ def test_samples_that_are_none_are_refused(x, message, no_type_checks):
         (lambda: preactivation_agop(jnp.tanh, X), "`layer` must be a layer with weights"),
         (lambda: agop_estimate(MANY, X[:, :3], probes=1, key=KEY), "`probes` must be a whole number of at least 2"),
         (lambda: agop_estimate(MANY, iter([X]), probes=2, key=KEY), "`x` must be samples or a `Dataset`, all at once"),
+        (lambda: agop(NET, Dataset(X, Y[:, :1]), loss="mse"), "`data` must be of 3 outputs, like the network, but was"),
+        (lambda: loss(NET, Dataset(X, Y[:, :1])), "`data` must be of as many outputs as the network"),
+        (lambda: agop(balanced_net((4, 3, 2)), X[:, :3]), "`x` must be of 4 inputs, like the network, but was of 3"),
+        (lambda: agop(NET, X[:, :3]), "`x` must be of 4 inputs, like the network, but was of 3"),
+        (lambda: balance(MANY.layers[0]), "`net` must be an `nfa_flow.nets.MLP`, but was a Linear"),
+        (lambda: alignment(1.0, initial=MANY)(NET, X), r"`initial` must be a network with a layer of shape \(5, 4\)"),
         (lambda: alignment(0.5, agop_of_change=True), "`initial` must be the network at the start"),
     ],
 )

@@ -136,6 +136,10 @@ def test_the_null_keeps_biases_and_can_be_compiled():
     bias = lambda net, data: net.layers[0].bias
     null = eqx.filter_jit(nf.measure.null_alignment)(net, KEY, DATA, bias, draws=2)
     np.testing.assert_array_equal(null.values, [np.arange(7.0)] * 2)
+    conv = eqx.nn.Conv1d(1, 3, 2, key=KEY)
+    null = nf.measure.null_alignment(conv, KEY, DATA, lambda conv, data: (conv.bias, conv.weight), draws=2)
+    np.testing.assert_array_equal(null.values[0], [conv.bias] * 2)
+    assert not np.any(null.values[1] == conv.weight)
 
 
 def test_one_draw_has_no_spread():

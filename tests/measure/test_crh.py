@@ -227,7 +227,7 @@ def test_single_precision_scales_neither_underflow_nor_leave_it():
     [
         (NET, WEIGHTED, dict(layer=4), "`layer` must be at most the number of layers, 3, but was 4"),
         (NET, WEIGHTED, dict(loss="mae"), '`loss` must be one of "mse", "cross_entropy", but was'),
-        (NET, WEIGHTED, dict(memory=0), "`memory` must be a whole number of at least 1, but was 0"),
+        (NET, WEIGHTED, dict(memory=0), "`memory` must be a finite number of at least 1, but was 0"),
         (NET, nf.Dataset(X, X), {}, "`data` must be of 2 outputs, like the network, but was of 4"),
         (Convolutional(), WEIGHTED, {}, "`layer` must be a layer with weights .* but was the input of a Convolutional"),
     ],

@@ -162,7 +162,31 @@ def test_a_layer_that_cannot_be_measured_is_refused(net, layer, message, no_type
         agop(net, X, layer=layer)
 
 
-def test_weights_that_do_not_belong_to_the_input_are_not_compared_with_its_agop():
-    for measure in (alignment(0.5), fit_exponent):
-        with pytest.raises(ValueError, match="`layer` must be named by a function, as the first layer of this ConvNet"):
+def test_the_first_weights_of_a_module_of_unknown_order_have_to_be_named():
+    for measure in (alignment(0.5), fit_exponent, nfm):
+        with pytest.raises(ValueError, match="`layer` must be named by a function .* as a ConvNet may use any first"):
             measure(ConvNet(), X)
+
+
+class Tokens(eqx.Module):
+    embed: eqx.nn.Linear
+
+    def __call__(self, x):
+        return jnp.mean(jax.vmap(self.embed)(x.reshape(12, 7)), axis=0)
+
+
+def test_a_layer_that_runs_over_many_inputs_within_the_network_is_refused():
+    net = Tokens(eqx.nn.Linear(7, 3, key=KEYS[0]))
+    with pytest.raises(
+        ValueError, match="`layer` must be one that the network applies itself, but was one within its own"
+    ):
+        agop(net, X, layer=lambda net: net.embed)
+
+
+def test_the_change_of_weights_needs_weights():
+    net = eqx.nn.Sequential([eqx.nn.Lambda(jnp.sin)])
+    linear = Twice(eqx.nn.Linear(84, 84, key=KEYS[0]))
+    with pytest.raises(ValueError, match="`layer` must be a layer with weights"):
+        alignment(1.0, initial=linear, agop_of_change=True)(linear, X)
+    with pytest.raises(ValueError, match="`net` must be a network with an"):
+        alignment(1.0)(net, X)

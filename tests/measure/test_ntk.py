@@ -181,7 +181,7 @@ def test_another_network_of_the_same_shape_is_not_compiled_again(compilations):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ntk(smooth(), X, memory=0), "`memory` must be a whole number of at least 1"),
+        (lambda: ntk(smooth(), X, memory=0), "`memory` must be a finite number of at least 1"),
         (lambda: ntk(eqx.nn.MLP(D, "scalar", 5, 1, key=KEYS[0]), X), "`net` must be a map .* to a vector of outputs"),
         (lambda: ntk_eigenvalues(smooth(), X, count=0), "`count` must be a whole number of at least 1, but was 0"),
         (lambda: ntk_eigenvalues(smooth(), X, count=22), "`count` must be at most the number of predictions, 21, but"),
