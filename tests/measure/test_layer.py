@@ -177,9 +177,7 @@ class Tokens(eqx.Module):
 
 def test_a_layer_that_runs_over_many_inputs_within_the_network_is_refused():
     net = Tokens(eqx.nn.Linear(7, 3, key=KEYS[0]))
-    with pytest.raises(
-        ValueError, match="one that the network applies itself, but was one within its own"
-    ):
+    with pytest.raises(ValueError, match="one that the network applies itself, but was one within its own"):
         agop(net, X, layer=lambda net: net.embed)
 
 
