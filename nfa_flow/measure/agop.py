@@ -20,7 +20,7 @@ from ..checks import require_number, wrong
 from ..data import Dataset
 from ..losses import Loss, resolve
 from ..nets import MLP
-from .jacobian_sums import AbstractJacobianSum, CentredGram, CentredTriangle, Gram, Triangle
+from .jacobian_sums import AbstractJacobianSum, jacobian_sum_kind
 from .jacobians import Function, Sample, stream
 from .layer import Layer, Tap, find_layer
 
@@ -55,11 +55,12 @@ def agop(
     - `memory`: about how many bytes of Jacobians to hold at a time. Samples, and outputs where one sample is too much,
       are taken in chunks of that size.
 
-    **Returns:** a symmetric positive semi-definite matrix of the layer's fan-in.
+    **Returns:** a symmetric matrix of the layer's fan-in, positive semi-definite up to rounding; where that matters, as
+    for a small variance beside a large mean, take `agop_factor`.
     **Raises:** ValueError naming `net`, `x`, `layer`, `loss` or `memory`.
     **Source:** Radhakrishnan et al. 2024 (Science), eq. 1; Beaglehole et al. 2024 for deeper layers and convolutions.
     """
-    total = CentredGram() if centred else Gram()
+    total = jacobian_sum_kind(factor=False, centred=centred)
     K, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return K if W is None else _sandwich(K, W)
 
@@ -77,7 +78,7 @@ def agop_factor(
 
     It has derivatives forwards only (`jax.jvp`).
     """
-    total = CentredTriangle() if centred else Triangle()
+    total = jacobian_sum_kind(factor=True, centred=centred)
     R, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return R if W is None else _product(R, W)
 
@@ -104,8 +105,7 @@ def preactivation_agop(
     """
     if find_layer(net, layer) is None:
         raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
-    kinds = {(False, False): Gram(), (False, True): CentredGram(), (True, False): Triangle()}
-    total = kinds.get((factor, centred), CentredTriangle())
+    total = jacobian_sum_kind(factor=factor, centred=centred)
     return jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory)[0]
 
 
@@ -132,7 +132,7 @@ def jacobian_sum(
     if isinstance(net, MLP) and net.is_linear and loss is None and position is not None:
         next(batches)
         return _of_linear(net, total, position), W
-    if isinstance(x, Dataset | jax.Array | np.ndarray):
+    if is_whole(x):
         samples, weight = next(batches)
         return _sum(function, total, samples, weight, memory, multiply), None if multiply else W
     state, count, k = None, 0, 0
@@ -207,11 +207,12 @@ def _product(R: Float[Array, "r k"], W: Float[Array, "k h"]) -> Float[Array, "r 
 
 def _batches(x: Samples, with_targets: bool, inputs: int | None) -> Iterator[tuple[Sample, Array]]:
     """Each batch as ((x, y or None), weights); `inputs`: how many there have to be, if that is known."""
-    whole = isinstance(x, Dataset | jax.Array | np.ndarray)
+    whole = is_whole(x)
     if not whole and not isinstance(x, Iterable):
         raise wrong("x", "samples, a `Dataset`, or an iterable of batches of either", repr(x))
     empty = True
-    for batch in [x] if whole else x:
+    batches: Iterable[Any] = [x] if whole else x  # pyright: ignore[reportAssignmentType]  (a Dataset is whole)
+    for batch in batches:
         empty = False
         if isinstance(batch, Dataset):
             if batch.weight is not None and not whole:
@@ -229,9 +230,14 @@ def _batches(x: Samples, with_targets: bool, inputs: int | None) -> Iterator[tup
         raise wrong("x", "an iterable with at least one batch", "empty")
 
 
+def is_whole(x: Any) -> bool:
+    """Whether these are samples in memory, which can be differentiated, rather than batches that are read once."""
+    return isinstance(x, Dataset | jax.Array | np.ndarray)
+
+
 def whole_batch(x: Samples) -> tuple[Sample, Float[Array, " n"]]:
     """Samples or a `Dataset` as ((x, None), weights), where batches will not do."""
-    if not isinstance(x, Dataset | jax.Array | np.ndarray):
+    if not is_whole(x):
         raise wrong("x", "samples or a `Dataset`, all at once", _described(x))
     return next(_batches(x, False, None))
 

@@ -5,14 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ..blas import on_one_blas_thread
 from ..checks import require_choice, require_integer, require_number, wrong
-from ..data import Dataset
 from ..losses import Loss, resolve
-from .agop import Samples
+from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .gram_power import gram_power, power_derivative, power_from_spectrum
 from .layer import Layer, layer_weight
@@ -40,8 +38,7 @@ class Alignment(eqx.Module):
 
     def __call__(self, net: Any, data: Samples) -> Float[Array, ""]:
         # Batches are read once, so they are not among the values that derivatives are taken of.
-        whole = isinstance(data, Dataset | jax.Array | np.ndarray)
-        return _score(net, data, self) if whole else _value(self.pair(net, data), self.power, self.metric)
+        return _score(net, data, self) if is_whole(data) else _value(self.pair(net, data), self.power, self.metric)
 
     def pair(self, net: Any, data: Samples) -> FeaturePair:
         """The two matrices in the form that the power and the metric need."""

@@ -12,7 +12,7 @@ from ..checks import wrong
 from ..factorisations import orthonormal, spectrum
 from ..losses import Loss
 from .agop import Samples, jacobian_sum
-from .jacobian_sums import CentredGram, CentredTriangle, Gram, Triangle
+from .jacobian_sums import jacobian_sum_kind
 from .layer import Layer, find_layer, is_sequential, layer_weight, unfolded, weighted_layers
 
 
@@ -75,8 +75,7 @@ def feature_pair(
 
     **Arguments:** `factor`: with the factor F of AGOP, or with AGOP assembled; `reduce`: to a small basis.
     """
-    kinds = {(True, False): Triangle(), (True, True): CentredTriangle(), (False, True): CentredGram()}
-    kind = kinds.get((factor, centred), Gram())
+    kind = jacobian_sum_kind(factor=factor, centred=centred)
     total, W = jacobian_sum(net, data, kind, layer=layer, loss=loss, where_cheapest=not agop_of_change)
     weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))
     if agop_of_change and find_layer(net, layer) is None:

@@ -118,3 +118,10 @@ class CentredTriangle(AbstractJacobianSum):
 
     def of_constant(self, B: Float[Array, "c k"]) -> Float[Array, "k k"]:
         return jnp.zeros((B.shape[1], B.shape[1]), B.dtype)
+
+
+def jacobian_sum_kind(*, factor: bool, centred: bool) -> AbstractJacobianSum:
+    """The sum that gives K or a factor of it, of Jacobians as they are or centred."""
+    if factor:
+        return CentredTriangle() if centred else Triangle()
+    return CentredGram() if centred else Gram()

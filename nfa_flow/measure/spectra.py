@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ..blas import on_one_blas_thread
 from ..checks import wrong
-from ..data import Dataset
-from .agop import Samples
+from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .layer import Layer, layer_weight, unfolded, weighted_layers
 
@@ -115,8 +113,7 @@ class AlongAgop(NamedTuple):
 def spectrum_along_agop(net: Any, data: Samples, layer: Layer) -> AlongAgop:
     """What of the spectrum belongs to AGOP's eigenbasis; arguments as in `spectrum`."""
     # Batches are read once, so they are not among the values that derivatives are taken of.
-    whole = isinstance(data, Dataset | jax.Array | np.ndarray)
-    return AlongAgop(*(_of_agop(net, data, layer) if whole else _value(feature_pair(net, data, layer))))
+    return AlongAgop(*(_of_agop(net, data, layer) if is_whole(data) else _value(feature_pair(net, data, layer))))
 
 
 def _spectrum(net: Any, data: Samples, layer: Layer) -> tuple[Spectrum, Float[Array, ""]]:
