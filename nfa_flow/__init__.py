@@ -13,6 +13,13 @@ from .flow import GradientNormBelow as GradientNormBelow
 from .flow import LossBelow as LossBelow
 from .flow import gradient_flow as gradient_flow
 from .flow import log_times as log_times
+from .sweep import Grid as Grid
+from .sweep import SweepInterrupted as SweepInterrupted
+from .sweep import batched as batched
+from .sweep import load_sweep as load_sweep
+from .sweep import looped as looped
+from .sweep import sweep as sweep
+from .sweep import zipped as zipped
 from .trajectory import RunError as RunError
 from .trajectory import RunInterrupted as RunInterrupted
 from .trajectory import Trajectory as Trajectory

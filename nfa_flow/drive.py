@@ -7,6 +7,7 @@ often enough for Ctrl-C and the progress bar, too seldom to cost anything.
 
 import hashlib
 import os
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .blas import one_blas_thread
-from .checks import wrong
+from .checks import is_traced, wrong
+from .suspend import is_replaying, replay
 
 _State = TypeVar("_State", bound=Any)
 
@@ -33,6 +35,28 @@ _FIRST_BUDGET = 64
 _MUST_BE = "a file that the very same call left behind, or a path that does not exist yet"
 
 
+def run_to_end(
+    advance: Any,
+    problem: PyTree,
+    state: _State,
+    *,
+    whole: Any,
+    checkpoint: str | os.PathLike | None,
+    **options: Any,
+) -> tuple[_State, bool]:
+    """Bring a run to its end: by `drive`, or in one piece inside `jax.jit` and `jax.vmap`, or through a sweep.
+
+    **Arguments:** `whole`: a budget that no run of this problem exceeds; the rest as in `drive`.
+    **Returns:** the last state, and whether the run was interrupted.
+    **Raises:** ValueError where a `checkpoint` is asked for but cannot be kept.
+    """
+    if not is_replaying() and not is_traced(problem, state):
+        return drive(advance, problem, state, checkpoint=checkpoint, **options)
+    if checkpoint is not None:
+        raise wrong("checkpoint", "None inside `jax.jit`, `jax.vmap` or a batched sweep", repr(checkpoint))
+    return replay(advance, problem, state) if is_replaying() else advance(problem, state, whole), False
+
+
 def drive(
     advance: Any,
     problem: PyTree,
@@ -40,7 +64,7 @@ def drive(
     *,
     origin: PyTree,
     fraction: Callable[[_State], float],
-    label: str,
+    label: Callable[[], str],
     progress: bool,
     checkpoint: str | os.PathLike | None,
     keep_checkpoint: bool = False,
@@ -64,7 +88,7 @@ def drive(
             state = _restore(checkpoint, state, fingerprint)
     written = time.perf_counter()
     try:
-        with _progress_bar(label, progress) as show, one_blas_thread():
+        with _progress_bar(label(), progress and _in_main_thread()) as show, one_blas_thread():
             while int(state.status) == RUNNING:
                 started = time.perf_counter()
                 state = jax.block_until_ready(advance(problem, state, jnp.asarray(budget, jnp.int32)))
@@ -85,6 +109,11 @@ def drive(
         else:
             discard(checkpoint)
     return state, False
+
+
+def _in_main_thread() -> bool:
+    """Runs in other threads are part of something larger, which shows its own progress."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def discard(checkpoint: str | os.PathLike) -> None:
@@ -109,11 +138,12 @@ def fingerprint_of(program: str, inputs: PyTree) -> str:
 
 def _host(tree: PyTree) -> list[np.ndarray]:
     """The leaves as numpy arrays; PRNG keys as their data."""
-    leaves = (jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree))
+    leaves = (jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(tree))
     return [np.asarray(leaf) for leaf in leaves]
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of PRNG keys."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -137,7 +167,7 @@ def _restore(path: Path, state: _State, fingerprint: str) -> _State:
         if str(stored.get("fingerprint")) != fingerprint:
             raise wrong("checkpoint", _MUST_BE, f"{path}, which belongs to another run")
         arrays = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
-    keyed = [jax.random.wrap_key_data(a) if _is_key(old) else a for a, old in zip(arrays, leaves, strict=True)]
+    keyed = [jax.random.wrap_key_data(a) if is_key(old) else a for a, old in zip(arrays, leaves, strict=True)]
     return jax.tree.unflatten(structure, keyed)
 
 

@@ -18,8 +18,8 @@ from .nets import MLP
 from .nets.activations import name_of
 from .trajectory import STATUS, Trajectory, flatten, has_nan
 
-_WRITE: dict[str, Any] = {"consolidated": False, "zarr_format": 3}
-_READ: dict[str, Any] = {"consolidated": False, "engine": "zarr"}
+WRITE: dict[str, Any] = {"consolidated": False, "zarr_format": 3}
+READ: dict[str, Any] = {"consolidated": False, "engine": "zarr"}
 
 
 def to_xarray(run: Trajectory) -> xarray.Dataset:
@@ -48,12 +48,12 @@ def save(run: Trajectory, path: str | os.PathLike) -> Path:
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    to_xarray(run).to_zarr(partial, mode="w", **_WRITE)
+    to_xarray(run).to_zarr(partial, mode="w", **WRITE)
     names = json.dumps({"counts": list(run.counts), "notes": [name for name, _ in run.notes]})
     net = _arrays(run.net).assign_attrs(stats=names, network=json.dumps(_describe(run.net)))
-    net.to_zarr(partial, group="net", mode="a", **_WRITE)
+    net.to_zarr(partial, group="net", mode="a", **WRITE)
     if run.nets is not None:
-        _arrays(run.nets).to_zarr(partial, group="nets", mode="a", **_WRITE)
+        _arrays(run.nets).to_zarr(partial, group="nets", mode="a", **WRITE)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(partial, path)
     return path
@@ -64,10 +64,10 @@ def load(path: str | os.PathLike, like: Any) -> Trajectory:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no trajectory at {path}.")
-    observations = xarray.load_dataset(path, **_READ)
+    observations = xarray.load_dataset(path, **READ)
     if observations["time"].dtype == np.float64 and not jax.config.read("jax_enable_x64"):
         warnings.warn(f"{path} holds float64, loaded as float32: set jax_enable_x64 to keep it.", stacklevel=3)
-    net = xarray.load_dataset(path, group="net", **_READ)
+    net = xarray.load_dataset(path, group="net", **READ)
     stats = json.loads(net.attrs["stats"])
     like = _rebuild(json.loads(net.attrs["network"])) if like is None else like
     attrs = {name: None if value == "unknown" else value for name, value in observations.attrs.items()}
@@ -76,7 +76,7 @@ def load(path: str | os.PathLike, like: Any) -> Trajectory:
         steps=jnp.asarray(observations["step"].values),
         observed={str(name): jnp.asarray(variable.values) for name, variable in observations.data_vars.items()},
         net=_fill(like, net),
-        nets=_fill(like, xarray.load_dataset(path, group="nets", **_READ)) if (path / "nets").exists() else None,
+        nets=_fill(like, xarray.load_dataset(path, group="nets", **READ)) if (path / "nets").exists() else None,
         end_time=jnp.asarray(attrs["end_time"]),
         status_code=jnp.asarray(next(code for code, name in STATUS.items() if name == attrs["status"])),
         counts={name: attrs[name] for name in stats["counts"]},

@@ -57,13 +57,13 @@ class Trajectory(eqx.Module):
     `jax.tree.map(lambda a: a[i], trajectory)`.
     """
 
-    times: Float[Array, "*lanes t"]
-    steps: Int[Array, "*lanes t"]
+    times: Float[Array | np.ndarray, "*lanes t"]
+    steps: Int[Array | np.ndarray, "*lanes t"]
     observed: dict[str, PyTree]
     net: Any
     nets: Any
-    end_time: Float[Array, "*lanes"]
-    status_code: Int[Array, "*lanes"]
+    end_time: Float[Array | np.ndarray, "*lanes"]
+    status_code: Int[Array | np.ndarray, "*lanes"]
     counts: dict[str, Any]
     notes: tuple[tuple[str, str], ...] = eqx.field(static=True)
 
@@ -216,12 +216,12 @@ def has_nan(array: Any) -> bool:
 def _plain(count: Any) -> Any:
     return (
         count.item()
-        if isinstance(count, jax.Array | np.ndarray) and not is_traced(count) and count.ndim == 0
+        if isinstance(count, jax.Array | np.ndarray | np.generic) and not is_traced(count) and count.ndim == 0
         else count
     )
 
 
-def flatten(tree: PyTree) -> dict[str, Array]:
+def flatten(tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree by their path, such as `fit.exponent`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
-from ..drive import INTERRUPTED, drive
+from ..drive import INTERRUPTED, run_to_end
 from ..losses import Loss
 from ..objective import make_objective
 from ..observation import Observe, make_observer
@@ -80,22 +80,17 @@ def gradient_descent(
         batches=_check_batches(batch_size, key, data),
     )
     first = _start(problem, parameters)
-    traced = is_traced(first, problem)
-    if traced:
-        if checkpoint is not None:
-            raise wrong("checkpoint", "None inside `jax.jit` or `jax.vmap`", repr(checkpoint))
-        state, interrupted = _advance(problem, first, problem.steps), False
-    else:
-        state, interrupted = drive(
-            _advance,
-            problem,
-            first,
-            origin=first,
-            fraction=lambda state: float(state.steps / steps),
-            label=f"{steps:,} optimiser steps",
-            progress=progress,
-            checkpoint=checkpoint,
-        )
+    state, interrupted = run_to_end(
+        _advance,
+        problem,
+        first,
+        whole=problem.steps,
+        origin=first,
+        fraction=lambda state: float(state.steps / steps),
+        label=lambda: f"{steps:,} optimiser steps",
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     trajectory = make_trajectory(
         state.record,
         problem.observer.names,
@@ -106,7 +101,7 @@ def gradient_descent(
         counts={
             "steps": state.steps,
             "gradient_evaluations": state.steps,
-            "seconds": jnp.asarray(jnp.nan if traced else time.perf_counter() - began),
+            "seconds": jnp.asarray(jnp.nan if is_traced(state) else time.perf_counter() - began),
         },
         notes={"batch": "full" if batch_size is None else f"{batch_size} samples"},
     )

@@ -16,7 +16,7 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
-from ..drive import INTERRUPTED, drive
+from ..drive import INTERRUPTED, run_to_end
 from ..losses import Loss
 from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
 from ..observation import Observe, Observer, make_observer
@@ -170,23 +170,19 @@ def _flow(
     )
     dt0 = None if dt0 is None else jnp.asarray(dt0, t1.dtype)
     first = _start(problem, parameters, t0, dt0)
-    traced = is_traced(first, problem)
-    if traced:
-        if checkpoint is not None:
-            raise wrong("checkpoint", "None inside `jax.jit` or `jax.vmap`", repr(checkpoint))
-        state, interrupted = _advance(problem, first, problem.max_steps), False
-    else:
-        state, interrupted = drive(
-            _advance,
-            problem,
-            first,
-            origin=(parameters, t0, dt0),
-            fraction=lambda state: float((state.t - t0) / (t1 - t0)),
-            label=f"gradient flow to t = {float(t1):g}",
-            progress=progress,
-            checkpoint=checkpoint,
-            keep_checkpoint=keep_checkpoint,
-        )
+    state, interrupted = run_to_end(
+        _advance,
+        problem,
+        first,
+        whole=problem.max_steps,
+        origin=(parameters, t0, dt0),
+        fraction=lambda state: float((state.t - t0) / (t1 - t0)),
+        label=lambda: f"gradient flow to t = {float(t1):g}",
+        progress=progress,
+        checkpoint=checkpoint,
+        keep_checkpoint=keep_checkpoint,
+    )
+    seconds = jnp.nan if is_traced(state) else time.perf_counter() - began
     return make_trajectory(
         state.record,
         observer.names,
@@ -194,7 +190,7 @@ def _flow(
         frozen=objective.frozen,
         end_time=state.t,
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
-        counts=_counts(state, solver) | {"seconds": jnp.asarray(jnp.nan if traced else time.perf_counter() - began)},
+        counts=_counts(state, solver) | {"seconds": jnp.asarray(seconds)},
         notes=_notes(problem, reason),
     )
 

@@ -1,5 +1,7 @@
 """Figures. Every function draws what it is given and returns matplotlib's own objects."""
 
+from .bands import bands as bands
+from .bands import sweep_overview as sweep_overview
 from .spectra import spectrum as spectrum
 from .trajectories import observable as observable
 from .trajectories import overview as overview

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -11,6 +14,15 @@ if TYPE_CHECKING:
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; black is kept for theory.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+GREY = "#777777"
+AT_START = "at $t=0$"
+_LABELS = {
+    "loss": "loss $\\mathcal{L}$",
+    "cosine": "cos(NFM, AGOP$^{\\alpha}$)",
+    "alignment": "alignment of NFM and AGOP$^{\\alpha}$",
+    "relative_error": "relative error of NFM $\\propto$ AGOP$^{\\alpha}$",
+    "exponent.exponent": "fitted exponent $\\hat\\alpha$",
+}
 _SETTINGS: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 9.0,
@@ -41,3 +53,21 @@ def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
     with house_style():
         axes = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])
+
+
+def set_axes(ax: Axes, values: np.ndarray, name: str, label: str | None) -> None:
+    """Axes for an observable against logarithmic time; the values' is logarithmic where they span two decades."""
+    finite = values[np.isfinite(values)]
+    if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
+        ax.set_yscale("log")
+    if not finite.size:
+        ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center")
+    ax.set(xscale="log", xlabel="time $t$ (learning rate × step)", ylabel=label or _LABELS.get(name, name))
+
+
+def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None = None) -> None:
+    """One legend for all axes, from label → artist."""
+    if entries:
+        with house_style():
+            columns = min(len(entries), 6)
+            figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, title=title)

@@ -9,19 +9,11 @@ import numpy as np
 
 from ..checks import wrong
 from ..trajectory import Trajectory, flatten
-from .style import PALETTE, house_style, new_figure
+from .style import AT_START, GREY, PALETTE, legend_below, new_figure, set_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_LABELS = {
-    "loss": "loss $\\mathcal{L}$",
-    "cosine": "cos(NFM, AGOP$^{\\alpha}$)",
-    "alignment": "alignment of NFM and AGOP$^{\\alpha}$",
-    "relative_error": "relative error of NFM $\\propto$ AGOP$^{\\alpha}$",
-    "exponent.exponent": "fitted exponent $\\hat\\alpha$",
-}
 
 Runs = Trajectory | Mapping[str, Trajectory]
 
@@ -49,13 +41,8 @@ def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | No
         ax.plot(times[times > 0], values[times > 0], color=PALETTE[i % len(PALETTE)], label=key, linewidth=width)
     initial = next((values[0] for key, values in curves.items() if float(runs[key].times[0]) == 0), np.nan)
     if np.isfinite(initial):
-        ax.axhline(initial, color="#777777", linestyle=":", linewidth=1, label="at $t=0$", zorder=0)
-    finite = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
-    if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
-        ax.set_yscale("log")
-    if not finite.size:
-        ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center")
-    ax.set(xscale="log", xlabel="time $t$ (learning rate × step)", ylabel=label or _LABELS.get(name, name))
+        ax.axhline(initial, color=GREY, linestyle=":", linewidth=1, label=AT_START, zorder=0)
+    set_axes(ax, np.concatenate(list(curves.values())), name, label)
     return ax
 
 
@@ -67,7 +54,5 @@ def overview(runs: Runs, names: Sequence[str] = ("loss", "alignment")) -> Figure
     entries = {
         label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True) if label
     }
-    if entries:
-        with house_style():
-            figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 6))
+    legend_below(figure, entries)
     return figure

@@ -1,0 +1,208 @@
+"""Observables of a sweep against time: medians and quantile bands over one of its dimensions, as a rule the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import wrong
+from .style import AT_START, GREY, PALETTE, house_style, legend_below, new_figure, set_axes
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TIME, _TIMES = "time", "times"
+_QUANTILES = (0.1, 0.9)
+_LINESTYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))  # dotted lines are values at t = 0
+
+
+def bands(
+    dataset: xarray.Dataset,
+    name: str,
+    *,
+    over: str = "seed",
+    hue: str | None = None,
+    ax: Axes | None = None,
+    label: str | None = None,
+    quantiles: tuple[float, float] = _QUANTILES,
+) -> Axes:
+    """One scalar observable of a sweep against time: its median and quantiles over the seeds, for each other setting.
+
+    Quantiles are over the runs that have a finite value at that time; the legend says how many. Time is logarithmic;
+    the median at t = 0, which has no place there, is a dotted line. The vertical axis is logarithmic where positive
+    values span two decades.
+
+    **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable in it; `over`: the dimension that the bands are
+    over; `hue`: the dimension that colours tell apart, otherwise the first that is left with several values; one more
+    is told apart by line styles; `ax`: axes to draw into; `label`: of the vertical axis; `quantiles`: ends of the band.
+    **Returns:** the axes.
+    **Raises:** ValueError naming `name`, `over` or `hue` for what the dataset does not have, `over` when its runs were
+    observed at different times, and `dataset` when it has more dimensions than can be told apart.
+    """
+    _check_quantiles(quantiles)
+    curves = _curves(dataset, name, over, hue)
+    ax = new_figure()[1][0] if ax is None else ax
+    _draw(ax, curves, quantiles)
+    set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, label)
+    entries = _entries(curves)
+    with house_style():
+        small = {"fontsize": 7.5, "title_fontsize": 7.5, "alignment": "left"}
+        behind = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}  # it may have to lie over curves
+        ax.legend(entries.values(), entries.keys(), title=_title(over, quantiles), **small, **behind)
+    return ax
+
+
+def sweep_overview(dataset: xarray.Dataset, names: Sequence[str], over: str = "seed", hue: str | None = None) -> Figure:
+    """Several observables of a sweep side by side, with one legend; arguments as in `bands`."""
+    panels = {name: _curves(dataset, name, over, hue) for name in names}
+    figure, axes = new_figure(len(names))
+    for (name, curves), ax in zip(panels.items(), axes, strict=True):
+        _draw(ax, curves, _QUANTILES)
+        set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, None)
+    legend_below(figure, _entries(sum(panels.values(), [])), _title(over, _QUANTILES))
+    return figure
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Runs with the same settings, NaN where one is not defined."""
+
+    setting: str  # what its colour stands for
+    style: str  # what its line style stands for
+    times: np.ndarray
+    values: np.ndarray  # run × time
+    color: Any
+    linestyle: Any
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many runs are defined, at each time at which any is; 0 where none is at any."""
+        counts = np.isfinite(self.values).sum(axis=0)
+        return counts[counts > 0] if counts.any() else np.zeros(1, int)
+
+
+def _curves(dataset: xarray.Dataset, name: str, over: str, hue: str | None) -> list[_Curve]:
+    """One curve for each combination of the dimensions besides `over` and time."""
+    known = [str(each) for each, variable in dataset.data_vars.items() if _is_scalar(str(each), variable)]
+    if name not in known:
+        raise wrong("name", f"a scalar observable of this dataset, {known}", repr(name))
+    dims = [str(dim) for dim in dataset[name].dims if dim != _TIME]
+    if over not in dims:
+        raise wrong("over", f"a dimension of `{name}`, {dims}", repr(over))
+    others = [dim for dim in dims if dim != over]
+    if hue is not None and hue not in others:
+        raise wrong("hue", f"another dimension of `{name}`, {others}", repr(hue))
+    several = [dim for dim in others if dataset.sizes[dim] > 1]
+    hue = next(iter(several), None) if hue is None else hue
+    styled = [dim for dim in several if dim != hue]
+    if len(styled) > 1 or (styled and dataset.sizes[styled[0]] > len(_LINESTYLES)):
+        sizes = ", ".join(f"{dim} of {dataset.sizes[dim]}" for dim in several)
+        enough = f"small enough for colours and {len(_LINESTYLES)} line styles (first `dataset.sel({styled[-1]}=…)`)"
+        raise wrong("dataset", enough, f"over {sizes}")
+    return [_curve(dataset, name, over, place, hue) for place in _places(dataset, others)]
+
+
+def _is_scalar(name: str, variable: xarray.DataArray) -> bool:
+    own_axes = any("[" in str(dim) for dim in variable.dims)
+    return _TIME in variable.dims and not own_axes and name != _TIMES and variable.dtype.kind in "iuf"
+
+
+def _places(dataset: xarray.Dataset, dims: Sequence[str]) -> Iterator[dict[str, int]]:
+    for index in np.ndindex(*(dataset.sizes[dim] for dim in dims)):
+        yield dict(zip(dims, index, strict=True))
+
+
+def _curve(dataset: xarray.Dataset, name: str, over: str, place: Mapping[str, int], hue: str | None) -> _Curve:
+    runs = dataset.isel(place)
+    text = {dim: f"{dim} = {_text(runs[dim].item()) if dim in runs else i}" for dim, i in place.items()}
+    styled = next((dim for dim in place if dim != hue and dataset.sizes[dim] > 1), None)
+    return _Curve(
+        setting="" if hue is None else text[hue],
+        style="" if styled is None else text[styled],
+        times=_times(runs, over),
+        values=runs[name].transpose(over, _TIME).to_numpy().astype(float),
+        color=PALETTE[0] if hue is None else _color(place[hue], dataset.sizes[hue]),
+        linestyle=_LINESTYLES[0 if styled is None else place[styled]],
+    )
+
+
+def _times(runs: xarray.Dataset, over: str) -> np.ndarray:
+    """The times at which runs with the same settings were observed."""
+    if _TIME in runs.coords:
+        return runs[_TIME].to_numpy()
+    if _TIMES not in runs:
+        raise wrong("dataset", f"one of a sweep, with `{_TIME}` as a coordinate or `{_TIMES}` as a variable", "without")
+    if over not in runs[_TIMES].dims:
+        return runs[_TIMES].to_numpy()
+    times = runs[_TIMES].transpose(over, _TIME).to_numpy()
+    latest = np.fmax.reduce(times)  # NaN after the end of a run
+    if (np.fmin.reduce(times) < latest).any():
+        raise wrong("over", "a dimension along which all runs were observed at the same times (`save_at`)", repr(over))
+    return latest
+
+
+def _color(i: int, count: int) -> Any:
+    """Colours that can be told apart or, where there are too many, that go from dark to light."""
+    if count <= len(PALETTE):
+        return PALETTE[i]
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.9 * i / (count - 1))
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _draw(ax: Axes, curves: Sequence[_Curve], quantiles: tuple[float, float]) -> None:
+    for curve in curves:
+        defined = np.isfinite(curve.values).any(axis=0) & np.isfinite(curve.times)
+        times, values = curve.times[defined], curve.values[:, defined]
+        values = np.where(np.isfinite(values), values, np.nan)
+        ends = np.nanquantile(values, (quantiles[0], 0.5, quantiles[1]), axis=0)
+        low, median, high = ends.reshape(3, len(times))  # NumPy forgets the 3 where there is no time
+        later, style = times > 0, {"color": curve.color, "linestyle": curve.linestyle, "linewidth": 1.4}
+        ax.plot(times[later], median[later], **style)
+        ax.fill_between(times[later], low[later], high[later], color=curve.color, alpha=0.2, linewidth=0)
+        for start in median[times == 0]:
+            ax.axhline(start, color=curve.color, linestyle=":", linewidth=1, zorder=0)
+
+
+def _entries(curves: Sequence[_Curve]) -> dict[str, Any]:
+    """Label → artist: what colours stand for, in however many curves and panels, and what line styles do."""
+    from matplotlib.lines import Line2D
+
+    entries = {}
+    for setting, color in {curve.setting: curve.color for curve in curves}.items():
+        counts = np.concatenate([curve.counts for curve in curves if curve.setting == setting])
+        entries[_with_count(setting, counts, len(curves[0].values))] = Line2D([], [], color=color, linewidth=1.4)
+    for curve in curves:
+        if curve.style:
+            entries[curve.style] = Line2D([], [], color=GREY, linestyle=curve.linestyle, linewidth=1.4)
+    if any((curve.times == 0).any() for curve in curves):
+        entries[AT_START] = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
+    return entries
+
+
+def _with_count(setting: str, counts: np.ndarray, runs: int) -> str:
+    """A label with the number of runs, from the fewest to the most where it changes on the way."""
+    fewest, most = counts.min(), counts.max()
+    count = f"n = {most}" if fewest == most else f"n = {fewest}–{most}"
+    count = count if fewest == runs else f"{count} of {runs}"
+    return f"{setting} ({count})" if setting else count
+
+
+def _title(over: str, quantiles: tuple[float, float]) -> str:
+    low, high = (f"{100 * quantile:g}" for quantile in quantiles)
+    return f"median and {low}–{high} % over {over}"
+
+
+def _check_quantiles(quantiles: tuple[float, float]) -> None:
+    low, high = quantiles
+    if not 0 <= low < high <= 1:
+        raise wrong("quantiles", "two numbers with 0 ≤ low < high ≤ 1", quantiles)

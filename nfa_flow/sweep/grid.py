@@ -1,0 +1,240 @@
+"""The settings of a sweep: named axes, every combination of their values, one run each."""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..checks import wrong
+from .identity import describe_value
+
+Kind = Literal["batched", "looped"]
+
+SEED = "seed"
+_RESERVED = ("key", "time", "step", "times", "status", "reason", "end_time", "run")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: its values as `one_run` gets them, the label of each (a number, a word) as the results show it, and its
+    identity in a store: what is behind the label, for values other than numbers and words.
+
+    `kind`: whether runs with different values are integrated side by side ("batched") or after one another ("looped");
+    None where the sweep is to find out.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    labels: tuple[Any, ...]
+    identities: tuple[Any, ...]
+    kind: Kind | None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Values of an axis together with how they are to be worked off."""
+
+    values: Any
+    kind: Kind
+
+
+def batched(values: Iterable[Any]) -> Declared:
+    """Values of an axis that must be integrated side by side: `one_run` must accept them as JAX scalars."""
+    return Declared(values, "batched")
+
+
+def looped(values: Iterable[Any] | Mapping[str, Any]) -> Declared:
+    """Values of an axis that `one_run` needs as they are; each is compiled for itself."""
+    return Declared(values, "looped")
+
+
+class Zipped:
+    """Axes that advance together; see `zipped`."""
+
+    def __init__(self, axes: Mapping[str, Any]):
+        if not axes:
+            raise wrong("zipped", "given at least one axis", "empty")
+        self.axes = tuple(_make_axis(name, values) for name, values in axes.items())
+        lengths = {axis.name: len(axis.values) for axis in self.axes}
+        if len(set(lengths.values())) > 1:
+            raise wrong("zipped", "axes of equal length", ", ".join(f"{name} of {n}" for name, n in lengths.items()))
+
+
+def zipped(**axes: Any) -> Zipped:
+    """Axes of equal length that advance together, along one dimension that is named after the first of them.
+
+    `nf.Grid(nf.zipped(width=[64, 256], scale=[0.3, 0.1]), seed=range(8))` has 2 × 8 runs.
+    """
+    return Zipped(axes)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The settings of one run: its place in the grid, the values that `one_run` gets, their labels and identities."""
+
+    index: tuple[int, ...]
+    values: dict[str, Any]
+    labels: dict[str, Any]
+    identities: dict[str, Any]
+
+
+class Grid:
+    """Every combination of the values of named axes.
+
+    `nf.Grid(depth=[2, 3, 4], weight_decay=[0, 1e-3, 1e-2], seed=range(64))` has 3 · 3 · 64 runs. The axes become
+    dimensions of the result.
+
+    **Arguments:**
+    - an axis is a list of numbers, words, functions or other values (these are labelled by a mapping, such as
+      `init={"balanced": nf.nets.Balanced(0.3), "gaussian": nf.nets.Gaussian()}`);
+    - `seed`: whole numbers; `one_run` gets `key=jax.random.key(seed)` (and `seed` too if it has such a parameter). The
+      key depends on nothing else: runs of one seed share their randomness across all other settings, and a new value on
+      an axis changes no other run. Without this axis, the key of seed 0;
+    - a function, such as `power=lambda depth: 1 / depth`, is a setting that depends on others; not a dimension;
+    - `nf.zipped(…)` first: axes that advance together.
+    - `nf.batched(values)` or `nf.looped(values)` decide how an axis is worked off; otherwise the sweep batches each
+      axis of numbers that `one_run` accepts as JAX scalars.
+
+    **Raises:** ValueError naming the axis for one that is empty, has the same value twice, or has an unusable name.
+    """
+
+    def __init__(self, *together: Zipped, **axes: Any):
+        for zip_ in together:
+            if not isinstance(zip_, Zipped):
+                raise wrong("Grid", "given positional arguments from `nf.zipped`", repr(zip_))
+        self.derived: dict[str, Callable] = {n: v for n, v in axes.items() if _is_rule(v)}
+        alone = tuple((_make_axis(n, v),) for n, v in axes.items() if n not in self.derived)
+        self.bundles: tuple[tuple[Axis, ...], ...] = tuple(zip_.axes for zip_ in together) + alone
+        names = [axis.name for axis in self.axes] + list(self.derived)
+        for name in names:
+            if name in _RESERVED or "." in name or "/" in name:
+                raise wrong("Grid", f'axes with names other than {", ".join(_RESERVED)} and without "." and "/"', name)
+            if names.count(name) > 1:
+                raise wrong(name, "one axis", "given twice")
+        self._check_distinct()
+        self._check_seed()
+        for name, rule in self.derived.items():
+            unknown = [p for p in inspect.signature(rule).parameters if p not in names or p in self.derived]
+            if unknown:
+                raise wrong(name, f"a function of axes ({', '.join(a.name for a in self.axes)})", f"of {unknown[0]}")
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """All axes, zipped ones one by one."""
+        return tuple(axis for bundle in self.bundles for axis in bundle)
+
+    @property
+    def dimensions(self) -> dict[str, tuple[Any, ...]]:
+        """Dimension → labels along it."""
+        return {bundle[0].name: bundle[0].labels for bundle in self.bundles}
+
+    @property
+    def coordinates(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """Further labels along the dimensions: of the axes zipped to another, and of numbers that depend on axes."""
+        found = {
+            axis.name: ((bundle[0].name,), np.asarray(axis.labels)) for bundle in self.bundles for axis in bundle[1:]
+        }
+        for name, rule in self.derived.items():
+            bundles = [b for b in self.bundles if any(a.name in inspect.signature(rule).parameters for a in b)]
+            shape = [len(bundle[0].values) for bundle in bundles]
+            labels = [_label(name, self._value(rule, bundles, index)) for index in np.ndindex(*shape)]
+            found[name] = (tuple(bundle[0].name for bundle in bundles), np.asarray(labels).reshape(shape))
+        return found
+
+    def __len__(self) -> int:
+        return int(np.prod([len(bundle[0].values) for bundle in self.bundles], dtype=int))
+
+    def __iter__(self) -> Iterator[Setting]:
+        """The settings of every run, the last axis fastest."""
+        indices = itertools.product(*(range(len(bundle[0].values)) for bundle in self.bundles))
+        return map(self.setting, indices)
+
+    def setting(self, index: tuple[int, ...]) -> Setting:
+        """The settings of the run at this place along the dimensions."""
+        placed = [(axis, i) for bundle, i in zip(self.bundles, index, strict=True) for axis in bundle]
+        values = {axis.name: axis.values[i] for axis, i in placed}
+        labels = {axis.name: axis.labels[i] for axis, i in placed}
+        derived = {name: self._value(rule, self.bundles, index) for name, rule in self.derived.items()}
+        identities = {axis.name: axis.identities[i] for axis, i in placed}
+        return Setting(
+            index,
+            values | derived,
+            labels | {name: _label(name, value) for name, value in derived.items()},
+            identities | {name: _identity(name, value) for name, value in derived.items()},
+        )
+
+    def __repr__(self) -> str:
+        sizes = " × ".join(f"{' & '.join(a.name for a in bundle)} {len(bundle[0].values)}" for bundle in self.bundles)
+        return f"Grid({len(self)} runs: {sizes or 'one setting'})"
+
+    def _value(self, rule: Callable, bundles: Iterable[tuple[Axis, ...]], index: tuple[int, ...]) -> Any:
+        values = {axis.name: axis.values[i] for bundle, i in zip(bundles, index, strict=True) for axis in bundle}
+        return rule(**{name: values[name] for name in inspect.signature(rule).parameters})
+
+    def _check_distinct(self) -> None:
+        for bundle in self.bundles:
+            labels = bundle[0].labels
+            twice = [label for label in labels if labels.count(label) > 1]
+            if twice:
+                raise wrong(bundle[0].name, "an axis of distinct values", f"{twice[0]!r} more than once")
+
+    def _check_seed(self) -> None:
+        for axis in self.axes:
+            if axis.name == SEED:
+                for value in axis.values:
+                    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+                        raise wrong(SEED, "an axis of whole numbers in [0, 2³²)", repr(value))
+
+
+def _is_rule(value: Any) -> bool:
+    return inspect.isfunction(value)
+
+
+def _make_axis(name: str, values: Any) -> Axis:
+    kind: Kind | None = None
+    if isinstance(values, Declared):
+        values, kind = values.values, values.kind
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise wrong(name, "a list of values, or a mapping from labels to values", repr(values))
+    if isinstance(values, Mapping):
+        labels, chosen = tuple(str(label) for label in values), tuple(values.values())
+        kind = kind or "looped"
+    else:
+        chosen = _alike([_plain(value) for value in values])
+        labels = tuple(_label(name, value) for value in chosen)
+    if not chosen:
+        raise wrong(name, "an axis with at least one value", "empty")
+    identities = tuple(_identity(label, value) for label, value in zip(labels, chosen, strict=True))
+    return Axis(name, chosen, labels, identities, kind)
+
+
+def _alike(values: list[Any]) -> tuple[Any, ...]:
+    """Whole numbers among fractions become fractions, so that an axis has one type."""
+    kinds = {type(value) for value in values}
+    return tuple(float(value) for value in values) if kinds == {int, float} else tuple(values)
+
+
+def _label(name: str, value: Any) -> Any:
+    if _is_plain(value):
+        return value
+    if callable(value) and hasattr(value, "__name__"):
+        return value.__name__
+    if isinstance(value, tuple | list) and all(_is_plain(item) for item in value):
+        return " ".join(str(item) for item in value)
+    raise wrong(name, 'an axis of numbers, words or functions, or a mapping {"label": value}', f"with {value!r}")
+
+
+def _identity(label: Any, value: Any) -> Any:
+    return value if _is_plain(value) else {"label": label, "value": describe_value(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
+def _plain(value: Any) -> Any:
+    """Scalars of numpy and JAX as Python's own."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

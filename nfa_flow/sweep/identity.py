@@ -1,0 +1,404 @@
+"""What a function computes, in words that can be compared.
+
+A stored sweep is resumed only by the function that began it. That function is described by its text, and by everything
+that the text refers to by name: constants, data, and functions of the user's own, described likewise. Libraries count
+by name alone; their versions are compared elsewhere. What a function imports in its own body is not seen.
+"""
+
+import argparse
+import ast
+import dataclasses
+import dis
+import enum
+import functools
+import hashlib
+import inspect
+import os
+import pathlib
+import sys
+import sysconfig
+import tokenize
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..drive import is_key
+
+NAME = "name"
+
+_LONGEST = 2000  # characters of an entry
+_MOST_FIELDS = 8  # entries of a dataclass or module; a network has more, and nobody wants to read them one by one
+_MOST_NUMBERS = 4  # of an array, written out
+_ATOMS = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range, enum.Enum, pathlib.PurePath)
+_COMPILED: Any = type(jax.jit(lambda: None))
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_INSTALLED = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), _PACKAGE})
+
+
+def describe(function: Callable) -> dict[str, str]:
+    """Everything that decides what a function does, one entry each; it is the same in every process.
+
+    `name` and `source` are its own; every other entry is called as in its code: closure variables, default arguments,
+    global names, and with a dot what belongs to them (`helper.source`). Comments and formatting do not count. Where
+    there is no file with the text, as in a notebook, the bytecode stands for it.
+
+    **Arguments:** `function`: any callable: also a lambda, a method, a partial, a module, a transformed function.
+    **Returns:** name → description; numbers and words as they are, arrays and long texts by their digest.
+    """
+    return _entries(function)
+
+
+def describe_value(value: Any) -> str | dict[str, str]:
+    """The same for any value: one line where that says it all, otherwise entries as of `describe`."""
+    entries = _entries(value)
+    return entries[NAME] if list(entries) == [NAME] else entries
+
+
+def _entries(value: Any) -> dict[str, str]:
+    description = _Description()
+    description.add("", value)
+    return description.entries
+
+
+class _Description:
+    """Entries of a value and of what it refers to."""
+
+    def __init__(self):
+        self.entries: dict[str, str] = {}
+        self._seen: dict[int, tuple[str, Any]] = {}  # id → (key, the object, which keeps the id its own)
+
+    def add(self, key: str, value: Any) -> None:
+        """Describe a value under this key, what belongs to it under keys with a dot."""
+        if _is_plain(value):
+            self._put(key, _literal(value))
+        elif is_key(value) or (hasattr(type(value), "__array__") and not isinstance(value, Mapping)):
+            self._put(key, _array(value))
+        elif isinstance(value, types.ModuleType):
+            self._put(key, value.__name__)
+        elif isinstance(value, types.MethodType):
+            self.add(key, value.__func__)
+            self.add(_join(key, "self"), value.__self__)
+        elif isinstance(value, functools.partial):
+            self.add(key, value.func)
+            self._add_each(_join(key, "arguments"), {**dict(enumerate(value.args)), **value.keywords})
+        elif isinstance(value, types.FunctionType):
+            self._add_function(key, value)
+        elif isinstance(value, type):
+            self._add_class(key, value)
+        elif _wrapped(value) is not None:
+            self._add_wrapper(key, value)
+        else:
+            self._add_object(key, value)
+
+    def _put(self, key: str, text: str) -> str:
+        key = key or NAME
+        while key in self.entries:  # a global that is called as a default argument is
+            key += "'"
+        self.entries[key] = _shortened(text)
+        return key
+
+    def _add_each(self, key: str, values: Mapping[Any, Any]) -> None:
+        for name, value in values.items():
+            self.add(_join(key, str(name)), value)
+
+    def _is_new(self, key: str, value: Any) -> bool:
+        """Whether an object that may refer to itself is met for the first time; otherwise say where it was."""
+        if id(value) in self._seen:
+            self._put(key, f"the same as {self._seen[id(value)][0]}")
+            return False
+        self._seen[id(value)] = key or NAME, value
+        return True
+
+    def _add_function(self, key: str, function: types.FunctionType) -> None:
+        code = function.__code__
+        if _checks_types(function):
+            self.add(key, function.__wrapped__)  # pyright: ignore[reportFunctionMemberAccess]
+        elif not _is_installed(function):
+            if self._is_new(key, function):
+                self._put(key, code.co_qualname)
+                self._put(_join(key, "source"), _source(code))
+                self._add_each(key, _closure(function) | _defaults(function))
+                self._add_globals(key, function)
+        elif not _is_closed(function):
+            self._put(key, _qualified(function))
+        elif self._is_new(key, function):  # what a library function made of its arguments, such as an optimiser
+            self._put(key, f"{function.__globals__.get('__name__')}.{code.co_qualname}")
+            self._add_each(key, _closure(function) | _defaults(function))
+
+    def _add_globals(self, key: str, function: types.FunctionType) -> None:
+        found = {}
+        for name, *attributes in sorted(_references(function.__code__)):
+            if name in function.__globals__ and not name.startswith("__"):  # __name__ depends on the process
+                value = function.__globals__[name]
+                while attributes and isinstance(value, types.ModuleType) and not _is_installed_module(value.__name__):
+                    attribute = attributes.pop(0)
+                    name, value = f"{name}.{attribute}", getattr(value, attribute, None)
+                found[name] = value
+        self._add_each(key, found)
+
+    def _add_class(self, key: str, cls: type) -> None:
+        if _is_installed_module(cls.__module__):
+            self._put(key, _qualified(cls))
+        elif self._is_new(key, cls):
+            self._put(key, cls.__qualname__)
+            self._add_each(key, dict(sorted(_members(cls).items())))
+            self._add_each(_join(key, "base"), {base.__name__: base for base in cls.__bases__ if base is not object})
+
+    def _add_wrapper(self, key: str, wrapper: Any) -> None:
+        """A function compiled or with derivatives of its own, by what it wraps and the rules it was given."""
+        wrapped = innermost = _wrapped(wrapper)
+        while _wrapped(innermost) is not None:
+            innermost = _wrapped(innermost)
+        if isinstance(innermost, types.FunctionType) and not _is_closed(innermost) and _is_installed(innermost):
+            self._put(key, _qualified(innermost))
+        elif self._is_new(key, wrapper):
+            self.add(key, wrapped)
+            copied = getattr(wrapped, "__dict__", {})
+            rules = {name: rule for name, rule in vars(wrapper).items() if name not in copied and rule is not wrapped}
+            self._add_each(key, {name: rule for name, rule in rules.items() if not name.startswith("_")})
+
+    def _add_object(self, key: str, value: Any) -> None:
+        """Anything else, by its type and, where these are known to decide what it does, its contents."""
+        cls, name = type(value), getattr(value, "__name__", None)
+        is_ours = not _is_installed_module(cls.__module__)
+        if is_ours and not self._is_new(key, value):
+            return
+        if hasattr(value, "__qualname__") and _is_installed_module(value.__module__):  # functions that have no code
+            self._put(key, _qualified(value))
+            return
+        text = cls.__qualname__ if is_ours else _qualified(cls)
+        placed = self._put(key, f"{text} {name}" if isinstance(name, str) else text)
+        if is_ours:
+            self.add(_join(key, "type"), cls)
+        before = len(self.entries)
+        self._add_each(key, _contents(value, is_ours))
+        if dataclasses.is_dataclass(value) and len(self.entries) - before > _MOST_FIELDS:
+            fields = [self.entries.popitem() for _ in range(len(self.entries) - before)]
+            self.entries[placed] += f" {_digest(repr(fields))}"
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text.splitlines()[0][:80]} … {len(text)} characters {_digest(text)}"
+
+
+def _qualified(value: Any) -> str:
+    """Where a library keeps it: `numpy.linalg.norm`."""
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__qualname__
+    return f"{getattr(value, '__module__', None) or type(value).__module__}.{name}"
+
+
+def _wrapped(value: Any) -> Any:
+    """The function inside of one that was compiled, cached or given derivatives of its own; otherwise None."""
+    if isinstance(value, _COMPILED):
+        return value.__getstate__()["fun"]  # once unpickled, it has no `__wrapped__`
+    is_other = isinstance(value, types.FunctionType) or dataclasses.is_dataclass(value)
+    return None if is_other else getattr(value, "__dict__", {}).get("__wrapped__")
+
+
+def _checks_types(function: types.FunctionType) -> bool:
+    """Whether it is another function with its types checked, by beartype or jaxtyping, which decides no result."""
+    by_jaxtyping = str(function.__globals__.get("__name__")).startswith("jaxtyping.")
+    return hasattr(function, "__wrapped__") and (by_jaxtyping or function.__code__.co_filename.startswith("<@beartype"))
+
+
+def _is_closed(function: types.FunctionType) -> bool:
+    """Whether it was made inside another function, from arguments of that one."""
+    return "<locals>" in function.__code__.co_qualname
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether its repr says all of it."""
+    if type(value) in (list, tuple, set, frozenset):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return isinstance(value, (*_ATOMS, np.dtype, np.generic))
+
+
+def _literal(value: Any) -> str:
+    """Its repr, with sets in an order that is not of this process."""
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__}({', '.join(sorted(map(_literal, value)))})"
+    if type(value) is tuple:
+        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
+    if type(value) is list:
+        return f"[{', '.join(map(_literal, value))}]"
+    if type(value) is dict:
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    return repr(value)
+
+
+def _array(value: Any) -> str:
+    array = np.asarray(jax.random.key_data(value) if is_key(value) else value)
+    kind = f"{getattr(value, 'dtype', array.dtype)}{list(np.shape(value))}"
+    if array.size <= _MOST_NUMBERS:
+        return f"{kind} {array.tolist()}"
+    return f"{kind} {_digest(repr(array.tolist()) if array.dtype.hasobject else array.tobytes())}"
+
+
+def _contents(value: Any, is_ours: bool) -> dict[Any, Any]:
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: getattr(value, name) for name in names if hasattr(value, name)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+    own = vars(value) if hasattr(value, "__dict__") else {}
+    if isinstance(value, Mapping):
+        return {**(own if is_ours else {}), **value}
+    if isinstance(value, list | tuple):
+        return {**(own if is_ours else {}), **dict(enumerate(value))}
+    return dict(own) if is_ours or isinstance(value, types.SimpleNamespace | argparse.Namespace) else {}
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    filled = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            filled[name] = cell.cell_contents
+        except ValueError:  # the enclosing function has not come to this variable yet
+            continue
+    return filled
+
+
+def _defaults(function: types.FunctionType) -> dict[str, Any]:
+    values, code = function.__defaults__ or (), function.__code__
+    positional = code.co_varnames[: code.co_argcount][code.co_argcount - len(values) :]
+    return dict(zip(positional, values, strict=True)) | (function.__kwdefaults__ or {})
+
+
+def _members(cls: type) -> dict[str, Any]:
+    """What was written in the body of a class, as far as it decides anything."""
+    members = {name: _function_of(member) for name, member in vars(cls).items()}
+    return {name: member for name, member in members.items() if _is_written(name, member, cls)}
+
+
+def _function_of(member: Any) -> Any:
+    if isinstance(member, property):
+        return member.fget
+    if isinstance(member, functools.cached_property):
+        return member.func
+    return member.__func__ if isinstance(member, staticmethod | classmethod) else member
+
+
+def _is_written(name: str, member: Any, cls: type) -> bool:
+    is_special = name.startswith("__")
+    if isinstance(member, types.FunctionType):  # all but what a dataclass makes from its fields
+        return not (is_special and dataclasses.is_dataclass(cls) and member.__code__.co_filename == "<string>")
+    return not is_special and name != "_abc_impl" and not inspect.isdatadescriptor(member)
+
+
+def _references(code: types.CodeType) -> set[tuple[str, ...]]:
+    """Global names in the code, each with the attributes taken of it: ("module", "function")."""
+    found: list[tuple[str, ...]] = []
+    for each in _nested(code):
+        goes_on = False
+        for step in dis.get_instructions(each):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                found.append((step.argval,))
+                goes_on = True
+            elif goes_on and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                found[-1] += (step.argval,)
+            else:
+                goes_on = False
+    return set(found)
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code and that of all functions written inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)
+
+
+def _source(code: types.CodeType) -> str:
+    """The text of a function, without comments; a digest of the code where no file holds the text that was compiled."""
+    try:
+        modified = os.stat(code.co_filename).st_mtime_ns
+    except OSError:
+        return f"bytecode {_bytecode(code)}"
+    return _text(code, code.co_filename, modified) or f"bytecode {_bytecode(code)}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _text(code: types.CodeType, path: str, modified: int) -> str | None:
+    tree, codes = _parsed(path, modified)
+    if code not in codes:  # the file was edited since, or is not what was compiled
+        return None
+    nodes = list(ast.walk(tree))
+    lambdas = [node for node in nodes if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno]
+    named = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    named = [node for node in named if node.name == code.co_name and _first_line(node) == code.co_firstlineno]
+    node = _innermost(lambdas, code) if code.co_name == "<lambda>" else next(iter(named), None)
+    return None if node is None else ast.unparse(node)
+
+
+def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return min(part.lineno for part in (node, *node.decorator_list))
+
+
+def _innermost(lambdas: Sequence[ast.Lambda], code: types.CodeType) -> ast.Lambda | None:
+    """Of lambdas that begin in one line, the one whose body just holds the instructions of the code."""
+    if len(lambdas) == 1:
+        return lambdas[0]
+    places = [(line, column) for line, _, column, end in code.co_positions() if line and end and column is not None]
+    bodies = {(each.body.lineno, each.body.col_offset): each for each in lambdas}
+    ends = {start: (each.body.end_lineno, each.body.end_col_offset) for start, each in bodies.items()}
+    holding = [start for start, end in ends.items() if places and start <= min(places) and max(places) <= end]
+    return bodies[max(holding)] if holding else None
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(path: str, modified: int) -> tuple[ast.AST, frozenset[types.CodeType]]:
+    """A file and all functions in it, as of the time that it was modified."""
+    try:
+        with tokenize.open(path) as file:
+            tree = ast.parse(file.read())
+        return tree, frozenset(_nested(compile(tree, path, "exec", dont_inherit=True)))
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module([], []), frozenset()
+
+
+def _bytecode(code: types.CodeType) -> str:
+    constants = [_bytecode(each) if isinstance(each, types.CodeType) else _literal(each) for each in code.co_consts]
+    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    return _digest(repr((code.co_code, constants, names, arguments, code.co_exceptiontable)))
+
+
+def _is_installed(function: types.FunctionType) -> bool:
+    """Whether the code of a function is a library's, wherever it was bound since."""
+    path = function.__code__.co_filename
+    if not path.startswith("<"):
+        return _is_installed_file(path)
+    # Made by `exec`, as are all functions without a file; without a module, they are said to be builtins.
+    return function.__module__ not in (None, "builtins") and _is_installed_module(function.__module__)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_installed_file(path: str) -> bool:
+    path = os.path.abspath(path)
+    in_packages = {"site-packages", "dist-packages"} & set(pathlib.PurePath(path).parts)
+    return bool(in_packages) or any(path.startswith(folder + os.sep) for folder in _INSTALLED)
+
+
+def _is_installed_module(name: str | None) -> bool:
+    root = (name or "").partition(".")[0]
+    if root in ("__main__", "__mp_main__"):  # whatever program unpickles what a script or a notebook defined
+        return False
+    if root in sys.stdlib_module_names:
+        return True
+    module = sys.modules.get(root)
+    path = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    return path is not None and _is_installed_file(path)

@@ -1,0 +1,91 @@
+"""Finished runs of a sweep as they come: into the store every now and then, and put together at the end."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import xarray
+
+from ..checks import wrong
+from .about import provenance
+from .assemble import assemble, summary
+from .grid import Grid, Setting
+from .local import Results
+from .result import ERROR, RunResult
+from .store import Store
+
+_FLUSH_SECONDS = 1.0
+_FLUSH_SHARE = 0.02  # of the time so far: what a kill may lose, so that long sweeps do not make millions of files
+
+
+class Keeper:
+    """Knows which runs of a grid are finished.
+
+    **Arguments:** `grid`; `identity`: what decides the results besides the settings, as JSON; `path`: of the store, or
+    None to keep everything in memory.
+    **Raises:** as `Store`.
+    """
+
+    def __init__(self, grid: Grid, identity: Mapping[str, Any], path: str | os.PathLike | None):
+        self._grid, self._identity, self._about = grid, dict(identity), provenance()
+        self._keys = {setting.index: self._key(setting) for setting in grid}
+        self._store = None if path is None else Store(path, self._identity, self._about)
+        known = {} if self._store is None else self._store.results()
+        self.results = {index: known[key] for index, key in self._keys.items() if key in known}
+        self._unwritten: dict[str, RunResult] = {}
+        self._began = self._written = time.monotonic()
+
+    @property
+    def missing(self) -> int:
+        """How many runs are not finished."""
+        return len(self._keys) - len(self.results)
+
+    def add(self, results: Results) -> None:
+        """Keep these; runs that raised an error are not stored, to be tried again when the sweep goes on."""
+        for _, result in results:
+            _require_other_names(self._grid, result)
+        self.results.update(results)
+        self._unwritten |= {self._keys[index]: result for index, result in results if result.status != ERROR}
+        now = time.monotonic()
+        if now - self._written > _FLUSH_SECONDS + _FLUSH_SHARE * (now - self._began):
+            self.flush()
+            self._written = now
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        unwritten, self._unwritten = self._unwritten, {}
+        if self._store is not None and unwritten:
+            self._store.write(unwritten)
+
+    def conclude(self) -> xarray.Dataset:
+        """All results, labelled; also in the store, with a table of the runs beside it."""
+        self.flush()
+        # When the store was made is written there; the dataset does not depend on it.
+        about = {name: value for name, value in self._about.items() if name != "created"}
+        attributes = {"settings": json.dumps(self._identity), "about": json.dumps(about)}
+        dataset = assemble(self._grid.dimensions, self._grid.coordinates, self.results, attributes)
+        if self._store is not None:
+            runs = [setting for setting in self._grid if setting.index in self.results]
+            rows = summary((run.labels, self._keys[run.index], self.results[run.index]) for run in runs)
+            self._store.conclude(dataset, rows)
+        return dataset
+
+    def describe(self) -> str:
+        """Where things stand."""
+        finished = f"{len(self.results):,} of {len(self._keys):,} runs are finished"
+        return f"{finished} and kept in {self._store.path}: the same call goes on" if self._store else finished
+
+    def _key(self, setting: Setting) -> str:
+        content = json.dumps({"settings": setting.identities} | self._identity, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _require_other_names(grid: Grid, result: RunResult) -> None:
+    """Say so at the first run, and not at the end, where an axis and an observable have one name."""
+    axes = {axis.name for axis in grid.axes} | set(grid.derived)
+    taken = [name for name in result.observed if name in axes or f"{name}_at_end" in axes]
+    if taken:
+        raise wrong("observe", "of names that no axis has", f"with {taken[0]}")

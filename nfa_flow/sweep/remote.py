@@ -1,0 +1,105 @@
+"""Work off groups of lanes by a `concurrent.futures.Executor`: processes, dask, a cluster.
+
+A unit of work is a handful of lanes of one group. Its results come back as plain arrays, and the process that called
+`sweep` alone writes the store. A worker keeps its compiled programs from one unit to the next.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from typing import Any
+
+from ..blas import one_blas_thread
+from ..checks import wrong
+from .batching import engine_for
+from .engine import Lane
+from .local import TICK_SECONDS, Results, uses_float64
+from .plan import Group
+from .result import RunResult, failed
+
+_MOST_LANES = 32
+_UNITS_PER_GROUP = 16
+
+
+class RemoteWorkers:
+    """Runs groups of lanes through an executor.
+
+    **Arguments:** `executor`; `one_run`; `fingerprint`: of what it computes, by which a worker knows it again;
+    `groups`: where one says "auto", each worker decides for its own device.
+    """
+
+    def __init__(self, executor: Executor, one_run: Callable, fingerprint: str, groups: Sequence[Group]):
+        _refuse_forks(executor)
+        self._executor = executor
+        self._units = [(one_run, fingerprint, unit) for group in groups for unit in _units(group)]
+        self.running = 0
+
+    def results(self) -> Iterator[Results]:
+        """Results as they come, and an empty list every now and then; what has not begun is cancelled at the end.
+
+        **Raises:** RuntimeError when the executor loses its workers, or cannot run the function.
+        """
+        submit = self._executor.submit
+        waiting: dict[Future, int] = {
+            submit(run_unit, *unit, uses_float64()): len(unit[-1].lanes) for unit in self._units
+        }
+        try:
+            while waiting:
+                done, _ = wait(waiting, timeout=TICK_SECONDS, return_when=FIRST_COMPLETED)
+                self.running = sum(lanes for future, lanes in waiting.items() if future.running())
+                if not done:
+                    yield []
+                for future in done:
+                    del waiting[future]
+                    yield _result_of(future)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def run_unit(one_run: Callable, fingerprint: str, unit: Group, x64: bool) -> Results:
+    """Run some lanes of one group in this process, on its first device."""
+    if uses_float64() != x64:
+        raise RuntimeError(
+            f"this worker has jax_enable_x64={not x64}, but the sweep was called with {x64}: "
+            f"set the environment variable JAX_ENABLE_X64={int(x64)} for the workers"
+        )
+    waiting, results = list(unit.lanes), []
+
+    def take(most: int) -> list[Lane]:
+        taken = waiting[:most]
+        del waiting[:most]
+        return taken
+
+    def deliver(done: Sequence[tuple[Lane, RunResult]]) -> None:
+        results.extend((lane.index, result) for lane, result in done)
+
+    try:
+        with one_blas_thread():
+            engine_for(one_run, fingerprint, unit).work(take, deliver, lambda: False)
+    except Exception as error:
+        known = {index for index, _ in results}
+        results.extend((lane.index, failed(error)) for lane in unit.lanes if lane.index not in known)
+    return results
+
+
+def _result_of(future: Future) -> Results:
+    try:
+        return future.result()
+    except Exception as error:
+        message = f"the executor could not run a part of the sweep ({type(error).__name__}: {error})"
+        raise RuntimeError(message) from error
+
+
+def _units(group: Group) -> list[Group]:
+    size = min(_MOST_LANES, -(-len(group.lanes) // _UNITS_PER_GROUP))
+    pieces = [group.lanes[i : i + size] for i in range(0, len(group.lanes), size)]
+    return [dataclasses.replace(group, lanes=lanes) for lanes in pieces]
+
+
+def _refuse_forks(executor: Any) -> None:
+    """A forked process inherits JAX's locks without the threads that would open them, and hangs."""
+    context = getattr(executor, "_mp_context", None)
+    if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
+        must_be = 'a ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
+        raise wrong("executor", must_be, "one that forks, which JAX does not survive")

@@ -1,0 +1,130 @@
+"""A user's function `one_run` cut into stages that can be compiled, each up to the next run inside it.
+
+Traced with its batched settings abstract, `one_run` leaves at its first run that is not integrated yet (see
+`nfa_flow.suspend`). What it had prepared by then, the problem and the initial state, are the outputs of a function of
+one row of settings; the run's own `advance` integrates them; the next trace goes on from the final state. In the last
+stage `one_run` returns its `Trajectory`.
+
+What does not depend on the row (the data, as a rule) is found in the traced program, computed once and shared.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
+from jaxtyping import Array, PyTree
+
+from ..checks import wrong
+from ..drive import is_key
+from ..suspend import Suspended, replaying
+from ..trajectory import Trajectory
+
+KEY = "key"
+
+Row = Mapping[str, Any]  # batched setting → number; "key" → the data of a PRNG key
+
+
+class Stage:
+    """From one run inside `one_run` to the next, for one row of settings at a time.
+
+    `finals` are the final states of the runs before, or their shapes. The caller maps and compiles `prepare` and
+    `advance`.
+    """
+
+    def __init__(self, one_run: Callable, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]):
+        self.is_last = False
+        self._advance: Any = None
+        self._static: PyTree = None
+
+        def outputs(row: Row, finals: Sequence[PyTree]) -> PyTree:
+            arrays, self._static = eqx.partition(self._leave(one_run, fixed, row, finals), eqx.is_array)
+            return arrays
+
+        program, shapes = jax.make_jaxpr(outputs, return_shape=True)(
+            *jax.tree.map(_abstract, (dict(row), tuple(finals)))
+        )
+        self._jaxpr, self._consts = program.jaxpr, program.consts
+        self._structure = jax.tree.structure(shapes)
+        self._varies = jax.tree.unflatten(self._structure, _depends_on_inputs(program.jaxpr))[0]
+        self.state_shape = shapes[1]
+        self._own_shapes = eqx.filter(shapes[0], self._varies)
+        self.row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((self._own_shapes, shapes[1])))
+
+    def _leave(self, one_run: Callable, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]) -> PyTree:
+        """(problem, state) of the next run, or (None, trajectory)."""
+        settings = dict(row)
+        key = jax.random.wrap_key_data(settings.pop(KEY))
+        try:
+            with replaying(finals):
+                run = one_run(key=key, **fixed, **settings)
+        except Suspended as suspended:
+            self._advance = suspended.advance
+            return suspended.problem, suspended.state
+        self.is_last = True
+        return None, dataclasses.replace(require_trajectory(run), net=None, nets=None)
+
+    def shared(self, row: Row, finals: Sequence[PyTree]) -> PyTree:
+        """What all rows have in common, computed from any of them."""
+        common = lambda *inputs: eqx.filter(self._evaluate(*inputs)[0], self._varies, inverse=True)
+        return self._consts, jax.jit(common)(self._consts, row, finals)
+
+    def prepare(self, shared: PyTree, row: Row, finals: Sequence[PyTree]) -> tuple[PyTree, PyTree]:
+        """(what differs between rows in the problem, state); in the last stage (None, arrays of the trajectory)."""
+        problem, state = self._evaluate(shared[0], row, finals)
+        return jax.tree.map(_key_data, eqx.filter(problem, self._varies)), state
+
+    def advance(self, shared: PyTree, own: PyTree, state: PyTree, budget: Array) -> PyTree:
+        """The state after at most `budget` more steps."""
+        problem, state = self._whole(shared, own, state)
+        return eqx.filter(self._advance(problem, state, budget), eqx.is_array)
+
+    def gradient(self, shared: PyTree, own: PyTree, state: PyTree) -> PyTree:
+        """The gradient of what the run minimises, where it is."""
+        problem, state = self._whole(shared, own, state)
+        return problem.objective.gradient(state.parameters)
+
+    def trajectory(self, arrays: PyTree) -> Trajectory:
+        """The trajectory with these arrays, without its networks."""
+        return eqx.combine(arrays, self._static[1])
+
+    def _whole(self, shared: PyTree, own: PyTree, state: PyTree) -> tuple[Any, Any]:
+        own = jax.tree.map(lambda leaf, like: _as_key(leaf) if is_key(like) else leaf, own, self._own_shapes)
+        return eqx.combine(own, shared[1], self._static[0]), eqx.combine(state, self._static[1])
+
+    def _evaluate(self, consts: Sequence[Any], row: Row, finals: Sequence[PyTree]) -> PyTree:
+        function = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, consts))
+        return jax.tree.unflatten(self._structure, function(*jax.tree.leaves((dict(row), tuple(finals)))))
+
+
+def require_trajectory(run: Any) -> Trajectory:
+    """What `one_run` returned, if it is a `Trajectory`."""
+    if not isinstance(run, Trajectory):
+        raise wrong("one_run", "a function that returns a `Trajectory`", f"one that returns {type(run).__name__}")
+    return run
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Its shape and type; a Python number keeps the weak type that lets a network decide the precision."""
+    is_number = isinstance(leaf, bool | int | float)
+    aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=is_number or aval.weak_type)
+
+
+def _depends_on_inputs(jaxpr: Jaxpr) -> list[bool]:
+    """Which outputs of a program depend on its inputs, constants aside. A nested call counts as one operation."""
+    known = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(isinstance(v, Var) and v in known for v in equation.invars):
+            known.update(equation.outvars)
+    return [isinstance(v, Var) and v in known for v in jaxpr.outvars]
+
+
+def _key_data(leaf: Array) -> Array:
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+
+
+def _as_key(leaf: Array) -> Array:
+    return jax.random.wrap_key_data(leaf)

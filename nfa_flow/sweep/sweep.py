@@ -1,0 +1,146 @@
+"""One function over many settings: a labelled dataset that loses no finished run."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from ..blas import one_blas_thread
+from ..checks import require_choice, wrong
+from ..trajectory import Trajectory
+from .about import library_version
+from .batching import BATCHES, Batch
+from .grid import Grid
+from .identity import describe
+from .local import LocalWorkers, uses_float64
+from .plan import Group, check_signature, make_plan
+from .progress import Tally, shown
+from .remote import RemoteWorkers
+from .result import BATCH_NOTE, ERROR, RunResult
+
+if TYPE_CHECKING:
+    import xarray
+
+    from .keeper import Keeper
+
+Index = tuple[int, ...]
+
+
+class SweepInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a sweep. `dataset` holds the finished runs; with a store, the same call goes on from there."""
+
+    def __init__(self, dataset: "xarray.Dataset", message: str):
+        super().__init__(message)
+        self.dataset = dataset
+
+
+def sweep(
+    one_run: Callable[..., Trajectory],
+    grid: Grid,
+    *,
+    store: str | os.PathLike | None = None,
+    executor: Executor | None = None,
+    batch: Batch = "auto",
+    progress: bool = True,
+) -> "xarray.Dataset":
+    """Call `one_run(key=…, **settings)` for all settings of a grid.
+
+    Runs that differ in numbers only (seeds, decay rates, scales) share one compiled program, with adaptive steps of
+    their own; those that differ in structure are compiled each. All cores or accelerators of this machine are used,
+    without processes of their own. A run that fails is recorded with its reason and disturbs no other.
+
+    **Arguments:**
+    - `one_run`: your function, from a PRNG key and settings to the `Trajectory` of `gradient_flow` or
+      `gradient_descent`, or of several of them one after another. It is traced by JAX, as under `jax.jit`, where that
+      is possible, and called run by run where it is not.
+    - `grid`: the settings.
+    - `store`: a Zarr store (a folder) that keeps every finished run. The same call goes on from what is there, also
+      with values added to the grid. Two processes may share it.
+    - `executor`: any `concurrent.futures.Executor` to run on instead, such as a `ProcessPoolExecutor` that spawns, or
+      `client.get_executor()` of dask; one worker per core or accelerator is best.
+    - `batch`: "sequential" runs lanes one after another in a compiled loop on every core, "vmap" in lockstep,
+      refilling and shrinking the batch as lanes end; "off" calls `one_run` plainly; "auto" measures.
+    - `progress`: show a progress bar on stderr.
+
+    **Returns:** a dataset with the grid's axes and `time` as dimensions (NaN where a run has no value) of all
+    observables, and `<observable>_at_end`, `status`, `reason`, `end_time` and counts of each run. Where save times
+    differ between runs, `time` has no labels and `times` is a variable. A table of all runs is the CSV file beside the
+    store.
+
+    Results do not depend on other lanes. They equal those of a single call to rounding, which an adaptive solver may
+    amplify: explicit solvers to about 1e-12, `NDF` to its tolerance where rounding decides about one more iteration.
+    "sequential" gives the same bits however runs are spread; "vmap" may sum in another order.
+
+    **Raises:** ValueError for bad arguments, and for a store of other settings; OSError when the store cannot be
+    written (finished runs stay); RuntimeError when every run raised an error, or the executor lost its workers;
+    `SweepInterrupted` on Ctrl-C.
+    """
+    if not isinstance(grid, Grid):
+        raise wrong("grid", "a `Grid`", repr(grid))
+    require_choice("batch", batch, BATCHES)
+    check_signature(one_run, grid)
+    # xarray takes a while to import, which is nobody's business but this function's.
+    from .keeper import Keeper
+
+    identity = {
+        "one_run": describe(one_run),
+        "nfa_flow": library_version(),
+        "precision": "float64" if uses_float64() else "float32",
+    }
+    keeper = Keeper(grid, identity, store)
+    try:
+        if keeper.missing:
+            groups = make_plan(one_run, grid, batch).groups(grid)
+            groups = [chosen for group in groups if (chosen := _unfinished(group, keeper.results)).lanes]
+            workers = _workers(one_run, json.dumps(identity), groups, executor)
+            _collect(workers, keeper, Tally(len(grid), len(keeper.results)), progress)
+    except KeyboardInterrupt:
+        raise SweepInterrupted(keeper.conclude(), f"The sweep was interrupted: {keeper.describe()}.") from None
+    finally:
+        keeper.flush()
+    _require_one_without_error(keeper.results)
+    return keeper.conclude()
+
+
+def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
+    """The dataset that a sweep wrote into its store, of all its runs, or of those it had finished when interrupted.
+
+    **Raises:** FileNotFoundError where there is no sweep, or none with a result yet; ValueError where there is
+    something else.
+    """
+    from .store import load
+
+    return load(path)
+
+
+def _unfinished(group: Group, results: Mapping[Index, RunResult]) -> Group:
+    """What is left of a group, to be batched as before: results must not depend on when the sweep was interrupted."""
+    before = [results[lane.index].notes[BATCH_NOTE] for lane in group.lanes if lane.index in results]
+    lanes = [lane for lane in group.lanes if lane.index not in results]
+    return dataclasses.replace(group, lanes=lanes, batch=before[0] if before and group.batch == "auto" else group.batch)
+
+
+def _workers(
+    one_run: Callable, fingerprint: str, groups: Sequence[Group], executor: Executor | None
+) -> LocalWorkers | RemoteWorkers:
+    if executor is None:
+        return LocalWorkers(one_run, fingerprint, groups)
+    return RemoteWorkers(executor, one_run, fingerprint, groups)
+
+
+def _collect(workers: LocalWorkers | RemoteWorkers, keeper: "Keeper", tally: Tally, progress: bool) -> None:
+    with shown(tally, progress) as show, one_blas_thread(), contextlib.closing(workers.results()) as arriving:
+        for results in arriving:
+            keeper.add(results)
+            for _, result in results:
+                tally.add(result)
+            show(workers.running)
+
+
+def _require_one_without_error(results: Mapping[Index, RunResult]) -> None:
+    first = next(iter(results.values()))
+    if all(result.status == ERROR for result in results.values()):
+        raise RuntimeError(f"every run of the sweep raised an error, such as {first.reason}")

@@ -1,0 +1,91 @@
+"""Sweeps in other processes: the same bits, whatever runs them, and a worker that dies loses nothing finished."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+from sweep.problems import linear
+
+import nfa_flow as nf
+
+GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(6))
+
+
+def dies_once(key, seed, marker):
+    """A run whose worker is killed when it gets to seed 4 for the first time."""
+    if int(seed) == 4 and not os.path.exists(marker):
+        open(marker, "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return linear(key)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return nf.sweep(linear, GRID, progress=False)
+
+
+@pytest.fixture
+def workers_import_tests(monkeypatch):
+    """Let new processes find these tests, and use float64 as this one does."""
+    folder = os.path.dirname(os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+
+
+def spawning(workers):
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def test_threads_of_an_executor_give_the_same(expected):
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        dataset = nf.sweep(linear, GRID, executor=executor, progress=False)
+    assert dataset.identical(expected)
+
+
+def test_processes_give_the_same_and_a_dead_one_loses_nothing_finished(expected, workers_import_tests, tmp_path):
+    with spawning(1) as executor:
+        dataset = nf.sweep(linear, GRID, executor=executor, progress=False)
+        assert dataset.identical(expected)
+        options = {"store": tmp_path / "store.zarr", "batch": "off", "progress": False}
+        grid = nf.Grid(seed=range(6), marker=[str(tmp_path / "marker")])
+        with pytest.raises(RuntimeError, match="the executor could not run a part of the sweep .*BrokenProcessPool"):
+            nf.sweep(dies_once, grid, executor=executor, **options)
+    kept = set((tmp_path / "store.zarr" / "runs").iterdir())
+    assert kept
+    dataset = nf.sweep(dies_once, grid, **options)
+    assert (dataset["status"] == "completed").all()
+    assert kept < set((tmp_path / "store.zarr" / "runs").iterdir())
+
+
+def test_dask_gives_the_same_and_survives_a_killed_worker(expected, workers_import_tests, tmp_path):
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with cluster, distributed.Client(cluster) as client:
+        scale = 0.5
+        dataset = nf.sweep(
+            lambda key, weight_decay: linear(key, scale, weight_decay),
+            GRID,
+            executor=client.get_executor(),
+            progress=False,
+        )
+        for name in ("loss", "nfm", "status", "total_steps"):
+            np.testing.assert_array_equal(dataset[name], expected[name])
+        grid = nf.Grid(seed=range(6), marker=[str(tmp_path / "marker")])
+        dataset = nf.sweep(dies_once, grid, executor=client.get_executor(), batch="off", progress=False)
+    assert (tmp_path / "marker").exists()
+    assert (dataset["status"] == "completed").all()
+
+
+def test_a_worker_of_another_precision_is_told(workers_import_tests, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "0")
+    with spawning(1) as executor, pytest.raises(RuntimeError, match="JAX_ENABLE_X64=1 for the workers"):
+        nf.sweep(linear, GRID, executor=executor, progress=False)
+
+
+def test_processes_that_fork_are_refused():
+    context = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+        with pytest.raises(ValueError, match="`executor` must be a ProcessPoolExecutor"):
+            nf.sweep(linear, GRID, executor=executor, progress=False)

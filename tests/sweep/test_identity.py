@@ -1,0 +1,308 @@
+"""What decides a function's result shows in its description, and nothing else does."""
+
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+import types
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nfa_flow as nf
+from nfa_flow.sweep.identity import describe, describe_value
+
+SCRIPT = '''
+import helpers
+
+T = 100.0
+WORDS = {"alpha", "beta", "gamma"}
+DATA = helpers.np.arange(20.0)
+
+class Model:
+    scale = 3
+    def __init__(self, width): self.width = width
+    def __call__(self, x): return helpers.twice(x) * self.scale
+
+MODEL = Model(4)
+
+def helper(x):
+    return one_run if x in {"alpha", "beta", "gamma"} else T
+
+def one_run(depth, *, key, steps=7):
+    """Its documentation."""
+    return helper(depth), DATA, WORDS, MODEL, __name__, (lambda x: x + helpers.SHIFT)(depth)  # a comment
+'''
+HELPERS = """
+import numpy as np
+SHIFT = 5
+UNUSED = 1
+def twice(x): return 2 * x
+"""
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Write a module and import it."""
+
+    def load(text, name="experiment"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        exec(compile(text, path, "exec"), module.__dict__)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def experiment(load):
+    load(HELPERS, "helpers")
+    return load(SCRIPT)
+
+
+def differences(one, other):
+    return {name for name in one | other if one.get(name) != other.get(name)}
+
+
+def test_entries_are_called_as_in_the_code(experiment):
+    entries = describe(experiment.one_run)
+    assert entries["name"] == "one_run"
+    assert entries["source"].startswith("def one_run(depth, *, key, steps=7):") and "comment" not in entries["source"]
+    assert entries["steps"] == "7"
+    assert entries["helper.T"] == "100.0"
+    assert entries["helper.one_run"] == "the same as name"
+    assert entries["DATA"].startswith("float64[20] ")
+    assert entries["WORDS"] == "set('alpha', 'beta', 'gamma')"
+    assert entries["helpers.SHIFT"] == "5"
+    assert entries["MODEL"] == "Model" and entries["MODEL.width"] == "4"
+    assert entries["MODEL.type.__call__.helpers.twice.source"] == "def twice(x):\n    return 2 * x"
+    assert json.loads(json.dumps(entries)) == entries
+    assert not {"__name__", "helpers.UNUSED"} & set(entries)
+
+
+@pytest.mark.parametrize(
+    "old, new, changed",
+    [
+        ("T = 100.0", "T = 1000.0", {"helper.T"}),
+        ("arange(20.0)", "arange(20.0) + 1e-12", {"DATA"}),
+        ('WORDS = {"alpha"', 'WORDS = {"omega"', {"WORDS"}),
+        ("Model(4)", "Model(5)", {"MODEL.width"}),
+        ("scale = 3", "scale = 4", {"MODEL.type.scale"}),
+        ("* self.scale", "+ self.scale", {"MODEL.type.__call__.source"}),
+        ("else T", "else -T", {"helper.source"}),
+        ("steps=7", "steps=8", {"source", "steps"}),
+        ("x + helpers.SHIFT", "x - helpers.SHIFT", {"source"}),
+        ("import helpers", "import math\n\nimport helpers", set()),
+        ("  # a comment", "  # another one", set()),
+    ],
+)
+def test_an_edit_shows_where_it_was_made(experiment, load, old, new, changed):
+    before = describe(experiment.one_run)
+    assert SCRIPT.count(old) == 1
+    assert differences(before, describe(load(SCRIPT.replace(old, new)).one_run)) == changed
+
+
+def test_an_edit_of_another_module_shows(experiment, load):
+    before = describe(experiment.one_run)
+    load(HELPERS.replace("2 * x", "3 * x").replace("UNUSED = 1", "UNUSED = 2"), "helpers")
+    after = describe(load(SCRIPT).one_run)
+    assert differences(before, after) == {"MODEL.type.__call__.helpers.twice.source"}
+
+
+def test_a_file_that_was_edited_after_its_import_does_not_count(experiment, tmp_path):
+    before = describe(experiment.one_run)
+    (tmp_path / "experiment.py").write_text(SCRIPT.replace("a comment", "b comment").replace("depth)  #", "-depth)  #"))
+    after = describe(experiment.one_run)
+    assert differences(before, after) == {"source"}
+    assert after["source"].startswith("bytecode ")
+
+
+def test_the_description_is_the_same_in_every_process(experiment, tmp_path):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    for name in ("experiment", "helpers"):
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+    namespace = {}
+    exec("def in_memory(x, words={'alpha', 'beta'}): return x if x in {'gamma', 'delta'} else [words]", namespace)
+    functions = [experiment.one_run, namespace["in_memory"], jax.jit(experiment.Model(2))]
+    (tmp_path / "functions").write_bytes(cloudpickle.dumps(functions))
+    for name in ("experiment", "helpers"):
+        cloudpickle.unregister_pickle_by_value(sys.modules[name])
+    # As a script, the module is called otherwise; sets have another order with another seed.
+    code = (
+        "import cloudpickle, json, runpy; from nfa_flow.sweep.identity import describe; "
+        "functions = cloudpickle.load(open('functions', 'rb')); "
+        "script = runpy.run_path('experiment.py', run_name='__main__')['one_run']; "
+        "print(json.dumps([describe(each) for each in (*functions, script)]))"
+    )
+    environment = {"PYTHONHASHSEED": "7", "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, check=True)
+    here = [describe(each) for each in (*functions, experiment.one_run)]
+    assert [differences(*pair) for pair in zip(json.loads(run.stdout), here, strict=True)] == [set()] * 4
+
+
+def test_code_without_a_file_is_told_by_its_bytecode():
+    def make(text):
+        exec(text, namespace := {})
+        return describe(namespace["f"])
+
+    first = make("def f(x): return x + 1")
+    assert first["source"].startswith("bytecode ")
+    assert first == make("\ndef f(x):\n  # a comment\n  return x + 1")
+    assert differences(first, make("def f(x): return x + 2")) == {"source"}
+    assert differences(first, make("def f(x): return x + y")) == {"source"}
+    assert differences(first, make("def f(x): return (lambda z: z + 1)(x)")) == {"source"}
+
+
+def test_lambdas_that_share_a_line_are_told_apart():
+    both = (lambda x: x + 1, lambda x: (lambda y: 2 * y)(x))
+    assert [describe(each)["source"] for each in both] == ["lambda x: x + 1", "lambda x: (lambda y: 2 * y)(x)"]
+
+
+def test_what_surrounds_a_lambda_does_not_count(load):
+    first, second = (load(f"a = dict(power=lambda d: 1 / d, seed=range({n}))").a["power"] for n in (8, 64))
+    assert describe(first) == describe(second)
+
+
+def test_closure_variables_show_and_empty_ones_do_not_hurt():
+    def make(scale):
+        def run(x):
+            return scale * x, later
+
+        if scale > 2:
+            later = 1
+        return run
+
+    assert describe(make(1))["scale"] == "1"
+    assert differences(describe(make(1)), describe(make(2))) == {"scale"}
+    assert differences(describe(make(2)), describe(make(3))) == {"scale", "later"}
+
+
+def run_with(rate, net=None, *, key=None):
+    return rate, net, key
+
+
+def test_arguments_of_a_partial_show():
+    entries = describe(functools.partial(run_with, 0.1, key=jax.random.key(3)))
+    assert entries["name"] == "run_with" and entries["source"].startswith("def run_with(")
+    assert entries["net"] == "None"
+    assert entries["arguments.0"] == "0.1"
+    assert entries["arguments.key"] == "key<fry>[] [0, 3]"
+    assert differences(entries, describe(functools.partial(run_with, 0.2, key=jax.random.key(3)))) == {"arguments.0"}
+    assert differences(entries, describe(functools.partial(run_with, 0.1, key=jax.random.key(4)))) == {"arguments.key"}
+    assert describe(eqx.Partial(run_with, 0.1))["func"] == "run_with"
+
+
+class Layer(eqx.Module):
+    weight: jax.Array
+    power: int = eqx.field(static=True, default=2)
+
+    def __call__(self, x):
+        return self.weight * x**self.power
+
+
+def test_callable_modules_and_bound_methods_show_their_code_and_their_fields():
+    layer = Layer(jnp.arange(6.0))
+    entries = describe(layer)
+    assert entries["name"] == "Layer" and entries["power"] == "2"
+    assert entries["type.__call__.source"].startswith("def __call__(self, x):")
+    assert differences(entries, describe(Layer(jnp.ones(6)))) == {"weight"}
+    assert differences(entries, describe(Layer(layer.weight, 3))) == {"power"}
+    bound = describe(layer.__call__)
+    assert bound["source"] == entries["type.__call__.source"]
+    assert differences(bound, describe(Layer(jnp.ones(6)).__call__)) == {"self.weight"}
+
+
+def test_a_network_is_one_entry():
+    networks = [nf.nets.MLP([3, 4, 2], key=jax.random.key(seed)) for seed in (0, 0, 1)]
+    first, same, other = map(describe_value, networks)
+    assert isinstance(first, str) and first.startswith("nfa_flow.nets.mlp.MLP ")
+    assert first == same != other
+
+
+def test_data_is_told_by_its_arrays():
+    data = nf.data.linear_teacher(jax.random.key(0), 20, 4, 2)
+    changed = eqx.tree_at(lambda d: d.y, data, data.y.at[3, 1].add(1e-6))
+    assert differences(describe_value(data), describe_value(changed)) == {"y"}
+
+
+def test_a_learning_rate_inside_an_optimiser_shows():
+    def make(rate):
+        optimiser = optax.adam(rate)
+        return describe(lambda net: optimiser.init(net))
+
+    (changed,) = differences(make(0.1), make(0.2))
+    assert make(0.1)[changed] == "-0.1"
+
+
+def test_transformed_functions_show_what_they_transform_and_how():
+    def square(x):
+        return x**2
+
+    axes = [describe(jax.jit(jax.vmap(square, in_axes=axis))) for axis in (0, 1)]
+    (changed,) = differences(*axes)
+    assert changed.endswith("in_axes")
+    assert any(text.startswith("def square(x):") for text in axes[0].values())
+
+
+def test_a_cached_function_shows_what_it_caches():
+    entries = describe(functools.lru_cache(run_with))
+    assert entries["name"] == "run_with" and entries["net"] == "None"
+
+
+def test_a_derivative_of_ones_own_shows():
+    def make(factor):
+        @jax.custom_jvp
+        def f(x):
+            return x
+
+        f.defjvp(lambda x, v: (x[0], factor * v[0]))
+        return describe(f)
+
+    assert differences(make(1.0), make(2.0)) == {"jvp.factor"}
+
+
+def test_functions_in_a_dictionary_are_described_one_by_one():
+    entries = describe_value({"gap": lambda net, data: 1, "depth": 3})
+    assert isinstance(entries, dict)
+    assert entries["gap.source"] == "lambda net, data: 1" and entries["depth"] == "3"
+
+
+@pytest.mark.parametrize(
+    "value, described",
+    [
+        (0.1, "0.1"),
+        ("relu", "'relu'"),
+        (None, "None"),
+        ([1, 2.5, (True,)], "[1, 2.5, (True,)]"),
+        ({"b": 1, "a": frozenset({"y", "x"})}, "{'b': 1, 'a': frozenset('x', 'y')}"),
+        (np.array([1.5, np.nan], np.float32), "float32[2] [1.5, nan]"),
+        (np, "numpy"),
+        (np.sin, "numpy.sin"),
+        (len, "builtins.len"),
+        (nf.nets.MLP, "nfa_flow.nets.mlp.MLP"),
+        (nf.gradient_flow, "nfa_flow.flow.gradient_flow.gradient_flow"),
+        (jax.nn.relu, "jax._src.nn.functions.relu"),
+        (object(), "builtins.object"),
+    ],
+)
+def test_simple_values_are_one_line(value, described):
+    assert describe_value(value) == described
+
+
+def test_settings_in_a_namespace_show():
+    assert describe_value(types.SimpleNamespace(rate=0.1)) == {"name": "types.SimpleNamespace", "rate": "0.1"}
+
+
+def test_long_entries_are_shortened_to_a_digest():
+    first, other = describe_value(list(range(5000))), describe_value([*range(4999), 0])
+    assert isinstance(first, str) and first.startswith("[0, 1, 2, ") and len(first) < 200
+    assert first != other

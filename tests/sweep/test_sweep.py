@@ -1,0 +1,193 @@
+"""Sweeps: the same results as single runs, labelled, whatever is batched with what."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+import xarray
+from sweep.problems import DATA, OBSERVE, TIMES, TSIT5, linear
+
+import nfa_flow as nf
+
+# In lockstep sums are ordered differently. Divided by an error estimate near rtol = 1e-6, that changes steps by about
+# 1e-10, and what the steps leave of an error of 1e-6 or less accordingly.
+ROUNDING = {"sequential": 1e-12, "off": 0, "vmap": 1e-11}
+GRID = nf.Grid(depth=[2, 3], weight_decay=[0, 0.1], seed=range(3))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return nf.sweep(linear, GRID, progress=False)
+
+
+def test_the_axes_and_time_are_the_dimensions(dataset):
+    assert dataset["loss"].dims == ("depth", "weight_decay", "seed", "time")
+    assert dataset["loss"].shape == (2, 2, 3, 4)
+    assert dataset["nfm"].dims[4:] == ("nfm[1]", "nfm[2]")
+    np.testing.assert_array_equal(dataset["time"], TIMES)
+    assert dataset["depth"].values.tolist() == [2, 3]
+    assert dataset["seed"].values.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("batch", ["sequential", "vmap", "off"])
+def test_each_run_is_that_of_a_single_call(batch):
+    dataset = nf.sweep(linear, GRID, batch=batch, progress=False)
+    for depth, decay, seed in [(2, 0.0, 0), (3, 0.1, 2)]:
+        alone = linear(jax.random.key(seed), weight_decay=decay, depth=depth)
+        run = dataset.sel(depth=depth, weight_decay=decay, seed=seed)
+        assert run["total_steps"] == alone.stats["steps"]
+        for name in OBSERVE:
+            expected = np.asarray(alone.observed[name])
+            np.testing.assert_allclose(run[name], expected, rtol=0, atol=ROUNDING[batch] * abs(expected).max())
+            np.testing.assert_array_equal(run[f"{name}_at_end"], run[name][-1])
+    assert (dataset["status"] == "completed").all()
+
+
+def test_the_default_on_a_cpu_is_in_sequence(dataset):
+    assert dataset.attrs["batch"] == "sequential"
+
+
+def test_in_sequence_the_bits_do_not_depend_on_the_other_lanes(dataset):
+    few = nf.sweep(linear, nf.Grid(depth=[3], weight_decay=[0.1], seed=[2]), progress=False)
+    for name in OBSERVE:
+        np.testing.assert_array_equal(few[name].squeeze(), dataset[name].sel(depth=3, weight_decay=0.1, seed=2))
+
+
+def test_runs_of_one_seed_share_their_key(dataset):
+    start = dataset["loss"].isel(time=0)
+    np.testing.assert_array_equal(start.sel(weight_decay=0.0), start.sel(weight_decay=0.1))
+
+
+def test_a_seed_is_passed_where_it_is_asked_for():
+    seen = []
+
+    def one_run(key, seed):
+        seen.append(seed)
+        return linear(key)
+
+    nf.sweep(one_run, nf.Grid(seed=[3, 4]), batch="off", progress=False)
+    assert sorted(seen) == [3, 4]
+
+
+def test_several_runs_inside_one_function_go_on_from_one_another():
+    optimizer = optax.sgd(0.05)
+
+    def one_run(key, scale):
+        flow = linear(key, scale)
+        return nf.gradient_descent(flow.net, DATA, optimizer, 20, batch_size=6, key=key, observe=OBSERVE)
+
+    for batch in ("sequential", "vmap"):
+        dataset = nf.sweep(one_run, nf.Grid(scale=[0.3, 0.6], seed=range(3)), batch=batch, progress=False)
+        for scale, seed in [(0.3, 1), (0.6, 2)]:
+            alone = one_run(jax.random.key(seed), scale).observed["loss"]
+            np.testing.assert_allclose(dataset["loss"].sel(scale=scale, seed=seed), alone, rtol=1e-11)
+
+
+def test_a_failed_run_is_recorded_and_disturbs_no_other():
+    def one_run(key, scale):
+        net = nf.nets.MLP([4, 5, 1], key=key, activation="identity", init=nf.nets.Gaussian(scale))
+        return nf.gradient_flow(net, DATA, 1.0, save_at=[0.0, 1.0], solver=TSIT5, max_steps=8, rtol=1e-3)
+
+    for batch in ("sequential", "vmap", "off"):
+        dataset = nf.sweep(one_run, nf.Grid(scale=[0.1, 30.0], seed=range(2)), batch=batch, progress=False)
+        assert dataset["status"].values.tolist() == [["completed"] * 2, ["max_steps"] * 2]
+        assert "maximum number of steps" in str(dataset["reason"].values[1, 0])
+        assert np.isfinite(dataset["loss"].sel(scale=0.1)).all()
+        assert np.isnan(dataset["loss"].sel(scale=30.0).isel(time=-1)).all()
+        assert (dataset["end_time"].sel(scale=30.0) < 1).all()
+        assert np.isfinite(dataset["loss_at_end"]).all()
+
+
+def test_an_error_in_python_fails_its_own_runs_only():
+    def one_run(key, depth):
+        if depth == 3:
+            raise ZeroDivisionError("three is one too many")
+        return linear(key, depth=depth)
+
+    dataset = nf.sweep(one_run, nf.Grid(depth=[2, 3], seed=range(2)), batch="off", progress=False)
+    assert dataset["status"].values.tolist() == [["completed"] * 2, ["error"] * 2]
+    assert "three is one too many" in str(dataset["reason"].values[1, 0])
+    with pytest.raises(RuntimeError, match="every run of the sweep raised an error"):
+        nf.sweep(one_run, nf.Grid(depth=[3]), batch="off", progress=False)
+
+
+def test_a_function_that_jax_cannot_trace_is_called_run_by_run():
+    def one_run(key, scale):
+        run = linear(key, scale)
+        return run if float(run.observed["loss"][-1]) > 0 else None
+
+    with pytest.warns(UserWarning, match="called run by run"):
+        dataset = nf.sweep(one_run, nf.Grid(scale=[0.5], seed=range(2)), progress=False)
+    assert dataset.attrs["batch"] == "off"
+    np.testing.assert_array_equal(
+        dataset["loss"].sel(scale=0.5, seed=1), linear(jax.random.key(1), 0.5).observed["loss"]
+    )
+
+
+def test_different_save_times_leave_time_without_labels():
+    def one_run(key, t1):
+        net = nf.nets.MLP([4, 5, 1], key=key, activation="identity")
+        return nf.gradient_flow(net, DATA, t1, save_at=[0.0, t1], solver=TSIT5)
+
+    dataset = nf.sweep(one_run, nf.Grid(t1=[1.0, 2.0], seed=range(2)), progress=False)
+    assert "time" not in dataset.coords
+    np.testing.assert_array_equal(dataset["times"].isel(seed=0), [[0, 1], [0, 2]])
+
+
+def test_a_repeated_sweep_does_not_compile_again(compilations):
+    grid = lambda seeds: nf.Grid(weight_decay=[0.0, 0.2], seed=seeds)
+    nf.sweep(linear, grid(range(2)), progress=False)
+    compilations()
+    nf.sweep(linear, grid(range(2, 9)), progress=False)
+    assert compilations() == 0
+
+
+def test_data_are_shared_and_not_repeated_for_each_lane():
+    from nfa_flow.sweep.plan import make_plan
+    from nfa_flow.sweep.stages import Stage
+
+    def one_run(key, scale):
+        net = nf.nets.MLP([4, 5, 1], key=key, activation="tanh", init=nf.nets.Gaussian(scale))
+        return nf.gradient_flow(net, DATA, 1.0, solver=TSIT5)
+
+    (group,) = make_plan(one_run, nf.Grid(scale=[1.0], seed=[0]), "sequential").groups(nf.Grid(scale=[1.0], seed=[0]))
+    stage = Stage(one_run, group.fixed, group.lanes[0].row, ())
+    own, _ = jax.eval_shape(stage.prepare, stage.shared(group.lanes[0].row, ()), group.lanes[0].row, ())
+    assert all(leaf.size == 1 for leaf in jax.tree.leaves(own))
+    assert isinstance(nf.sweep(one_run, nf.Grid(scale=[1.0], seed=[0]), progress=False), xarray.Dataset)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options", "message"),
+    [
+        (nf.Grid(lr=[1.0]), {}, "`grid` must be of axes that `one_run` takes .*, but was with lr"),
+        (nf.Grid(weight_decay=[0.1, -0.1]), {}, "refuses weight_decay = -0.1: `weight_decay` must be a non-negative"),
+        (nf.Grid(depth=nf.batched([2, 3])), {}, "`depth` must be an axis whose values leave all shapes alone"),
+        (nf.Grid(width=nf.batched(["two"])), {}, "`width` must be an axis of numbers when it is declared batched"),
+        (nf.Grid(), {"batch": "pmap"}, "`batch` must be one of"),
+        ({"depth": [2]}, {}, "`grid` must be a `Grid`"),
+    ],
+)
+def test_mistakes_are_told(grid, options, message, no_type_checks):
+    with pytest.raises(ValueError, match=message):
+        nf.sweep(linear, grid, progress=False, **options)
+
+
+def test_a_function_that_needs_more_than_the_grid_has_is_refused():
+    with pytest.raises(ValueError, match="with an axis for each parameter of `one_run` without a default, .* depth"):
+        nf.sweep(lambda key, depth: linear(key, depth=depth), nf.Grid(), progress=False)
+    with pytest.raises(ValueError, match="a function that takes `key`"):
+        nf.sweep(lambda seed: linear(jax.random.key(seed)), nf.Grid(seed=[0]), progress=False)
+
+
+def test_an_error_of_the_functions_own_is_raised_as_it_is():
+    def one_run(key):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        nf.sweep(one_run, nf.Grid(), progress=False)
+
+
+def test_something_else_than_a_trajectory_is_refused():
+    with pytest.raises(ValueError, match="a function that returns a `Trajectory`"):
+        nf.sweep(lambda key: linear(key).net, nf.Grid(), progress=False)
