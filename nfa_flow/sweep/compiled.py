@@ -9,6 +9,11 @@ import jax
 from jaxtyping import PyTree
 
 
+def device_of_thread() -> Any:
+    """What `jax.default_device` says in this thread; None where it says nothing."""
+    return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class Compiled:
     """Calls `function` compiled ahead of time; threads that need the same program wait for one compilation."""
 
@@ -25,7 +30,7 @@ class Compiled:
 
     def __call__(self, *arguments: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(arguments)
-        signature = (structure, *(jax.typeof(leaf) for leaf in leaves), jax.config.jax_default_device)
+        signature = (structure, *(jax.typeof(leaf) for leaf in leaves), device_of_thread())
         with self._lock:
             if signature not in self._programs:
                 began = time.perf_counter()

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import jax
 from jaxtyping import PyTree
 
 from ..trajectory import Trajectory
-from .compiled import Compiled
+from .compiled import Compiled, device_of_thread
 from .result import RunResult
 from .rows import rows_on_host
 from .stages import Row, Stage
@@ -47,7 +46,7 @@ class Leg:
 
     def shared(self, lane: Lane) -> PyTree:
         """What all rows have in common, on the device of this thread."""
-        device = jax.config.jax_default_device
+        device = device_of_thread()
         with self._lock:
             if device not in self._shared:
                 self._shared[device] = self.stage.shared(lane.row, lane.finals)

@@ -134,7 +134,7 @@ class Grid:
     @property
     def coordinates(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
         """Further labels along the dimensions: of the axes zipped to another, and of numbers that depend on axes."""
-        found = {
+        found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
             axis.name: ((bundle[0].name,), np.asarray(axis.labels)) for bundle in self.bundles for axis in bundle[1:]
         }
         for name, rule in self.derived.items():

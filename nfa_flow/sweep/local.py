@@ -8,7 +8,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -55,7 +55,7 @@ class LocalWorkers:
         self._threads = [threading.Thread(target=self._work, args=a, daemon=True) for a in arguments]
         self.running = 0
 
-    def results(self) -> Iterator[Results]:
+    def results(self) -> Generator[Results, None, None]:
         """Results as they come, and an empty list every now and then; the workers stop when the caller does."""
         for thread in self._threads:
             thread.start()

@@ -5,7 +5,7 @@ A unit of work is a handful of lanes of one group. Its results come back as plai
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from typing import Any
 
@@ -34,7 +34,7 @@ class RemoteWorkers:
         self._units = [(one_run, fingerprint, unit) for group in groups for unit in _units(group)]
         self.running = 0
 
-    def results(self) -> Iterator[Results]:
+    def results(self) -> Generator[Results, None, None]:
         """Results as they come, and an empty list every now and then; what has not begun is cancelled at the end.
 
         **Raises:** RuntimeError when the executor loses its workers, or cannot run the function.

@@ -19,3 +19,9 @@ def linear(key, scale=0.5, weight_decay=0.0, depth=2, width=5):
     return nf.gradient_flow(
         net, DATA, TIMES[-1], weight_decay=weight_decay, save_at=TIMES, solver=TSIT5, observe=OBSERVE, throw=False
     )
+
+
+def slow(key, weight_decay):
+    """Some ten milliseconds: many small steps."""
+    net = nf.nets.MLP([4, 5, 1], key=key, activation="identity", init=nf.nets.Gaussian(0.5))
+    return nf.gradient_flow(net, DATA, 2e3, weight_decay=weight_decay, save_at=[0.0, 1.0, 2e3], solver=TSIT5, rtol=1e-9)

@@ -1,0 +1,137 @@
+"""Interrupted sweeps: what is finished stays, the rest is computed, and the whole is the same to the last bit."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from sweep.problems import linear
+
+import nfa_flow as nf
+from nfa_flow.sweep import store as store_module
+
+GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(4))
+
+# 200 runs of some milliseconds each.
+SCRIPT = """
+import sys
+import nfa_flow as nf
+from nfa_flow.sweep import keeper
+from sweep.problems import slow
+keeper._FLUSH_SECONDS = 0.1
+dataset = nf.sweep(slow, nf.Grid(weight_decay=[0, 0.1], seed=range(100)), store=sys.argv[1], progress=False)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path_factory):
+    folder = os.path.dirname(os.path.dirname(__file__))
+    cache = tmp_path_factory.mktemp("compiled")
+    more = {"JAX_ENABLE_X64": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    return os.environ | more | {"PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])}
+
+
+def parts(store):
+    return set((store / "runs").iterdir()) if (store / "runs").exists() else set()
+
+
+def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp_path, environment):
+    whole, killed, moments = tmp_path / "whole.zarr", tmp_path / "killed.zarr", random.Random(0)
+    call = lambda store: subprocess.Popen([sys.executable, "-c", SCRIPT, str(store)], env=environment)
+    assert call(whole).wait() == 0
+    kept, interrupted = set(), 0
+    for _ in range(3):
+        process = call(killed)
+        while process.poll() is None and not parts(killed) - kept:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
+        interrupted += process.poll() is None
+        process.kill()
+        process.wait()
+        assert kept < parts(killed)
+        kept = parts(killed)
+    assert interrupted
+    assert call(killed).wait() == 0
+    assert kept < parts(killed)
+    assert nf.load_sweep(killed).identical(nf.load_sweep(whole))
+    assert nf.load_sweep(whole).sizes["seed"] == 100
+
+
+def test_a_finished_sweep_computes_nothing_and_added_values_compute_only_themselves(tmp_path, compilations):
+    options = {"store": tmp_path / "a.zarr", "progress": False}
+    first = nf.sweep(linear, GRID, **options)
+    before = parts(options["store"])
+    compilations()
+    assert nf.sweep(linear, GRID, **options).identical(first)
+    assert compilations() == 0
+    more = nf.sweep(linear, nf.Grid(weight_decay=[0.05, 0, 0.1], seed=range(4)), **options)
+    assert before < parts(options["store"])
+    for name in ("loss", "nfm", "total_steps"):
+        np.testing.assert_array_equal(more[name].sel(weight_decay=[0, 0.1]), first[name])
+    assert (tmp_path / "a.csv").read_text().count("\n") == 13
+
+
+def test_a_store_of_another_function_is_refused_with_the_difference(tmp_path):
+    scale = 0.5
+
+    def one_run(key, weight_decay):
+        return linear(key, scale, weight_decay)
+
+    options = {"store": tmp_path / "a.zarr", "progress": False}
+    nf.sweep(one_run, nf.Grid(weight_decay=[0.1]), **options)
+    scale = 0.25
+    with pytest.raises(ValueError, match='`store` must be .*one_run.scale "0.5" → "0.25"'):
+        nf.sweep(one_run, nf.Grid(weight_decay=[0.1]), **options)
+
+
+def test_a_store_that_is_a_file_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "a.zarr").write_text("mine")
+    with pytest.raises(ValueError, match="`store` must be"):
+        nf.sweep(linear, GRID, store=tmp_path / "a.zarr", progress=False)
+
+
+def test_a_full_disk_is_told_and_leaves_what_is_finished(tmp_path, monkeypatch):
+    options = {"store": tmp_path / "a.zarr", "progress": False}
+    nf.sweep(linear, nf.Grid(weight_decay=[0, 0.1], seed=range(2)), **options)
+    before = parts(options["store"])
+
+    def full(*arguments, **others):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.os, "rename", full)
+        with pytest.raises(OSError, match="No space left on device.*4 finished runs in it are intact.*Free some space"):
+            nf.sweep(linear, GRID, **options)
+    assert parts(options["store"]) == before
+    assert (nf.sweep(linear, GRID, **options)["status"] == "completed").all()
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    calls = tmp_path / "calls"
+    calls.mkdir()
+
+    def one_run(key, seed):
+        if seed == 4 and not (calls / "4").exists():
+            (calls / "4").touch()
+            signal.raise_signal(signal.SIGINT)  # comes to the main thread, as Ctrl-C does
+            time.sleep(0.5)
+        (calls / f"{seed}").touch()
+        return linear(key)
+
+    grid, options = nf.Grid(seed=range(12)), {"store": tmp_path / "a.zarr", "batch": "off", "progress": False}
+    with pytest.raises(nf.SweepInterrupted, match="the same call goes on") as interrupted:
+        nf.sweep(one_run, grid, **options)
+    finished = np.flatnonzero(interrupted.value.dataset["status"] == "completed")
+    assert 0 < len(finished) < 12
+    assert nf.load_sweep(options["store"]).identical(interrupted.value.dataset)
+    for file in calls.iterdir():
+        if file.name != "4":
+            file.unlink()
+    dataset = nf.sweep(one_run, grid, **options)
+    assert (dataset["status"] == "completed").all()
+    assert not any((calls / f"{seed}").exists() for seed in finished if seed != 4)
