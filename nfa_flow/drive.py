@@ -143,8 +143,8 @@ def _host(tree: PyTree) -> list[np.ndarray]:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf is an array of PRNG keys."""
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    """Whether a leaf is an array of PRNG keys, or its shape."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _write(path: Path, state: PyTree, fingerprint: str) -> None:

@@ -20,7 +20,7 @@ class Compiled:
     def __init__(self, function: Callable, donate: tuple[int, ...] = ()):
         self._function = jax.jit(function, donate_argnums=donate)
         self._programs: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
+        self._lock, self._locks = threading.Lock(), {}
         self.compile_seconds = 0.0  # of all programs
 
     @property
@@ -32,6 +32,8 @@ class Compiled:
         leaves, structure = jax.tree.flatten(arguments)
         signature = (structure, *(jax.typeof(leaf) for leaf in leaves), device_of_thread())
         with self._lock:
+            lock = self._locks.setdefault(signature, threading.Lock())
+        with lock:
             if signature not in self._programs:
                 began = time.perf_counter()
                 self._programs[signature] = self._function.lower(*arguments).compile()
