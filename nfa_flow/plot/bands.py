@@ -168,7 +168,8 @@ def _draw(ax: Axes, curves: Sequence[_Curve], quantiles: tuple[float, float]) ->
         low, median, high = ends.reshape(3, len(times))  # NumPy forgets the 3 where there is no time
         later, style = times > 0, {"color": curve.color, "linestyle": curve.linestyle, "linewidth": 1.4}
         ax.plot(times[later], median[later], **style)
-        ax.fill_between(times[later], low[later], high[later], color=curve.color, alpha=0.2, linewidth=0)
+        if later.any():  # an empty band would keep a logarithmic axis from being drawn
+            ax.fill_between(times[later], low[later], high[later], color=curve.color, alpha=0.2, linewidth=0)
         for start in median[times == 0]:
             ax.axhline(start, color=curve.color, linestyle=":", linewidth=1, zorder=0)
 

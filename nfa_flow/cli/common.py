@@ -1,0 +1,247 @@
+"""What the commands share: settings of a run, how data, network and method are made from them, tables and figures."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
+Optimizer = Literal["gd", "momentum", "adam", "adamw"]
+
+LABELS = {"gd": "GD", "momentum": "SGD momentum", "adam": "Adam", "adamw": "AdamW"}
+PANELS = ("loss", "cosine", "relative_error", "exponent.exponent")
+
+_FORMS = {"loss": "{:.3e}", "cosine": "{:.6f}", "relative_error": "{:.2e}", "exponent.exponent": "{:.4f}"}
+_TEACHERS = ("linear_teacher", "multi_index", "single_index")
+_MOMENTUM = 0.9
+_WIDEST = 240
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings of one run or of many; where a command takes one value and another takes several, the type is theirs."""
+
+    data: str = "digits"
+    """digits, diabetes, linear_teacher, multi_index, single_index, openml:NAME, cifar10:PATH, or an .npz of x and y"""
+    samples: Any
+    """number of samples of the synthetic data"""
+    inputs: int = 20
+    """number of inputs of the synthetic data"""
+    noise: Any
+    """standard deviation of the label noise of the synthetic data"""
+    depth: Any
+    """number of layers L"""
+    width: Any
+    """width of the hidden layers"""
+    activation: Any
+    """of the hidden layers: identity, relu, tanh, gelu, …"""
+    init: Any
+    """how the weights start"""
+    scale: Any
+    """scale of the initialisation"""
+    b: float = -0.5
+    """the b of W_2ᵀW_2 − W_1W_1ᵀ = bI for lambda_balanced"""
+    loss: Literal["mse", "cross_entropy"] = "mse"
+    """loss of one sample"""
+    weight_decay: Any
+    """λ of the term (λ/2)‖θ‖², for the flow and every optimiser"""
+    t1: float = 100.0
+    """horizon in gradient-flow time"""
+    rtol: float | None = None
+    """relative tolerance of the flow (absolute: a thousandth of it); 1e-8, in float32 1e-5, with kinks (relu) 1e-3"""
+    power: float | None = None
+    """exponent of the ansatz; 1/depth by default"""
+    steps: int = 2000
+    """steps of every optimiser"""
+    batch_size: int = 128
+    """minibatch of SGD with momentum; the others take the full batch"""
+    gd_rate: float = 0.05
+    """learning rate of gradient descent"""
+    momentum_rate: float = 0.005
+    """learning rate of SGD with momentum .9, whose time advances ten times faster"""
+    adam_rate: float = 0.001
+    """learning rate of Adam and AdamW"""
+    adamw_decay: float = 0.1
+    """decoupled weight decay of AdamW"""
+    dtype: Literal["float64", "float32"] = "float64"
+    """floating-point type"""
+    progress: bool = True
+    """show progress bars"""
+    debug: bool = False
+    """show the traceback of an error"""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Synthetic data, to be drawn with a key."""
+
+    name: str
+    inputs: int
+
+    def __call__(self, key: Any, samples: int, noise: Any) -> Any:
+        """The dataset."""
+        import nfa_flow as nf
+
+        further = {"rank": 2} if self.name == "multi_index" else {}
+        return getattr(nf.data, self.name)(key, samples, self.inputs, noise=noise, **further)
+
+
+@dataclass(frozen=True)
+class ExactFlow:
+    """Trains a network by its exact gradient flow."""
+
+    t1: float
+    rtol: float | None
+
+    def __call__(self, net: Any, data: Any, key: Any, **options: Any) -> Any:
+        """The run; the key is for others."""
+        import nfa_flow as nf
+
+        usual = 1e-3 if net.has_kinks else 1e-8 if data.x.dtype == "float64" else 1e-5
+        return nf.gradient_flow(net, data, self.t1, rtol=usual if self.rtol is None else self.rtol, **options)
+
+    def __str__(self) -> str:
+        return f"exact flow to t = {self.t1:g}"
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Trains a network by an optimiser, on minibatches of a given size or on the full batch."""
+
+    name: Optimizer
+    rate: float
+    steps: int
+    batch_size: int | None
+    adamw_decay: float
+
+    def __call__(self, net: Any, data: Any, key: Any, **options: Any) -> Any:
+        """The run; the key is for the minibatches."""
+        import nfa_flow as nf
+
+        batch_size = None if self.batch_size is None else min(self.batch_size, data.samples)
+        time_per_step = self.rate / (1 - _MOMENTUM) if self.name == "momentum" else self.rate
+        batch = {"batch_size": batch_size, "key": key, "learning_rate": time_per_step}
+        optimizer = _optimizer(self.name, self.rate, self.adamw_decay)
+        return nf.gradient_descent(net, data, optimizer, self.steps, **batch, **options)
+
+    def __str__(self) -> str:
+        return f"{LABELS[self.name]}, {self.steps:,} steps of {self.rate:g}"
+
+
+@functools.cache  # another object would be compiled again
+def _optimizer(name: str, rate: float, adamw_decay: float) -> Any:
+    import optax
+
+    if name == "gd":
+        return optax.sgd(rate)
+    if name == "momentum":
+        return optax.sgd(rate, momentum=_MOMENTUM)
+    return optax.adam(rate) if name == "adam" else optax.adamw(rate, weight_decay=adamw_decay)
+
+
+def set_precision(dtype: str) -> None:
+    """Let JAX compute in this floating-point type."""
+    import jax
+
+    jax.config.update("jax_enable_x64", dtype == "float64")
+
+
+def data_or_teacher(settings: Training) -> Any:
+    """The dataset or, for synthetic data, the `Teacher` that draws it."""
+    import nfa_flow as nf
+
+    name, _, rest = settings.data.partition(":")
+    if name in _TEACHERS:
+        return Teacher(name, settings.inputs)
+    readers: dict[str, Callable[[], Any]] = {
+        "digits": nf.data.digits,
+        "diabetes": nf.data.diabetes,
+        "openml": lambda: nf.data.standardise(nf.data.openml(rest)),
+        "cifar10": lambda: nf.data.cifar10(rest),
+    }
+    if name in readers:
+        return readers[name]().astype(settings.dtype)
+    if name.endswith(".npz"):
+        return nf.data.load_npz(settings.data).astype(settings.dtype)
+    known = (
+        "digits, diabetes, linear_teacher, multi_index, single_index, openml:NAME, cifar10:PATH or a path to an .npz"
+    )
+    raise ValueError(f"`data` must be {known}, but was {settings.data!r}.")
+
+
+def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, init: str, scale: Any, b: float) -> Any:
+    """The network, as wide at its ends as the data, and in their floating-point type."""
+    import nfa_flow as nf
+    from nfa_flow.checks import require_integer
+
+    require_integer("depth", depth, at_least=1)
+    require_integer("width", width, at_least=1)
+    initialisations: dict[str, Callable[[], Any]] = {
+        "balanced": lambda: nf.nets.Balanced(scale),
+        "gaussian": lambda: nf.nets.Gaussian(scale),
+        "orthogonal": lambda: nf.nets.Orthogonal(scale),
+        "lambda_balanced": lambda: nf.nets.LambdaBalanced(b, scale),
+    }
+    widths = [data.inputs, *[width] * (depth - 1), data.outputs]
+    return nf.nets.MLP(widths, key=key, activation=activation, init=initialisations[init](), dtype=data.x.dtype)
+
+
+def make_method(settings: Training, name: str) -> ExactFlow | Descent:
+    """What trains the network: "flow" or an optimiser."""
+    if name == "flow":
+        return ExactFlow(settings.t1, settings.rtol)
+    rates = {"gd": settings.gd_rate, "momentum": settings.momentum_rate}
+    return Descent(
+        name,  # pyright: ignore[reportArgumentType]
+        rate=rates.get(name, settings.adam_rate),
+        steps=settings.steps,
+        batch_size=settings.batch_size if name == "momentum" else None,
+        adamw_decay=settings.adamw_decay if name == "adamw" else 0.0,
+    )
+
+
+def observables(power: Any, loss: str) -> dict[str, Callable]:
+    """What is shown of every run, by the names of its panels."""
+    import equinox as eqx
+
+    import nfa_flow as nf
+
+    return {
+        "loss": eqx.Partial(nf.measure.loss, loss=loss),
+        "cosine": nf.measure.alignment(power),
+        "relative_error": nf.measure.alignment(power, metric="relative_error"),
+        "exponent": nf.measure.fit_exponent,
+    }
+
+
+def console() -> Any:
+    """Where commands say what they do; paths and the rows of tables stay in one piece, however narrow the terminal."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, width=_WIDEST)
+
+
+def table(columns: tuple[str, ...], *, left: int) -> Any:
+    """An empty table, whose first columns are to the left and whose other ones, numbers, to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < left else "right")
+    return table
+
+
+def cell(name: str, value: Any) -> str:
+    """A value of the observable of this name, with the digits that it deserves."""
+    return "undefined" if value != value else _FORMS[name].format(float(value))
+
+
+def save_figure(make: Callable[[], Any], path: Path) -> Path:
+    """Write the figure that `make` draws, without a display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make().savefig(path)
+    return path

@@ -1,0 +1,206 @@
+"""`nfa-flow sweep`: networks of the library over a grid of settings and seeds, by the exact flow or an optimiser."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from .common import (
+    PANELS,
+    Init,
+    Optimizer,
+    Teacher,
+    Training,
+    cell,
+    console,
+    data_or_teacher,
+    make_method,
+    make_net,
+    observables,
+    save_figure,
+    set_precision,
+    table,
+)
+from .workers import Sent, stop, workers
+
+_AXES = ("depth", "width", "activation", "init", "scale", "weight_decay")
+_AXES_OF_TEACHERS = ("samples", "noise")
+_STRUCTURE = ("depth", "width", "activation", "init", "samples")  # what decides shapes; the rest can share a program
+_SEED = "seed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Training):
+    """Train networks over every combination of settings, for many seeds each.
+
+    Without options: the digits data, balanced linear networks of two, three and four layers with and without weight
+    decay, and the Neural Feature Ansatz at exponent 1/depth. Every finished run is kept in the store; the same command
+    goes on where an interrupted one stopped, also with further values or seeds.
+    """
+
+    samples: tuple[int, ...] = (500,)
+    noise: tuple[float, ...] = (0.1,)
+    depth: tuple[int, ...] = (2, 3, 4)
+    width: tuple[int, ...] = (64,)
+    activation: tuple[str, ...] = ("identity",)
+    init: tuple[Init, ...] = ("balanced",)
+    scale: tuple[float, ...] = (0.3,)
+    weight_decay: tuple[float, ...] = (0.0, 1e-3)
+    method: Literal["flow"] | Optimizer = "flow"
+    """the exact flow, or an optimiser"""
+    seeds: int = 8
+    """how many seeds, from 0 on: of weights, minibatches and synthetic data"""
+    store: Path = Path("runs/sweep.zarr")
+    """Zarr store of the runs; a CSV file and the figure are put beside it"""
+    workers: int = 0
+    """processes to run in; 0: threads of this one, which share what is compiled"""
+    batch: Literal["auto", "sequential", "vmap", "off"] = "auto"
+    """how runs that differ in numbers only are worked off"""
+
+    def run(self) -> None:
+        """Run what is missing in the store, and say what came of all runs."""
+        set_precision(self.dtype)
+        import nfa_flow as nf
+        from nfa_flow.sweep.assemble import MISSING
+
+        say, began = console().print, time.perf_counter()
+        data, method = data_or_teacher(self), make_method(self, self.method)
+        grid = self._grid(isinstance(data, Teacher))
+        power = "1/depth" if self.power is None else f"{self.power:.4g}"
+        drawn = f"{data.name}, {data.inputs} inputs, drawn for each seed" if isinstance(data, Teacher) else data
+        say(f"{drawn}\n{_named(grid)}")
+        say(f"{method} for each of {len(grid)} runs, NFM against AGOP to the power {power}, in {self.store}")
+        one_run = partial(_one_run, data=Sent(data), method=method, loss=self.loss, b=self.b, dtype=self.dtype)
+        options: dict[str, Any] = {"store": self.store, "batch": self.batch, "progress": self.progress}
+        with workers(self.workers, self.dtype, data) as executor:
+            try:
+                dataset = nf.sweep(one_run, grid, executor=executor, **options)
+            except nf.SweepInterrupted as interrupt:
+                stop(executor)
+                finished = int((interrupt.dataset["status"] != MISSING).sum())
+                say(f"{finished} of {len(grid)} runs are finished and kept in {self.store}.")
+                raise
+        say("At the end of the runs, medians over the seeds and their 10–90 % ranges:", _table(dataset), sep="\n")
+        for reason, count in _failures(dataset).items():
+            say(f"{count} failed: {reason}")
+        figure = _figure_or_reason(dataset, beside(self.store, ".png"))
+        seconds = time.perf_counter() - began
+        say(f"Wrote {self.store}, {beside(self.store, '.csv')} and {figure} in {seconds:.1f} s.")
+
+    def _grid(self, draws_data: bool) -> Any:
+        """An axis for every setting, so that a store can take up further values of any of them."""
+        import nfa_flow as nf
+        from nfa_flow.checks import require_integer, wrong
+
+        require_integer("seeds", self.seeds, at_least=1)
+        for depth in self.depth:
+            require_integer("depth", depth, at_least=1)
+        for name in _AXES_OF_TEACHERS:
+            values = getattr(self, name)
+            if len(values) > 1 and not draws_data:
+                raise wrong(name, "left out where the data are not synthetic", " ".join(map(str, values)))
+        names = _AXES + (_AXES_OF_TEACHERS if draws_data else ())
+        axes = {name: getattr(self, name) for name in names}
+        axes |= {name: nf.looped(axes[name]) for name in _STRUCTURE if name in axes}
+        power = lambda depth: 1 / depth if self.power is None else self.power
+        return nf.Grid(**axes, seed=range(self.seeds), power=power)
+
+
+def beside(store: Path, suffix: str) -> Path:
+    """A file beside a store, as `nf.sweep` names its table."""
+    return store.with_name(store.name.removesuffix(".zarr") + suffix)
+
+
+def draw(dataset: Any, panels: tuple[str, ...], path: Path, *, over: str = _SEED, hue: str | None = None) -> Path:
+    """The figure of a sweep."""
+    import nfa_flow as nf
+
+    return save_figure(lambda: nf.plot.sweep_overview(dataset, panels, over=over, hue=hue), path)
+
+
+def _figure_or_reason(dataset: Any, path: Path) -> str:
+    """Where the figure is, or why a sweep of many axes has none."""
+    try:
+        return str(draw(dataset, PANELS, path))
+    except ValueError as error:
+        return f"no figure ({str(error).removesuffix('.')}; choose with `nfa-flow plot STORE --select`)"
+
+
+def _one_run(
+    key: Any,
+    *,
+    data: Any,
+    method: Any,
+    loss: str,
+    b: float,
+    dtype: str,
+    depth: Any,
+    width: Any,
+    activation: str,
+    init: str,
+    scale: Any,
+    weight_decay: Any,
+    power: Any,
+    samples: Any = None,
+    noise: Any = None,
+) -> Any:
+    """What `nfa-flow flow` does with this seed and these settings."""
+    import jax
+
+    data_key, net_key, batch_key = jax.random.split(key, 3)
+    dataset = data.data
+    if isinstance(dataset, Teacher):
+        dataset = dataset(data_key, samples, noise).astype(dtype)
+    net = make_net(dataset, net_key, depth=depth, width=width, activation=activation, init=init, scale=scale, b=b)
+    observe = observables(power, loss)
+    options = {"weight_decay": weight_decay, "loss": loss, "observe": observe, "progress": False, "throw": False}
+    return method(net, dataset, batch_key, **options)
+
+
+def _named(grid: Any) -> str:
+    """The settings of a grid: what is varied, and what is not."""
+    labels = {axis.name: axis.labels for axis in grid.axes if axis.name != _SEED}
+    varied = [f"{name} {', '.join(map(_text, values))}" for name, values in labels.items() if len(values) > 1]
+    fixed = [f"{name} {_text(values[0])}" for name, values in labels.items() if len(values) == 1]
+    seeds = len(grid.dimensions[_SEED])
+    return f"{' × '.join([*varied, f'{seeds} seeds'])}; {', '.join(fixed)}"
+
+
+def _table(dataset: Any) -> Any:
+    """Medians and quantiles over the seeds, for each combination of what is varied."""
+    import numpy as np
+
+    varied = [name for name in (*_AXES, *_AXES_OF_TEACHERS) if dataset.sizes.get(name, 1) > 1]
+    names = ("final loss", "cosine", "relative error", "exponent")
+    rows = table((*varied, "runs", *names), left=0)
+    for index in np.ndindex(*(dataset.sizes[name] for name in varied)):
+        runs = dataset.isel(dict(zip(varied, index, strict=True)))
+        succeeded = _succeeded(runs)
+        count = f"{succeeded.sum()}" if succeeded.all() else f"{succeeded.sum()} of {succeeded.size}"
+        ends = [_median_and_range(name, runs[f"{name}_at_end"].values[succeeded]) for name in PANELS]
+        rows.add_row(*(_text(runs[name].item()) for name in varied), count, *ends)
+    return rows
+
+
+def _median_and_range(name: str, values: Any) -> str:
+    import numpy as np
+
+    if not np.isfinite(values).any():
+        return cell(name, np.nan)
+    low, median, high = (cell(name, quantile) for quantile in np.nanquantile(values, (0.1, 0.5, 0.9)))
+    return f"{median} ({low}–{high})"
+
+
+def _failures(dataset: Any) -> Counter:
+    """Reason → how many runs failed for it."""
+    return Counter(dataset["reason"].values[~_succeeded(dataset)].tolist())
+
+
+def _succeeded(dataset: Any) -> Any:
+    return dataset["status"].isin(["completed", "stopped"]).values
+
+
+def _text(label: Any) -> str:
+    return f"{label:g}" if isinstance(label, float) else str(label)

@@ -1,0 +1,53 @@
+"""Processes to run in: they begin with the precision and the data of the main process, and end with it."""
+
+import multiprocessing
+import pickle
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from .common import set_precision
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Data that a worker gets once, when it begins, instead of with every part of the work."""
+
+    data: Any
+
+    def __reduce__(self) -> Any:
+        return _received, ()
+
+
+def workers(count: int, dtype: str, data: Any) -> AbstractContextManager:
+    """An executor of so many processes, each of which has the data; None for 0, the threads of this process."""
+    from nfa_flow.checks import require_integer
+
+    require_integer("workers", count, at_least=0)
+    if count == 0:
+        return nullcontext()
+    spawn = multiprocessing.get_context("spawn")  # JAX does not survive a fork
+    return ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(dtype, pickle.dumps(data)))
+
+
+def stop(executor: ProcessPoolExecutor | None) -> None:
+    """End the workers at once, instead of after the runs that they have begun."""
+    if executor is not None:
+        executor.shutdown(wait=False, cancel_futures=True)  # first, so that it does not take their end for an accident
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+
+
+_in_worker: dict[str, Any] = {}
+
+
+def _begin(dtype: str, pickled: bytes) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process, which Ctrl-C reaches too, decides what happens
+    set_precision(dtype)
+    _in_worker["data"] = pickle.loads(pickled)  # before the precision is set, it would be float32
+
+
+def _received() -> Sent:
+    return Sent(_in_worker["data"])
