@@ -68,6 +68,8 @@ def set_axes(ax: Axes, values: np.ndarray, name: str, label: str | None) -> None
 def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None = None) -> None:
     """One legend for all axes, from label → artist."""
     if entries:
+        if title is not None:  # a line more, which is not to come from the axes
+            figure.set_figheight(figure.get_figheight() + 0.4)
         with house_style():
             columns = min(len(entries), 6)
             figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, title=title)

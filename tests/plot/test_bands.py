@@ -1,5 +1,6 @@
 """Figures of sweeps: which quantiles are drawn, over which runs, and what cannot be drawn."""
 
+import io
 import warnings
 
 import matplotlib.pyplot as plt
@@ -139,6 +140,7 @@ def test_values_over_two_decades_have_a_logarithmic_axis(dataset):
 def test_an_observable_that_is_nowhere_a_number_says_so_without_warnings(dataset):
     with warnings.catch_warnings(action="error"):
         ax = nf.plot.bands(dataset.assign(undefined=np.nan * dataset["loss"]), "undefined")
+        ax.figure.savefig(io.BytesIO())
     assert [text.get_text() for text in ax.texts] == ["undefined"]
     assert labels(ax.get_legend())[0] == "depth = 2 (n = 0 of 8)"
 
