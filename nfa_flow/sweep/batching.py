@@ -42,13 +42,10 @@ def engine_for(one_run: Callable, fingerprint: Hashable, group: Group) -> Abstra
 
     **Arguments:** `fingerprint`: of what `one_run` computes.
     """
-    name = (fingerprint, group.name, group.batch)
     with _lock:
-        engine = _engines.pop(name, None)
-        if engine is None:
-            batch = choose_batch(one_run, group) if group.batch == "auto" else group.batch
-            engine = _ENGINES[batch](one_run, group.fixed)
-        _engines[name] = engine  # the last one used is the last to be forgotten
+        name = (fingerprint, group.name, choose_batch(one_run, group) if group.batch == "auto" else group.batch)
+        # The last one used is the last to be forgotten.
+        _engines[name] = engine = _engines.pop(name, None) or _ENGINES[name[-1]](one_run, group.fixed)
         while len(_engines) > _MOST_ENGINES:
             del _engines[next(iter(_engines))]
         return engine

@@ -99,26 +99,31 @@ def plain_settings(fixed: Mapping[str, Any], row: Row) -> dict[str, Any]:
 
 
 def _batchable(one_run: Callable, grid: Grid, first: Setting, passes_seed: bool) -> frozenset[str]:
+    """All numbers where that works together, as a rule; otherwise those that work alone, if these work together."""
     kinds = {axis.name: axis.kind for axis in grid.axes}
-    candidates = [name for name, value in first.values.items() if _is_number(value) and kinds.get(name) != "looped"]
-    chosen = set()
-    for name in candidates if passes_seed else [name for name in candidates if name != SEED]:
-        error = _refusal(one_run, Plan(frozenset([name]), passes_seed), first)
-        if error is None:
-            chosen.add(name)
-        elif kinds.get(name) == "batched":
+    candidates = {name for name, value in first.values.items() if _is_number(value) and kinds.get(name) != "looped"}
+    candidates -= set() if passes_seed else {SEED}
+    refusal = lambda names: _refusal(one_run, Plan(frozenset(names), passes_seed), first)
+    if refusal(candidates) is None:
+        return frozenset(candidates)
+    errors = {name: refusal([name]) for name in candidates}
+    for name, error in errors.items():
+        if error is not None and kinds.get(name) == "batched":
             must_be = f"an axis whose values leave all shapes alone when it is declared batched ({_short(error)})"
             raise wrong(name, must_be, f"{first.values[name]!r}, …") from error
-    if _refusal(one_run, Plan(frozenset(chosen), passes_seed), first) is not None:
-        chosen = {name for name in chosen if kinds.get(name) == "batched"}
-    return frozenset(chosen)
+    alone = {name for name, error in errors.items() if error is None}
+    return frozenset(alone if refusal(alone) is None else {name for name in alone if kinds.get(name) == "batched"})
 
 
 def _rehearse(one_run: Callable, grid: Grid, first: Setting, passes_seed: bool) -> None:
     """Let `one_run` check the values of each axis (of numbers, the ends), as it does when they are not abstract."""
     for dimension, bundle in enumerate(grid.bundles):
+        if bundle[0].name == SEED and not passes_seed:
+            continue
         for place in _telling(bundle[0].values):
             index = tuple(place if d == dimension else i for d, i in enumerate(first.index))
+            if index == first.index:
+                continue
             error = _refusal(one_run, Plan(frozenset(), passes_seed), grid.setting(index))
             if error is not None:
                 refused = ", ".join(f"{axis.name} = {axis.labels[place]}" for axis in bundle)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 
+import distributed
 import numpy as np
 import pytest
 from sweep.problems import linear

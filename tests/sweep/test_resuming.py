@@ -33,6 +33,7 @@ def environment(tmp_path_factory):
     folder = os.path.dirname(os.path.dirname(__file__))
     cache = tmp_path_factory.mktemp("compiled")
     more = {"JAX_ENABLE_X64": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    more["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return os.environ | more | {"PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])}
 
 

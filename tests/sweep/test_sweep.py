@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-import xarray
 from sweep.problems import DATA, OBSERVE, TIMES, TSIT5, linear
 
 import nfa_flow as nf
@@ -70,32 +69,34 @@ def test_a_seed_is_passed_where_it_is_asked_for():
 
 
 def test_several_runs_inside_one_function_go_on_from_one_another():
-    optimizer = optax.sgd(0.05)
+    first, second = optax.sgd(0.1), optax.sgd(0.05, momentum=0.9)
 
     def one_run(key, scale):
-        flow = linear(key, scale)
-        return nf.gradient_descent(flow.net, DATA, optimizer, 20, batch_size=6, key=key, observe=OBSERVE)
+        net = nf.nets.MLP([4, 5, 1], key=key, activation="identity", init=nf.nets.Gaussian(scale))
+        net = nf.gradient_descent(net, DATA, first, 30, observe={}, save_at=[30]).net
+        return nf.gradient_descent(net, DATA, second, 20, batch_size=6, key=key, save_at=[0, 20])
 
     for batch in ("sequential", "vmap"):
         dataset = nf.sweep(one_run, nf.Grid(scale=[0.3, 0.6], seed=range(3)), batch=batch, progress=False)
         for scale, seed in [(0.3, 1), (0.6, 2)]:
             alone = one_run(jax.random.key(seed), scale).observed["loss"]
-            np.testing.assert_allclose(dataset["loss"].sel(scale=scale, seed=seed), alone, rtol=1e-11)
+            np.testing.assert_allclose(dataset["loss"].sel(scale=scale, seed=seed), alone, rtol=1e-12)
 
 
 def test_a_failed_run_is_recorded_and_disturbs_no_other():
+    optimizer = optax.sgd(0.1)
+
     def one_run(key, scale):
         net = nf.nets.MLP([4, 5, 1], key=key, activation="identity", init=nf.nets.Gaussian(scale))
-        return nf.gradient_flow(net, DATA, 1.0, save_at=[0.0, 1.0], solver=TSIT5, max_steps=8, rtol=1e-3)
+        return nf.gradient_descent(net, DATA, optimizer, 50, save_at=[0, 1, 50])
 
     for batch in ("sequential", "vmap", "off"):
         dataset = nf.sweep(one_run, nf.Grid(scale=[0.1, 30.0], seed=range(2)), batch=batch, progress=False)
-        assert dataset["status"].values.tolist() == [["completed"] * 2, ["max_steps"] * 2]
-        assert "maximum number of steps" in str(dataset["reason"].values[1, 0])
+        assert dataset["status"].values.tolist() == [["completed"] * 2, ["diverged"] * 2]
+        assert "stopped being finite" in str(dataset["reason"].values[1, 0])
         assert np.isfinite(dataset["loss"].sel(scale=0.1)).all()
         assert np.isnan(dataset["loss"].sel(scale=30.0).isel(time=-1)).all()
-        assert (dataset["end_time"].sel(scale=30.0) < 1).all()
-        assert np.isfinite(dataset["loss_at_end"]).all()
+        assert (dataset["total_steps"].sel(scale=30.0) < 50).all()
 
 
 def test_an_error_in_python_fails_its_own_runs_only():
@@ -127,7 +128,7 @@ def test_a_function_that_jax_cannot_trace_is_called_run_by_run():
 def test_different_save_times_leave_time_without_labels():
     def one_run(key, t1):
         net = nf.nets.MLP([4, 5, 1], key=key, activation="identity")
-        return nf.gradient_flow(net, DATA, t1, save_at=[0.0, t1], solver=TSIT5)
+        return nf.gradient_flow(net, DATA, t1, save_at=t1 * np.array([0.0, 1.0]), solver=TSIT5)
 
     dataset = nf.sweep(one_run, nf.Grid(t1=[1.0, 2.0], seed=range(2)), progress=False)
     assert "time" not in dataset.coords
@@ -154,7 +155,6 @@ def test_data_are_shared_and_not_repeated_for_each_lane():
     stage = Stage(one_run, group.fixed, group.lanes[0].row, ())
     own, _ = jax.eval_shape(stage.prepare, stage.shared(group.lanes[0].row, ()), group.lanes[0].row, ())
     assert all(leaf.size == 1 for leaf in jax.tree.leaves(own))
-    assert isinstance(nf.sweep(one_run, nf.Grid(scale=[1.0], seed=[0]), progress=False), xarray.Dataset)
 
 
 @pytest.mark.parametrize(
