@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 
 from .blas import one_blas_thread
 from .checks import is_traced, wrong
-from .suspend import is_replaying, replay
+from .suspend import current_replay, final_state
 
 _State = TypeVar("_State", bound=Any)
 
@@ -50,11 +50,14 @@ def run_to_end(
     **Returns:** the last state, and whether the run was interrupted.
     **Raises:** ValueError where a `checkpoint` is asked for but cannot be kept.
     """
-    if not is_replaying() and not is_traced(problem, state):
+    replay = current_replay()
+    if replay is None and not is_traced(problem, state):
         return drive(advance, problem, state, checkpoint=checkpoint, **options)
     if checkpoint is not None:
         raise wrong("checkpoint", "None inside `jax.jit`, `jax.vmap` or a batched sweep", repr(checkpoint))
-    return replay(advance, problem, state) if is_replaying() else advance(problem, state, whole), False
+    if replay is None:
+        return advance(problem, state, whole), False
+    return final_state(replay, advance, problem, state), False
 
 
 def drive(

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from jaxtyping import PyTree
-
-_finals: ContextVar[Iterator[PyTree] | None] = ContextVar("finals", default=None)
+from jax.extend.core import get_opaque_trace_state
+from jaxtyping import Array, PyTree
 
 
 class Suspended(BaseException):
@@ -25,23 +24,40 @@ class Suspended(BaseException):
         self.advance, self.problem, self.state = advance, problem, state
 
 
+class Replay:
+    """One call of a user's function: the ends of its runs, and how those ended that would have raised.
+
+    Runs inside a transformation of the user's own (`jax.jit`, `jax.vmap`) cannot be taken out of it.
+    """
+
+    def __init__(self, finals: Sequence[PyTree]):
+        self.finals = iter(finals)
+        self.statuses: list[Array] = []
+        self.trace = get_opaque_trace_state()
+
+
+_replay: ContextVar[Replay | None] = ContextVar("replay", default=None)
+
+
 @contextmanager
-def replaying(finals: Sequence[PyTree]) -> Iterator[None]:
+def replaying(finals: Sequence[PyTree]) -> Iterator[Replay]:
     """Inside, the k-th run ends at once in the state `finals[k]`, and the first one beyond them raises `Suspended`."""
-    token = _finals.set(iter(finals))
+    replay = Replay(finals)
+    token = _replay.set(replay)
     try:
-        yield
+        yield replay
     finally:
-        _finals.reset(token)
+        _replay.reset(token)
 
 
-def is_replaying() -> bool:
-    """Whether runs are handed out instead of being integrated."""
-    return _finals.get() is not None
+def current_replay() -> Replay | None:
+    """The replay that this run belongs to; None where it is to be integrated right here."""
+    replay = _replay.get()
+    return replay if replay is not None and replay.trace == get_opaque_trace_state() else None
 
 
-def replay(advance: Callable, problem: PyTree, state: PyTree) -> PyTree:
-    """The final state of this run; only inside `replaying`."""
-    for final in _finals.get() or ():
+def final_state(replay: Replay, advance: Callable, problem: PyTree, state: PyTree) -> PyTree:
+    """The final state of this run, or `Suspended` where it is not known yet."""
+    for final in replay.finals:
         return final
     raise Suspended(advance, problem, state)

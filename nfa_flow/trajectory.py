@@ -16,6 +16,7 @@ from . import drive
 from .checks import is_traced
 from .nets import MLP
 from .observation import Record
+from .suspend import current_replay
 
 if TYPE_CHECKING:
     import xarray
@@ -203,6 +204,9 @@ def make_trajectory(
 
 def conclude(trajectory: Trajectory, throw: bool) -> Trajectory:
     """Return the trajectory, or raise if it failed and `throw` says so."""
+    replay = current_replay()
+    if replay is not None and throw:
+        replay.statuses.append(trajectory.status_code)  # who replays it sees to it
     if not throw or is_traced(trajectory.status_code) or trajectory.succeeded:
         return trajectory
     raise RunInterrupted(trajectory) if trajectory.status == "interrupted" else RunError(trajectory)

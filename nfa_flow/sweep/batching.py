@@ -42,8 +42,8 @@ def engine_for(one_run: Callable, fingerprint: Hashable, group: Group) -> Abstra
 
     **Arguments:** `fingerprint`: of what `one_run` computes.
     """
+    name = (fingerprint, group.name, choose_batch(one_run, group) if group.batch == "auto" else group.batch)
     with _lock:
-        name = (fingerprint, group.name, choose_batch(one_run, group) if group.batch == "auto" else group.batch)
         # The last one used is the last to be forgotten.
         _engines[name] = engine = _engines.pop(name, None) or _ENGINES[name[-1]](one_run, group.fixed)
         while len(_engines) > _MOST_ENGINES:

@@ -95,8 +95,9 @@ class Grid:
       an axis changes no other run. Without this axis, the key of seed 0;
     - a function, such as `power=lambda depth: 1 / depth`, is a setting that depends on others; not a dimension;
     - `nf.zipped(…)` first: axes that advance together.
-    - `nf.batched(values)` or `nf.looped(values)` decide how an axis is worked off; otherwise the sweep batches each
-      axis of numbers that `one_run` accepts as JAX scalars.
+    - `nf.batched(values)` or `nf.looped(values)` decide how an axis is worked off; otherwise the sweep batches seeds,
+      and each axis of fractions that `one_run` accepts as JAX scalars. Whole numbers are looped: write 1.0 where that
+      will do.
 
     **Raises:** ValueError naming the axis for one that is empty, has the same value twice, or has an unusable name.
     """
@@ -120,6 +121,7 @@ class Grid:
             unknown = [p for p in inspect.signature(rule).parameters if p not in names or p in self.derived]
             if unknown:
                 raise wrong(name, f"a function of axes ({', '.join(a.name for a in self.axes)})", f"of {unknown[0]}")
+        self._derived_values = {name: self._tabulate(rule) for name, rule in self.derived.items()}
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -137,11 +139,11 @@ class Grid:
         found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
             axis.name: ((bundle[0].name,), np.asarray(axis.labels)) for bundle in self.bundles for axis in bundle[1:]
         }
-        for name, rule in self.derived.items():
-            bundles = [b for b in self.bundles if any(a.name in inspect.signature(rule).parameters for a in b)]
-            shape = [len(bundle[0].values) for bundle in bundles]
-            labels = [_label(name, self._value(rule, bundles, index)) for index in np.ndindex(*shape)]
-            found[name] = (tuple(bundle[0].name for bundle in bundles), np.asarray(labels).reshape(shape))
+        for name, values in self._derived_values.items():
+            shape = [len(self.bundles[i][0].values) for i in self._places_of(self.derived[name])]
+            labels = [_label(name, value) for value in values.values()]
+            dims = tuple(self.bundles[i][0].name for i in self._places_of(self.derived[name]))
+            found[name] = (dims, np.asarray(labels).reshape(shape))
         return found
 
     def __len__(self) -> int:
@@ -157,7 +159,10 @@ class Grid:
         placed = [(axis, i) for bundle, i in zip(self.bundles, index, strict=True) for axis in bundle]
         values = {axis.name: axis.values[i] for axis, i in placed}
         labels = {axis.name: axis.labels[i] for axis, i in placed}
-        derived = {name: self._value(rule, self.bundles, index) for name, rule in self.derived.items()}
+        derived = {
+            name: values[tuple(index[i] for i in self._places_of(self.derived[name]))]
+            for name, values in self._derived_values.items()
+        }
         identities = {axis.name: axis.identities[i] for axis, i in placed}
         return Setting(
             index,
@@ -170,9 +175,20 @@ class Grid:
         sizes = " × ".join(f"{' & '.join(a.name for a in bundle)} {len(bundle[0].values)}" for bundle in self.bundles)
         return f"Grid({len(self)} runs: {sizes or 'one setting'})"
 
-    def _value(self, rule: Callable, bundles: Iterable[tuple[Axis, ...]], index: tuple[int, ...]) -> Any:
-        values = {axis.name: axis.values[i] for bundle, i in zip(bundles, index, strict=True) for axis in bundle}
-        return rule(**{name: values[name] for name in inspect.signature(rule).parameters})
+    def _places_of(self, rule: Callable) -> list[int]:
+        """Which dimensions a rule depends on."""
+        parameters = inspect.signature(rule).parameters
+        return [i for i, bundle in enumerate(self.bundles) if any(axis.name in parameters for axis in bundle)]
+
+    def _tabulate(self, rule: Callable) -> dict[tuple[int, ...], Any]:
+        """What a rule gives, by the place along the dimensions that it depends on."""
+        bundles = [self.bundles[i] for i in self._places_of(rule)]
+        places = list(np.ndindex(*(len(bundle[0].values) for bundle in bundles)))
+        values = []
+        for place in places:
+            known = {axis.name: axis.values[i] for bundle, i in zip(bundles, place, strict=True) for axis in bundle}
+            values.append(_plain(rule(**{name: known[name] for name in inspect.signature(rule).parameters})))
+        return dict(zip(places, _alike(values), strict=True))
 
     def _check_distinct(self) -> None:
         for bundle in self.bundles:
@@ -228,6 +244,8 @@ def _label(name: str, value: Any) -> Any:
 
 
 def _identity(label: Any, value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
+        value = float(value)  # 1 and 1.0 are one value, also when the axis gets a fraction later
     return value if _is_plain(value) else {"label": label, "value": describe_value(value)}
 
 

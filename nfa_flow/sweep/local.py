@@ -8,17 +8,27 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .batching import engine_for
+from .compiled import device_of_thread
 from .engine import AbstractEngine, Lane
 from .plan import Group
 from .result import RunResult, failed
 
+# What a context manager of JAX sets holds for its thread only.
+_THREAD_SETTINGS = (
+    "enable_x64",
+    "default_prng_impl",
+    "threefry_partitionable",
+    "default_matmul_precision",
+    "debug_nans",
+)
 TICK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0
 
@@ -34,7 +44,7 @@ class _Job:
     """A group, its lanes that wait, and how many workers are at it."""
 
     def __init__(self, group: Group):
-        self.group, self.waiting, self.workers = group, list(group.lanes), 0
+        self.group, self.waiting, self.workers, self.has_worked = group, list(group.lanes), 0, False
 
 
 class LocalWorkers:
@@ -46,13 +56,15 @@ class LocalWorkers:
     """
 
     def __init__(self, one_run: Callable, fingerprint: str, groups: Sequence[Group]):
-        self._one_run, self._fingerprint = one_run, fingerprint
+        settings = {name: getattr(jax.config, f"jax_{name}") for name in _THREAD_SETTINGS}
+        # Only for this very function, as a description may miss something.
+        self._one_run, self._fingerprint = one_run, (id(one_run), fingerprint, *settings.values())
         self._jobs = [_Job(group) for group in groups]
         self._results: queue.Queue[Results] = queue.Queue()
         self._lock, self._cancelled = threading.Lock(), threading.Event()
-        # A precision set by a context manager holds for its thread only.
-        arguments = [(device, uses_float64()) for device in _places()]
-        self._threads = [threading.Thread(target=self._work, args=a, daemon=True) for a in arguments]
+        self._threads = [
+            threading.Thread(target=self._work, args=(device, settings), daemon=True) for device in _places()
+        ]
         self.running = 0
 
     def results(self) -> Generator[Results, None, None]:
@@ -69,11 +81,15 @@ class LocalWorkers:
                 yield self._results.get()
         finally:
             self._cancelled.set()
+            deadline = time.monotonic() + _PATIENCE_SECONDS
             for thread in self._threads:
-                thread.join(timeout=_PATIENCE_SECONDS)
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
-    def _work(self, device: Any, x64: bool) -> None:
-        with jax.enable_x64(x64), jax.default_device(device):
+    def _work(self, device: Any, settings: Mapping[str, Any]) -> None:
+        with contextlib.ExitStack() as stack:
+            for name, value in settings.items():
+                stack.enter_context(getattr(jax, name)(value))
+            stack.enter_context(jax.default_device(device))
             while (job := self._next_job()) is not None:
                 _Worker(self, job).run()
 
@@ -88,8 +104,8 @@ class LocalWorkers:
             return job
 
     def engine(self, job: _Job) -> AbstractEngine:
-        """The engine of a group; only for this very function, as a description may miss something."""
-        return engine_for(self._one_run, (id(self._one_run), self._fingerprint), job.group)
+        """The engine of a group."""
+        return engine_for(self._one_run, self._fingerprint, job.group)
 
     def take(self, job: _Job, most: int) -> list[Lane]:
         """Lanes of this group for one worker; near the end few enough that the others get some too."""
@@ -128,8 +144,8 @@ class _Worker:
         try:
             self._workers.engine(self._job).work(self._take, self._deliver, self._workers.cancelled)
         except Exception as error:
-            # The program does not work for any lane of the group: those that wait would fail in the same way.
-            while self._take(len(self._job.group.lanes)):
+            # Where nothing of the group has worked so far, its program does not: those that wait would fail as well.
+            while not self._job.has_worked and self._take(len(self._job.group.lanes)):
                 pass
             self._workers.deliver([(index, failed(error)) for index in self._held])
         finally:
@@ -141,14 +157,19 @@ class _Worker:
         return lanes
 
     def _deliver(self, results: Sequence[tuple[Lane, RunResult]]) -> None:
+        self._job.has_worked = True
         for lane, _ in results:
             del self._held[lane.index]
         self._workers.deliver([(lane.index, result) for lane, result in results])
 
 
 def _places() -> list[Any]:
-    """A device per thread: each accelerator once, the devices of a CPU in turn up to its number of cores."""
-    devices = jax.local_devices()
+    """A device per thread: each accelerator once, the devices of a CPU in turn up to its number of cores.
+
+    Only the one that the caller has chosen by `jax.default_device`, if there is one.
+    """
+    chosen = device_of_thread()
+    devices = jax.local_devices() if chosen is None else [chosen]
     if devices[0].platform != "cpu":
         return devices
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

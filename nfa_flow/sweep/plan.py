@@ -81,6 +81,8 @@ def make_plan(one_run: Callable, grid: Grid, batch: str) -> Plan:
             raise wrong(axis.name, "an axis of numbers when it is declared batched", repr(axis.labels[0]))
     first = next(iter(grid))
     error = _refusal(one_run, Plan(frozenset(), passes_seed), first)
+    if error is None and passes_seed:
+        error = _refusal(one_run, Plan(frozenset([SEED]), passes_seed), first)
     if error is not None:
         if not isinstance(error, _TRACING):
             raise error
@@ -99,10 +101,17 @@ def plain_settings(fixed: Mapping[str, Any], row: Row) -> dict[str, Any]:
 
 
 def _batchable(one_run: Callable, grid: Grid, first: Setting, passes_seed: bool) -> frozenset[str]:
-    """All numbers where that works together, as a rule; otherwise those that work alone, if these work together."""
-    kinds = {axis.name: axis.kind for axis in grid.axes}
-    candidates = {name for name, value in first.values.items() if _is_number(value) and kinds.get(name) != "looped"}
-    candidates -= set() if passes_seed else {SEED}
+    """All candidates where that works together, as a rule; otherwise those that work alone, if these work together.
+
+    Whole numbers are not among them, unless declared: they count layers and samples, and JAX computes with them in
+    another way than Python does (10**-1 is 0).
+    """
+    kinds = {axis.name: axis.kind for axis in grid.axes} | ({SEED: "batched"} if passes_seed else {SEED: "looped"})
+    candidates = {
+        name
+        for name, value in first.values.items()
+        if kinds.get(name) == "batched" or (isinstance(value, float) and kinds.get(name) != "looped")
+    }
     refusal = lambda names: _refusal(one_run, Plan(frozenset(names), passes_seed), first)
     if refusal(candidates) is None:
         return frozenset(candidates)
@@ -111,6 +120,8 @@ def _batchable(one_run: Callable, grid: Grid, first: Setting, passes_seed: bool)
         if error is not None and kinds.get(name) == "batched":
             must_be = f"an axis whose values leave all shapes alone when it is declared batched ({_short(error)})"
             raise wrong(name, must_be, f"{first.values[name]!r}, …") from error
+        if error is not None:
+            warnings.warn(f"each value of `{name}` is compiled for itself: {_short(error)}", stacklevel=5)
     alone = {name for name, error in errors.items() if error is None}
     return frozenset(alone if refusal(alone) is None else {name for name in alone if kinds.get(name) == "batched"})
 
@@ -147,7 +158,7 @@ def check_signature(one_run: Callable, grid: Grid) -> bool:
     needed = {p.name for p in parameters if p.name in taken and p.default is p.empty}
     given = {axis.name for axis in grid.axes} | set(grid.derived)
     if not takes_all and KEY not in taken:
-        raise wrong("one_run", "a function that takes `key`", f"one of ({', '.join(sorted(taken))})")
+        raise wrong("one_run", "a function that takes `key` by keyword", f"one of ({', '.join(sorted(taken))})")
     for name in given - {SEED} - taken if not takes_all else ():
         raise wrong("grid", f"of axes that `one_run` takes ({', '.join(sorted(taken - {KEY}))})", f"with {name}")
     for name in sorted(needed - given - {KEY}):

@@ -14,11 +14,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from ..checks import wrong
-from ..drive import is_key
+from ..drive import COMPLETED, STOPPED, is_key
 from ..suspend import Suspended, replaying
 from ..trajectory import Trajectory
 
@@ -36,7 +37,6 @@ class Stage:
 
     def __init__(self, one_run: Callable, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]):
         self.is_last = False
-        self._advance: Any = None
         self._static: PyTree = None
 
         def outputs(row: Row, finals: Sequence[PyTree]) -> PyTree:
@@ -48,28 +48,45 @@ class Stage:
         )
         self._jaxpr, self._consts = program.jaxpr, program.consts
         self._structure = jax.tree.structure(shapes)
-        self._varies = jax.tree.unflatten(self._structure, _depends_on_inputs(program.jaxpr))[0]
+        known = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+        constants = [known.get(v) if isinstance(v, Var) else None for v in program.jaxpr.outvars]
+        varies = _depends_on_inputs(program.jaxpr)
+        computed = [not v and constant is None for v, constant in zip(varies, constants, strict=True)]
+        of_program = lambda leaves: jax.tree.unflatten(self._structure, leaves)[0]
+        self._varies, self._computed, self._constants = map(of_program, (varies, computed, constants))
         self.state_shape = shapes[1]
         self._own_shapes = eqx.filter(shapes[0], self._varies)
         self.row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((self._own_shapes, shapes[1])))
 
     def _leave(self, one_run: Callable, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]) -> PyTree:
-        """(problem, state) of the next run, or (None, trajectory)."""
+        """(program, state) of the next run; or None and (trajectory, how the runs ended that raise when they fail)."""
         settings = dict(row)
         key = jax.random.wrap_key_data(settings.pop(KEY))
         try:
-            with replaying(finals):
+            with replaying(finals) as replay:
                 run = one_run(key=key, **fixed, **settings)
         except Suspended as suspended:
-            self._advance = suspended.advance
-            return suspended.problem, suspended.state
+            return self._program_of(suspended), suspended.state
         self.is_last = True
-        return None, dataclasses.replace(require_trajectory(run), net=None, nets=None)
+        return None, (dataclasses.replace(require_trajectory(run), net=None, nets=None), tuple(replay.statuses))
+
+    def _program_of(self, run: Suspended) -> PyTree:
+        """Its `advance` and its gradient, with everything that they take from the problem and from closures as leaves.
+
+        A loss, an observable or an optimiser of the user's may hold numbers that differ between rows.
+        """
+        budget = jnp.zeros((), jnp.int32)
+        gradient = lambda problem, state: problem.objective.gradient(state.parameters)
+        return (
+            run.problem,
+            eqx.filter_closure_convert(run.advance, run.problem, run.state, budget),
+            eqx.filter_closure_convert(gradient, run.problem, run.state),
+        )
 
     def shared(self, row: Row, finals: Sequence[PyTree]) -> PyTree:
-        """What all rows have in common, computed from any of them."""
-        common = lambda *inputs: eqx.filter(self._evaluate(*inputs)[0], self._varies, inverse=True)
-        return self._consts, jax.jit(common)(self._consts, row, finals)
+        """What all rows have in common, computed from any of them; constants are passed on without a copy."""
+        common = lambda *inputs: eqx.filter(self._evaluate(*inputs)[0], self._computed)
+        return self._consts, eqx.combine(jax.jit(common)(self._consts, row, finals), self._constants)
 
     def prepare(self, shared: PyTree, row: Row, finals: Sequence[PyTree]) -> tuple[PyTree, PyTree]:
         """(what differs between rows in the problem, state); in the last stage (None, arrays of the trajectory)."""
@@ -78,17 +95,22 @@ class Stage:
 
     def advance(self, shared: PyTree, own: PyTree, state: PyTree, budget: Array) -> PyTree:
         """The state after at most `budget` more steps."""
-        problem, state = self._whole(shared, own, state)
-        return eqx.filter(self._advance(problem, state, budget), eqx.is_array)
+        (problem, advance, _), state = self._whole(shared, own, state)
+        return eqx.filter(advance(problem, state, budget), eqx.is_array)
 
     def gradient(self, shared: PyTree, own: PyTree, state: PyTree) -> PyTree:
         """The gradient of what the run minimises, where it is."""
-        problem, state = self._whole(shared, own, state)
-        return problem.objective.gradient(state.parameters)
+        (problem, _, gradient), state = self._whole(shared, own, state)
+        return gradient(problem, state)
 
     def trajectory(self, arrays: PyTree) -> Trajectory:
-        """The trajectory with these arrays, without its networks."""
-        return eqx.combine(arrays, self._static[1])
+        """The trajectory with these arrays, without its networks.
+
+        Where an earlier run inside `one_run` failed and would have raised, that is the status of the whole.
+        """
+        run, statuses = eqx.combine(arrays, self._static[1])
+        failed = [status for status in statuses if int(status) not in (COMPLETED, STOPPED)]
+        return dataclasses.replace(run, status_code=failed[0]) if failed else run
 
     def _whole(self, shared: PyTree, own: PyTree, state: PyTree) -> tuple[Any, Any]:
         own = jax.tree.map(lambda leaf, like: _as_key(leaf) if is_key(like) else leaf, own, self._own_shapes)

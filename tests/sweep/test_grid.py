@@ -54,6 +54,17 @@ def test_a_function_of_several_axes_varies_along_all_of_them():
     assert dims == ("a", "c") and labels.tolist() == [[110, 210], [120, 220]]
 
 
+def test_whole_numbers_among_the_fractions_of_a_rule_become_fractions():
+    grid = nf.Grid(depth=[1, 2, 4], power=lambda depth: 1 if depth == 1 else 1 / depth)
+    values = [setting.values["power"] for setting in grid]
+    assert values == [1.0, 0.5, 0.25] and all(type(value) is float for value in values)
+
+
+def test_one_and_one_point_zero_are_the_same_run():
+    (whole,), (fraction, _) = nf.Grid(decay=[0]), nf.Grid(decay=[0, 0.1])
+    assert whole.identities == fraction.identities
+
+
 def test_values_behind_labels_identify_a_run():
     one, other = (nf.Grid(init={"small": nf.nets.Gaussian(scale)}) for scale in (0.1, 0.2))
     (a,), (b,) = one, other

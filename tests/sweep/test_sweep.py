@@ -1,5 +1,6 @@
 """Sweeps: the same results as single runs, labelled, whatever is batched with what."""
 
+import equinox as eqx
 import jax
 import numpy as np
 import optax
@@ -7,6 +8,10 @@ import pytest
 from sweep.problems import DATA, OBSERVE, TIMES, TSIT5, linear
 
 import nfa_flow as nf
+from nfa_flow.sweep import local
+from nfa_flow.sweep.sequence import InSequence
+
+SGD = optax.sgd(0.05)
 
 # In lockstep sums are ordered differently. Divided by an error estimate near rtol = 1e-6, that changes steps by about
 # 1e-10, and what the steps leave of an error of 1e-6 or less accordingly.
@@ -43,7 +48,7 @@ def test_each_run_is_that_of_a_single_call(batch):
 
 
 def test_the_default_on_a_cpu_is_in_sequence(dataset):
-    assert dataset.attrs["batch"] == "sequential"
+    assert dataset.attrs["batching"] == "sequential"
 
 
 def test_in_sequence_the_bits_do_not_depend_on_the_other_lanes(dataset):
@@ -99,6 +104,81 @@ def test_a_failed_run_is_recorded_and_disturbs_no_other():
         assert (dataset["total_steps"].sel(scale=30.0) < 50).all()
 
 
+def small(key, scale=0.5):
+    return nf.nets.MLP([4, 5, 1], key=key, activation="identity", init=nf.nets.Gaussian(scale))
+
+
+def learning_rate(key, a):
+    return nf.gradient_descent(small(key), DATA, optax.sgd(a), 20, save_at=[20])
+
+
+def closure(key, a):
+    observe = {"loss": lambda net, data: a * nf.measure.loss(net, data)}
+    return nf.gradient_descent(small(key), DATA, SGD, 20, observe=observe, save_at=[20])
+
+
+def compiled(key, a):
+    return jax.jit(lambda key, a: nf.gradient_descent(small(key, a), DATA, SGD, 20, save_at=[20]))(key, a)
+
+
+def vmapped(key, a):
+    inner = jax.vmap(lambda key: nf.gradient_descent(small(key, a), DATA, SGD, 20, save_at=[20]).net.weights[0])
+    return nf.gradient_descent(small(key, inner(jax.random.split(key)).std()), DATA, SGD, 20, save_at=[20])
+
+
+@pytest.mark.parametrize("one_run", [learning_rate, closure, compiled, vmapped])
+@pytest.mark.parametrize("batch", ["sequential", "vmap"])
+def test_settings_may_enter_by_closures_and_transformations_of_the_users_own(one_run, batch):
+    dataset = nf.sweep(one_run, nf.Grid(a=[0.1, 0.2], seed=range(2)), batch=batch, progress=False)
+    for a, seed in [(0.1, 1), (0.2, 0)]:
+        alone = one_run(jax.random.key(seed), a).observed["loss"][0]
+        np.testing.assert_allclose(dataset["loss_at_end"].sel(a=a, seed=seed), alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("batch", ["sequential", "off"])
+def test_where_an_earlier_run_fails_and_raises_the_whole_has_failed(batch):
+    def one_run(key, scale):
+        first = nf.gradient_descent(small(key, scale), DATA, SGD, 20, save_at=[20])
+        net = eqx.tree_at(lambda net: net.layers, first.net, small(key).layers)
+        return nf.gradient_descent(net, DATA, SGD, 20, save_at=[20])
+
+    dataset = nf.sweep(one_run, nf.Grid(scale=[0.1, 1e3]), batch=batch, progress=False)
+    assert dataset["status"].values.tolist() == ["completed", "diverged"]
+
+
+def test_whole_numbers_are_pythons_own():
+    def one_run(key, exponent):
+        return nf.gradient_descent(small(key), DATA, SGD, 20, weight_decay=float(10**exponent), save_at=[20])
+
+    dataset = nf.sweep(one_run, nf.Grid(exponent=[-1, 0]), progress=False)
+    alone = [float(one_run(jax.random.key(0), exponent).observed["loss"][0]) for exponent in (-1, 0)]
+    np.testing.assert_allclose(dataset["loss_at_end"], alone, rtol=1e-12)
+
+
+def test_what_is_set_for_this_thread_holds_for_the_workers():
+    with jax.default_prng_impl("rbg"):
+        dataset = nf.sweep(learning_rate, nf.Grid(a=[0.1], seed=[3]), progress=False)
+        alone = learning_rate(jax.random.key(3), 0.1).observed["loss"]
+    np.testing.assert_allclose(dataset["loss"].squeeze("a").squeeze("seed"), alone, rtol=1e-12)
+
+
+def test_an_error_that_passes_fails_the_runs_it_met_and_no_others(monkeypatch):
+    run, calls = InSequence._run, []
+
+    def sometimes(self, lanes, cancelled):
+        calls.append(len(lanes))
+        if len(calls) == 2:
+            raise MemoryError("for a moment")
+        return run(self, lanes, cancelled)
+
+    monkeypatch.setattr(InSequence, "_run", sometimes)
+    monkeypatch.setattr(local, "_places", lambda: jax.local_devices()[:1])
+    dataset = nf.sweep(learning_rate, nf.Grid(a=[0.1], seed=range(20)), progress=False)
+    failed = dataset["status"].values == "error"
+    assert failed.sum() == calls[1] < 20
+    assert "for a moment" in dataset["reason"].values[failed][0]
+
+
 def test_an_error_in_python_fails_its_own_runs_only():
     def one_run(key, depth):
         if depth == 3:
@@ -119,7 +199,7 @@ def test_a_function_that_jax_cannot_trace_is_called_run_by_run():
 
     with pytest.warns(UserWarning, match="called run by run"):
         dataset = nf.sweep(one_run, nf.Grid(scale=[0.5], seed=range(2)), progress=False)
-    assert dataset.attrs["batch"] == "off"
+    assert dataset.attrs["batching"] == "off"
     np.testing.assert_array_equal(
         dataset["loss"].sel(scale=0.5, seed=1), linear(jax.random.key(1), 0.5).observed["loss"]
     )
