@@ -8,9 +8,10 @@ outside, beside others and in slices. Called again with its final state as the n
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from jax.extend.core import get_opaque_trace_state
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 
 class Suspended(BaseException):
@@ -32,7 +33,7 @@ class Replay:
 
     def __init__(self, finals: Sequence[PyTree]):
         self.finals = iter(finals)
-        self.statuses: list[Array] = []
+        self.statuses: list[Any] = []
         self.trace = get_opaque_trace_state()
 
 

@@ -235,7 +235,7 @@ def _show(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _table(times: Array, observed: Mapping[str, Array], rows: int = 8) -> list[str]:
+def _table(times: Array | np.ndarray, observed: Mapping[str, Array], rows: int = 8) -> list[str]:
     shown = np.unique(np.linspace(0, len(times) - 1, rows).round().astype(int)) if len(times) else []
     scalars = {name: np.asarray(values) for name, values in observed.items() if values.ndim == 1}
     width = {name: max(12, len(name)) for name in ["time", *scalars]}

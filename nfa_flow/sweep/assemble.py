@@ -1,7 +1,7 @@
 """Finished runs as one labelled dataset, with a dimension for each axis of the sweep, and as the rows of a table."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..trajectory import has_nan
 from .result import RunResult
 
 MISSING = "missing"
+_OF_EVERY_RUN = ("time", "times", "step", "status", "reason", "end_time")
 
 Index = tuple[int, ...]
 Results = Mapping[Index, RunResult]
@@ -29,8 +30,8 @@ def assemble(
 
     Each observable is a variable along the axes, time and axes of its own, `name[1]`, …, which are as long as the
     longest of any run; `name_at_end` is its last value. `status` and `reason` say how a run ended, `end_time` when.
-    Counts and notes are variables too, except that a note on which all runs agree is an attribute. What a run did not
-    reach, or does not have, is NaN or "".
+    Counts and notes are variables too, except that a note on which all runs agree is an attribute; where an axis has
+    that name, they are called `name_of_run`. What a run did not reach, or does not have, is NaN or "".
 
     Where the runs were observed at the same times, as far as they got, `time` is a coordinate; where a run that ended
     early was observed once more at its end, that is in `name_at_end` alone. Otherwise `times` is a variable.
@@ -41,6 +42,9 @@ def assemble(
     """
     shape = tuple(len(labels) for labels in axes.values())
     results = {index: results[index] for index in sorted(results)}
+    taken = {*axes, *coordinates}
+    for run in results.values():
+        require_own_names(run, taken)
     time = _common_times(results.values())
     reached = {index: len(run.times) if time is None else _on_grid(run, time) for index, run in results.items()}
     sizes = {"time": max(reached.values(), default=0)}
@@ -54,14 +58,25 @@ def assemble(
     table.add_words("status", {i: run.status for i, run in results.items()}, MISSING)
     table.add_words("reason", {i: run.reason for i, run in results.items()}, "it has not run")
     table.add("end_time", {i: np.asarray(run.end_time, float) for i, run in results.items()}, {})
-    _add_counts(table, results)
-    agreed = _add_notes(table, results)
+    _add_counts(table, results, taken)
+    agreed = _add_notes(table, results, taken)
     coords = {name: (name, _words_as_objects(labels)) for name, labels in axes.items()}
     coords |= {name: (dims, _words_as_objects(labels)) for name, (dims, labels) in coordinates.items()}
     coords |= {} if time is None else {"time": ("time", time)}
-    if twice := sorted(coords.keys() & table.variables.keys()):
-        raise _used_twice(twice[0])
     return xarray.Dataset(table.variables, coords, {**attrs, **agreed})
+
+
+def require_own_names(run: RunResult, taken: Collection[str]) -> None:
+    """Raise unless each observable of a run has a name of its own in the dataset.
+
+    **Arguments:** `taken`: the names of the axes and of further labels.
+    """
+    used = {*taken, *_OF_EVERY_RUN, *(_own_name(name, taken) for name in (*run.counts, *run.notes))}
+    for name in run.observed:
+        for variable in (name, _name_at_end(name)):
+            if variable in used:
+                raise _used_twice(name)
+            used.add(variable)
 
 
 def summary(runs: Iterable[tuple[Mapping[str, Any], str, RunResult]]) -> list[dict[str, Any]]:
@@ -76,10 +91,12 @@ def summary(runs: Iterable[tuple[Mapping[str, Any], str, RunResult]]) -> list[di
             "status": run.status,
             "reason": run.reason,
             "end_time": run.end_time,
-            **{_count_name(name): count for name, count in run.counts.items()},
-            **run.notes,
-            "seconds": run.seconds,
-            **{f"{n}_at_end": value[-1].item() for n, value in run.observed.items() if value.ndim == 1 and len(value)},
+            **{_own_name(name, settings): count for name, count in run.counts.items()},
+            **{_own_name(name, settings): note for name, note in run.notes.items()},
+            _own_name("seconds", settings): run.seconds,
+            **{
+                _name_at_end(n): value[-1].item() for n, value in run.observed.items() if value.ndim == 1 and len(value)
+            },
         }
         for settings, key, run in runs
     ]
@@ -117,7 +134,7 @@ class _Table:
         series = {index: piece[: reached[index]] for index, piece in pieces.items()}
         ends = {index: np.asarray(piece[-1]) for index, piece in pieces.items() if len(piece)}
         self.add(name, series, {**sizes, **longest}, attrs | {"status": _status(series.values())})
-        self.add(f"{name}_at_end", ends, longest, attrs | {"status": _status(ends.values())})
+        self.add(_name_at_end(name), ends, longest, attrs | {"status": _status(ends.values())})
 
     def _put(self, name: str, dims: tuple[str, ...], array: np.ndarray, attrs: Mapping[str, Any] | None) -> None:
         if name in self.variables:
@@ -155,28 +172,37 @@ def _on_grid(run: RunResult, times: np.ndarray) -> int:
     return int(differing[0]) if differing.size else shorter
 
 
-def _add_counts(table: _Table, results: Results) -> None:
+def _add_counts(table: _Table, results: Results, taken: Collection[str]) -> None:
     for name in dict.fromkeys(name for run in results.values() for name in run.counts):
         counts = {index: run.counts.get(name) for index, run in results.items()}
-        table.add(_count_name(name), {i: np.asarray(count) for i, count in counts.items() if count is not None}, {})
+        known = {i: np.asarray(count) for i, count in counts.items() if count is not None}
+        table.add(_own_name(name, taken), known, {})
 
 
-def _count_name(name: str) -> str:
-    """The steps at each time are there too."""
-    return "total_steps" if name == "steps" else name
-
-
-def _add_notes(table: _Table, results: Results) -> dict[str, str]:
+def _add_notes(table: _Table, results: Results, taken: Collection[str]) -> dict[str, str]:
     """The notes on which all runs agree that got far enough to have any; the others become variables."""
     agreed = {}
     runs = [run for run in results.values() if run.notes]
     for name in dict.fromkeys(name for run in runs for name in run.notes):
         values = {run.notes.get(name) for run in runs}
         if len(values) == 1:
-            agreed[name] = runs[0].notes[name]
+            agreed[_own_name(name, taken)] = runs[0].notes[name]
         else:
-            table.add_words(name, {i: run.notes[name] for i, run in results.items() if name in run.notes}, "")
+            words = {i: run.notes[name] for i, run in results.items() if name in run.notes}
+            table.add_words(_own_name(name, taken), words, "")
     return agreed
+
+
+def _own_name(name: str, taken: Collection[str]) -> str:
+    """Of a count or note: the steps at each time are there too, and axes have the names that the user gave them."""
+    name = "total_steps" if name == "steps" else name
+    while name in taken:
+        name += "_of_run"
+    return name
+
+
+def _name_at_end(name: str) -> str:
+    return f"{name}_at_end"
 
 
 def _status(arrays: Iterable[np.ndarray]) -> str:

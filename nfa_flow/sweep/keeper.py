@@ -9,9 +9,8 @@ from typing import Any
 
 import xarray
 
-from ..checks import wrong
 from .about import provenance
-from .assemble import assemble, summary
+from .assemble import assemble, require_own_names, summary
 from .grid import Grid, Setting
 from .local import Results
 from .result import ERROR, RunResult
@@ -33,8 +32,9 @@ class Keeper:
         self._grid, self._identity, self._about = grid, dict(identity), provenance()
         self._keys = {setting.index: self._key(setting) for setting in grid}
         self._store = None if path is None else Store(path, self._identity, self._about)
-        known = {} if self._store is None else self._store.results()
+        known = {} if self._store is None else self._store.results(set(self._keys.values()))
         self.results = {index: known[key] for index, key in self._keys.items() if key in known}
+        self._taken = {axis.name for axis in grid.axes} | set(grid.derived)
         self._unwritten: dict[str, RunResult] = {}
         self._began = self._written = time.monotonic()
 
@@ -46,7 +46,7 @@ class Keeper:
     def add(self, results: Results) -> None:
         """Keep these; runs that raised an error are not stored, to be tried again when the sweep goes on."""
         for _, result in results:
-            _require_other_names(self._grid, result)
+            require_own_names(result, self._taken)
         self.results.update(results)
         self._unwritten |= {self._keys[index]: result for index, result in results if result.status != ERROR}
         now = time.monotonic()
@@ -55,10 +55,14 @@ class Keeper:
             self._written = now
 
     def flush(self) -> None:
-        """Write what is not written yet."""
-        unwritten, self._unwritten = self._unwritten, {}
-        if self._store is not None and unwritten:
-            self._store.write(unwritten)
+        """Write what is not written yet. What Ctrl-C disturbs is tried again; what the disk refuses is told once."""
+        try:
+            if self._store is not None and self._unwritten:
+                self._store.write(self._unwritten)
+        except OSError:
+            self._unwritten = {}
+            raise
+        self._unwritten = {}
 
     def conclude(self) -> xarray.Dataset:
         """All results, labelled; also in the store, with a table of the runs beside it."""
@@ -81,11 +85,3 @@ class Keeper:
     def _key(self, setting: Setting) -> str:
         content = json.dumps({"settings": setting.identities} | self._identity, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def _require_other_names(grid: Grid, result: RunResult) -> None:
-    """Say so at the first run, and not at the end, where an axis and an observable have one name."""
-    axes = {axis.name for axis in grid.axes} | set(grid.derived)
-    taken = [name for name in result.observed if name in axes or f"{name}_at_end" in axes]
-    if taken:
-        raise wrong("observe", "of names that no axis has", f"with {taken[0]}")

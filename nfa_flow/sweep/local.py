@@ -77,13 +77,19 @@ class LocalWorkers:
                     yield self._results.get(timeout=TICK_SECONDS)
                     continue
                 yield []
-            while not self._results.empty():
-                yield self._results.get()
+            yield self.late_results()
         finally:
             self._cancelled.set()
             deadline = time.monotonic() + _PATIENCE_SECONDS
             for thread in self._threads:
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def late_results(self) -> Results:
+        """What came after the last time that somebody asked."""
+        late = []
+        while not self._results.empty():
+            late += self._results.get()
+        return late
 
     def _work(self, device: Any, settings: Mapping[str, Any]) -> None:
         with contextlib.ExitStack() as stack:

@@ -26,7 +26,10 @@ _TRACING = (jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError, jax.error
 
 @dataclass(frozen=True)
 class Group:
-    """Lanes that one compiled program serves: they differ in batched settings only. `batch`: how, or "auto"."""
+    """Lanes that one compiled program serves: they differ in batched settings only.
+
+    `name`: of all that the program depends on besides `one_run`; `batch`: how, or "auto".
+    """
 
     name: str
     fixed: dict[str, Any]
@@ -47,7 +50,8 @@ class Plan:
         groups: dict[str, Group] = {}
         for setting in settings:
             fixed, row = self._split(setting)
-            name = json.dumps({name: setting.identities[name] for name in fixed})
+            kinds = {name: type(value).__name__ for name, value in row.items()}
+            name = json.dumps([{name: setting.identities[name] for name in fixed}, kinds])
             group = groups.setdefault(name, Group(name, fixed, [], self.batch))
             group.lanes.append(Lane(setting.index, row))
         return list(groups.values())

@@ -40,16 +40,17 @@ class RemoteWorkers:
         **Raises:** RuntimeError when the executor loses its workers, or cannot run the function.
         """
         submit = self._executor.submit
-        waiting: dict[Future, int] = {
-            submit(run_unit, *unit, uses_float64()): len(unit[-1].lanes) for unit in self._units
-        }
+        waiting: dict[Future, int] = {}
         try:
+            for unit in self._units:
+                waiting[submit(run_unit, *unit, uses_float64())] = len(unit[-1].lanes)
             while waiting:
                 done, _ = wait(waiting, timeout=TICK_SECONDS, return_when=FIRST_COMPLETED)
                 self.running = sum(lanes for future, lanes in waiting.items() if future.running())
                 if not done:
                     yield []
-                for future in done:
+                # An executor that breaks fails many at once, and the first of them ends the sweep.
+                for future in sorted(done, key=_failed):
                     del waiting[future]
                     yield _result_of(future)
         finally:
@@ -81,6 +82,10 @@ def run_unit(one_run: Callable, fingerprint: str, unit: Group, x64: bool) -> Res
         known = {index for index, _ in results}
         results.extend((lane.index, failed(error)) for lane in unit.lanes if lane.index not in known)
     return results
+
+
+def _failed(future: Future) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def _result_of(future: Future) -> Results:

@@ -9,7 +9,7 @@ from ..trajectory import Trajectory, flatten
 
 ERROR = "error"
 _RENAMED = {"reason": "solver_reason"}  # the reason of a result is that of its end
-BATCH_NOTE = "batch"  # the note that tells how a run was batched
+BATCH_NOTE = "batching"  # the note that tells how a run was batched; a `gradient_descent` has a `batch` of its own
 
 
 @dataclass(frozen=True)

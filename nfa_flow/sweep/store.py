@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .result import RunResult
 
 _ABANDONED_AFTER = 3600.0  # seconds: nobody takes that long to write a part
 _SHOWN = 60
+_COLUMNS_OF_A_SUMMARY = ("key", "status")  # by which it is known
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Change the permissions there"),
@@ -45,13 +46,15 @@ class Store:
 
     **Arguments:** `path`: the store's folder, created if it is not there; `settings`: what decides the results, as
     JSON; `about`: what is worth knowing besides (versions, device), as JSON.
-    **Raises:** ValueError where `path` holds something else, or a sweep with other settings; OSError where it cannot be
-    created.
+    **Raises:** ValueError where `path` holds something else, or a sweep with other settings, and where another file has
+    the name of the summary; OSError where it cannot be created.
     """
 
     def __init__(self, path: str | os.PathLike, settings: dict[str, Any], about: dict[str, Any]):
         self.path = Path(path).absolute()
         self._remove_abandoned()
+        if self.csv_path.exists() and not _is_summary(self.csv_path):
+            raise wrong("store", f"a path whose summary replaces no other file ({self.csv_path})", str(self.path))
         if not _is_store(self.path):
             self._create({"settings": settings, "about": about})
         if differing := _differences(_attributes(self.path)["settings"], json.loads(json.dumps(settings))):
@@ -67,11 +70,11 @@ class Store:
         """The keys of all finished runs, those that other processes wrote since included."""
         return {key for part in self._parts() for key in _attributes(part)["keys"]}
 
-    def results(self) -> dict[str, RunResult]:
-        """All finished runs, bit for bit as they were written."""
+    def results(self, keys: Set[str]) -> dict[str, RunResult]:
+        """Those of these runs that are finished, bit for bit as they were written."""
         results: dict[str, RunResult] = {}
-        for part in self._parts():
-            results = _unpack(part) | results
+        for part in reversed(self._parts()):  # of one run in two parts, the first counts
+            results |= _unpack(part, keys)
         return results
 
     def write(self, results: Mapping[str, RunResult]) -> None:
@@ -93,7 +96,7 @@ class Store:
 
         **Raises:** OSError saying what is in the store and what to do.
         """
-        columns = list(dict.fromkeys(name for row in rows for name in row))
+        columns = list(dict.fromkeys(name for row in rows for name in row)) or _COLUMNS_OF_A_SUMMARY
         with self._partial() as partial:
             dataset.to_zarr(partial / "result", mode="w", **WRITE)
             with open(partial / "summary.csv", "w", newline="", encoding="utf-8") as file:
@@ -177,6 +180,14 @@ def _is_store(path: Path) -> bool:
         return False
 
 
+def _is_summary(path: Path) -> bool:
+    try:
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            return set(_COLUMNS_OF_A_SUMMARY) <= set(next(csv.reader(file), ()))
+    except (OSError, csv.Error):
+        return False
+
+
 def _attributes(group: Path) -> dict[str, Any]:
     """Read without Zarr, which is a hundred times slower."""
     text = (group / "zarr.json").read_text(encoding="utf-8")
@@ -246,11 +257,15 @@ def _pack(layout: Layout, results: Mapping[str, RunResult]) -> xarray.Dataset:
     )
 
 
-def _unpack(part: Path) -> dict[str, RunResult]:
+def _unpack(part: Path, keys: Set[str]) -> dict[str, RunResult]:
     attributes = _attributes(part)
+    if keys.isdisjoint(attributes["keys"]):
+        return {}
     values = xarray.load_dataset(part, **READ)["values"].values
     results = {}
     for key, run, row in zip(attributes["keys"], attributes["runs"], values, strict=True):
+        if key not in keys:
+            continue
         arrays = dict(_split(attributes["layout"], row))
         results[key] = RunResult(
             times=arrays.pop("times"),

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
+import jax
+
 from ..blas import one_blas_thread
 from ..checks import require_choice, wrong
 from ..trajectory import Trajectory
@@ -55,24 +57,30 @@ def sweep(
     **Arguments:**
     - `one_run`: your function, from a PRNG key and settings to the `Trajectory` of `gradient_flow` or
       `gradient_descent`, or of several of them one after another. It is traced by JAX, as under `jax.jit`, where that
-      is possible, and called run by run where it is not.
+      is possible, and called run by run where it is not. Batched, `except RunError` inside it cannot work: a run that
+      fails ends its lane.
     - `grid`: the settings.
     - `store`: a Zarr store (a folder) that keeps every finished run. The same call goes on from what is there, also
       with values added to the grid. Two processes may share it.
     - `executor`: any `concurrent.futures.Executor` to run on instead, such as a `ProcessPoolExecutor` that spawns, or
       `client.get_executor()` of dask; one worker per core or accelerator is best.
-    - `batch`: "sequential" runs lanes one after another in a compiled loop on every core, "vmap" in lockstep,
-      refilling and shrinking the batch as lanes end; "off" calls `one_run` plainly; "auto" measures.
+    - `batch`: "sequential" runs lanes one after another in a compiled loop on every core; "vmap" in lockstep,
+      refilling and shrinking the batch as lanes end; "off" calls `one_run` plainly, several at once in threads, so that
+      it must not rely on random numbers with a global state; "auto" is "sequential" on a CPU, but for tens of thousands
+      of lanes, and measures elsewhere.
     - `progress`: show a progress bar on stderr.
 
     **Returns:** a dataset with the grid's axes and `time` as dimensions (NaN where a run has no value) of all
     observables, and `<observable>_at_end`, `status`, `reason`, `end_time` and counts of each run. Where save times
-    differ between runs, `time` has no labels and `times` is a variable. A table of all runs is the CSV file beside the
-    store.
+    differ between runs, `time` has no labels and `times` is a variable. A count or note of a name that an axis has is
+    `<name>_of_run`. Networks are not kept: observe what you need of them. A table of all runs is the CSV file beside
+    the store.
 
     Results do not depend on other lanes. They equal those of a single call to rounding, which an adaptive solver may
     amplify: explicit solvers to about 1e-12, `NDF` to its tolerance where rounding decides about one more iteration.
-    "sequential" gives the same bits however runs are spread; "vmap" may sum in another order.
+    "sequential" gives the same bits however runs are spread; "vmap" may sum in another order. Where the activations
+    have kinks and no solver is named, a batched run cannot measure its stiffness before, and may choose another one
+    than a single call.
 
     **Raises:** ValueError for bad arguments, and for a store of other settings; OSError when the store cannot be
     written (finished runs stay); RuntimeError when every run raised an error, or the executor lost its workers;
@@ -89,6 +97,7 @@ def sweep(
         "one_run": describe(one_run),
         "nfa_flow": library_version(),
         "precision": "float64" if uses_float64() else "float32",
+        "random_numbers": str(jax.random.key_impl(jax.random.key(0))),
     }
     keeper = Keeper(grid, identity, store)
     try:
@@ -97,16 +106,16 @@ def sweep(
             groups = [chosen for group in groups if (chosen := _unfinished(group, keeper.results)).lanes]
             workers = _workers(one_run, json.dumps(identity), groups, executor)
             _collect(workers, keeper, Tally(len(grid), len(keeper.results)), progress)
+        _require_one_without_error(keeper.results)
+        return keeper.conclude()
     except KeyboardInterrupt:
         raise SweepInterrupted(keeper.conclude(), f"The sweep was interrupted: {keeper.describe()}.") from None
-    finally:
-        keeper.flush()
-    _require_one_without_error(keeper.results)
-    return keeper.conclude()
 
 
 def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
-    """The dataset that a sweep wrote into its store, of all its runs, or of those it had finished when interrupted.
+    """The dataset of the last sweep on this store, of all its runs, or of those it had finished when interrupted.
+
+    Where that sweep had fewer values than an earlier one, the other runs stay stored, but are not in its dataset.
 
     **Raises:** FileNotFoundError where there is no sweep, or none with a result yet; ValueError where there is
     something else.
@@ -132,12 +141,17 @@ def _workers(
 
 
 def _collect(workers: LocalWorkers | RemoteWorkers, keeper: "Keeper", tally: Tally, progress: bool) -> None:
-    with shown(tally, progress) as show, one_blas_thread(), contextlib.closing(workers.results()) as arriving:
-        for results in arriving:
-            keeper.add(results)
-            for _, result in results:
-                tally.add(result)
-            show(workers.running)
+    try:
+        with shown(tally, progress) as show, one_blas_thread(), contextlib.closing(workers.results()) as arriving:
+            for results in arriving:
+                keeper.add(results)
+                for _, result in results:
+                    tally.add(result)
+                show(workers.running)
+    finally:
+        if isinstance(workers, LocalWorkers):
+            keeper.add(workers.late_results())  # of lanes that ended while the threads were told to stop
+        keeper.flush()
 
 
 def _require_one_without_error(results: Mapping[Index, RunResult]) -> None:

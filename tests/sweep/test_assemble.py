@@ -11,11 +11,12 @@ import xarray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nfa_flow.sweep.assemble import assemble, summary
+from nfa_flow.sweep.assemble import assemble, require_own_names, summary
 from nfa_flow.sweep.result import RunResult, failed
 
 GRID = np.array([0.0, 1.0, 2.0, 4.0])
 AXES = {"init": ["small", "large"], "seed": [3, 5]}
+OBSERVED = ("loss", "spectrum", "rank")
 PLACES = list(itertools.product(range(2), range(2)))
 
 
@@ -208,6 +209,27 @@ def test_a_name_that_is_used_twice_is_refused(name):
     observed = make_run().observed | {name: np.zeros(4)}
     with pytest.raises(ValueError, match=f"`observe` must be given names .* `{name}`"):
         put_together(make_results(observed=observed), {"kappa": (("seed",), np.array([1, 2]))})
+
+
+def test_no_name_of_the_dataset_is_left_to_an_observable():
+    runs = make_results() | {(0, 0): make_run(notes={"solver": "Kvaerno5"}), (1, 1): make_run(2 * GRID)}
+    coordinates = {"kappa": (("seed",), np.array([1, 2]))}
+    ours = set(put_together(runs, coordinates).variables) - {name + end for name in OBSERVED for end in ("", "_at_end")}
+    assert {"times", "status", "total_steps", "solver", "init", "kappa"} <= ours
+    for name in ours:
+        run = make_run(observed={name: np.zeros(4)})
+        with pytest.raises(ValueError, match=f"`observe` must be given names .* `{name}`"):
+            require_own_names(run, {*AXES, *coordinates})
+
+
+def test_an_axis_keeps_its_name_from_counts_and_notes():
+    results = {(i,): make_run(notes={"solver": solver}) for i, solver in enumerate(["Dopri5", "Kvaerno5"])}
+    coordinates = {name: (("solver",), np.array([1, 2])) for name in ("rejected", "rejected_of_run")}
+    ds = assemble({"solver": ["a", "b"]}, coordinates, results, {})
+    assert ds.solver.values.tolist() == ["a", "b"] and ds.solver_of_run.values.tolist() == ["Dopri5", "Kvaerno5"]
+    assert ds.rejected.values.tolist() == [1, 2] and ds.rejected_of_run_of_run.values.tolist() == [0, 0]
+    (row,) = summary([({"solver": "a", "seconds": 7}, "abc", make_run())])
+    assert (row["solver"], row["solver_of_run"], row["seconds"], row["seconds_of_run"]) == ("a", "Dopri5", 7, 0.25)
 
 
 def test_nan_within_a_run_makes_an_observable_undefined():

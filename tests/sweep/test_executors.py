@@ -85,6 +85,42 @@ def test_a_worker_of_another_precision_is_told(workers_import_tests, monkeypatch
         nf.sweep(linear, GRID, executor=executor, progress=False)
 
 
+class Scripted(concurrent.futures.Executor):
+    """Each unit that is submitted does what comes next in the script; all is done when the first wait begins."""
+
+    def __init__(self, *script):
+        self.script, self.futures = list(script), []
+
+    def submit(self, function, /, *arguments, **named):
+        step = self.script.pop(0)
+        if step == "interrupt":
+            raise KeyboardInterrupt
+        future = concurrent.futures.Future()
+        self.futures.append(future)
+        if step == "run":
+            future.set_result(function(*arguments, **named))
+        if step == "break":
+            future.set_exception(concurrent.futures.process.BrokenProcessPool("a worker died"))
+        return future
+
+
+def test_what_is_finished_when_the_executor_breaks_is_kept(tmp_path):
+    grid, options = nf.Grid(weight_decay=[0, 0.1], seed=range(3)), {"store": tmp_path / "a.zarr", "progress": False}
+    executor = Scripted("break", "run", "break", "run", "run", "break")
+    with pytest.raises(RuntimeError, match="the executor could not run a part of the sweep .*a worker died"):
+        nf.sweep(linear, grid, executor=executor, **options)
+    executor = Scripted("run", "run", "run")
+    assert (nf.sweep(linear, grid, executor=executor, **options)["status"] == "completed").all()
+    assert len(executor.futures) == 3
+
+
+def test_ctrl_c_while_units_are_submitted_cancels_them():
+    executor = Scripted("wait", "wait", "interrupt")
+    with pytest.raises(nf.SweepInterrupted):
+        nf.sweep(linear, GRID, executor=executor, progress=False)
+    assert [future.cancelled() for future in executor.futures] == [True, True]
+
+
 def test_processes_that_fork_are_refused():
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:

@@ -1,5 +1,6 @@
 """Interrupted sweeps: what is finished stays, the rest is computed, and the whole is the same to the last bit."""
 
+import dataclasses
 import errno
 import os
 import random
@@ -13,6 +14,7 @@ import pytest
 from sweep.problems import linear
 
 import nfa_flow as nf
+from nfa_flow.sweep import keeper as keeper_module
 from nfa_flow.sweep import store as store_module
 
 GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(4))
@@ -96,20 +98,73 @@ def test_a_store_that_is_a_file_is_refused_before_anything_runs(tmp_path):
         nf.sweep(linear, GRID, store=tmp_path / "a.zarr", progress=False)
 
 
+def full(*arguments, **others):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_full_disk_is_told_and_leaves_what_is_finished(tmp_path, monkeypatch):
     options = {"store": tmp_path / "a.zarr", "progress": False}
     nf.sweep(linear, nf.Grid(weight_decay=[0, 0.1], seed=range(2)), **options)
     before = parts(options["store"])
-
-    def full(*arguments, **others):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
         patch.setattr(store_module.os, "rename", full)
         with pytest.raises(OSError, match="No space left on device.*4 finished runs in it are intact.*Free some space"):
             nf.sweep(linear, GRID, **options)
     assert parts(options["store"]) == before
     assert (nf.sweep(linear, GRID, **options)["status"] == "completed").all()
+
+
+def once(action):
+    """What is called before a function of the store, and only the first time does harm."""
+    calls = []
+
+    def wrap(function):
+        def wrapped(*arguments):
+            calls.append(arguments)
+            if len(calls) == 1:
+                action()
+            return function(*arguments)
+
+        return wrapped
+
+    return calls, wrap
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", ["write", "conclude"])
+def test_ctrl_c_at_the_very_end_loses_no_run(place, tmp_path, monkeypatch):
+    options = {"store": tmp_path / "a.zarr", "progress": False}
+    calls, wrap = once(interrupt)
+    monkeypatch.setattr(store_module.Store, place, wrap(getattr(store_module.Store, place)))
+    with pytest.raises(nf.SweepInterrupted, match="8 of 8 runs are finished and kept") as interrupted:
+        nf.sweep(linear, GRID, **options)
+    assert len(calls) == 2
+    assert (interrupted.value.dataset["status"] == "completed").all()
+    assert nf.load_sweep(options["store"]).identical(interrupted.value.dataset)
+    before = parts(options["store"])
+    assert nf.sweep(linear, GRID, **options).identical(interrupted.value.dataset)
+    assert parts(options["store"]) == before
+
+
+def test_what_cannot_be_written_is_not_tried_twice(tmp_path, monkeypatch):
+    calls, wrap = once(full)
+    monkeypatch.setattr(store_module.Store, "write", wrap(store_module.Store.write))
+    with pytest.raises(OSError, match="No space left on device"):
+        nf.sweep(linear, GRID, store=tmp_path / "a.zarr", progress=False)
+    assert len(calls) == 1
+
+
+def test_an_observable_with_the_name_of_a_count_is_refused_at_the_first_run(monkeypatch):
+    def one_run(key):
+        run = linear(key)
+        return dataclasses.replace(run, observed={"rejected": run.observed["loss"]})
+
+    monkeypatch.setattr(keeper_module.Keeper, "conclude", lambda self: pytest.fail("it came to the end"))
+    with pytest.raises(ValueError, match="`observe` must be given names .* `rejected`"):
+        nf.sweep(one_run, nf.Grid(seed=range(2)), batch="off", progress=False)
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path):

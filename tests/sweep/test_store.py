@@ -46,6 +46,10 @@ def open_store(path, **changed):
     return Store(path, SETTINGS | changed, {"device": "cpu"})
 
 
+def all_in(store):
+    return store.results(store.keys())
+
+
 def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for key, run in expected.items():
@@ -98,7 +102,7 @@ def test_runs_come_back_bit_for_bit(runs, tmp_path):
     shutil.rmtree(path, ignore_errors=True)
     runs = {f"key{i}": run for i, run in enumerate(runs)}
     open_store(path).write(runs)
-    assert_same(open_store(path).results(), runs)
+    assert_same(all_in(open_store(path)), runs)
 
 
 def test_every_nan_keeps_its_bits(tmp_path):
@@ -107,14 +111,14 @@ def test_every_nan_keeps_its_bits(tmp_path):
         run = RunResult(np.arange(3.0), np.arange(3), {"loss": values.view(np.float64)}, "completed", "", 2.0)
         store = open_store(tmp_path / str(values[1]))
         store.write({"key": run})
-        assert_same(store.results(), {"key": run})
+        assert_same(all_in(store), {"key": run})
 
 
 def test_a_failed_run_without_observations_comes_back(tmp_path):
     runs = {"bad": failed(ValueError("no such width"))}
     store = open_store(tmp_path / "a.zarr")
     store.write(runs)
-    assert_same(store.results(), runs)
+    assert_same(all_in(store), runs)
     assert store.keys() == {"bad"}
 
 
@@ -123,7 +127,16 @@ def test_runs_of_equal_shapes_share_a_part(tmp_path):
     runs = make_runs(0, 1, 2) | make_runs(3, 4, width=5)
     store.write(runs)
     assert len(parts_of(store.path)) == 2
-    assert_same(store.results(), runs)
+    assert_same(all_in(store), runs)
+
+
+def test_only_parts_with_a_run_that_is_wanted_are_read(tmp_path, monkeypatch):
+    store, read, load_dataset = open_store(tmp_path / "a.zarr"), [], xarray.load_dataset
+    store.write(make_runs(0, 1))
+    store.write(make_runs(2, 3))
+    monkeypatch.setattr(xarray, "load_dataset", lambda *args, **kwargs: read.append(1) or load_dataset(*args, **kwargs))
+    assert_same(store.results({"key1", "unknown"}), make_runs(1))
+    assert len(read) == 1
 
 
 def test_writing_the_same_runs_again_changes_nothing(tmp_path):
@@ -139,7 +152,7 @@ def test_writing_the_same_runs_again_changes_nothing(tmp_path):
 def test_nothing_to_write_writes_nothing(tmp_path):
     store = open_store(tmp_path / "a.zarr")
     store.write({})
-    assert (store.keys(), store.results(), parts_of(store.path)) == (set(), {}, [])
+    assert (store.keys(), all_in(store), parts_of(store.path)) == (set(), {}, [])
 
 
 def test_of_one_run_in_two_parts_the_part_with_the_smaller_name_counts(tmp_path):
@@ -150,7 +163,7 @@ def test_of_one_run_in_two_parts_the_part_with_the_smaller_name_counts(tmp_path)
         store.write(runs)
         names += set(parts_of(store.path)) - set(names)
     winner = first if names[0] < names[1] else second
-    assert_same(store.results(), first | second | winner)
+    assert_same(all_in(store), first | second | winner)
 
 
 def test_a_second_process_sees_what_the_first_wrote(tmp_path):
@@ -169,8 +182,8 @@ def test_many_writers_at_once_do_not_disturb_each_other(tmp_path):
             store = open_store(path)
             for i in range(6):
                 store.write(make_runs((i + number // 2) % 6))
-                assert all(len(run.times) == 3 for run in store.results().values())
-            store.conclude(xarray.Dataset({"x": ("i", np.full(10, number))}), [{"number": number}])
+                assert all(len(run.times) == 3 for run in all_in(store).values())
+            store.conclude(xarray.Dataset({"x": ("i", np.full(10, number))}), [{"key": "", "status": number}])
             values = load(path).x.values
             assert (values == values[0]).all()
         except Exception as error:
@@ -182,7 +195,7 @@ def test_many_writers_at_once_do_not_disturb_each_other(tmp_path):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert_same(open_store(path).results(), expected)
+    assert_same(all_in(open_store(path)), expected)
     assert sorted(os.listdir(path)) == ["result", "runs", "zarr.json"]
     assert leftovers_in(path.parent) == []
 
@@ -397,6 +410,22 @@ def test_a_damaged_result_is_not_taken_for_a_missing_one(tmp_path):
 def test_where_there_is_nothing_no_sweep_is_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no sweep at"):
         load(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("content", [b"", b"key,value\na,1\n", b"\xff\x00" * 100_000])
+def test_another_file_with_the_name_of_the_summary_is_left_alone(content, tmp_path):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="`store` must be a path whose summary replaces no other file .*a.csv"):
+        open_store(tmp_path / "a.zarr")
+    assert os.listdir(tmp_path) == ["a.csv"] and (tmp_path / "a.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize("rows", [[], [{"width": 4, "key": "abc", "status": "completed"}]])
+def test_a_summary_is_replaced(rows, tmp_path):
+    open_store(tmp_path / "a.zarr").conclude(dataset(), rows)
+    store = open_store(tmp_path / "a.zarr")
+    store.conclude(dataset(), [{"key": "def", "status": "failed"}])
+    assert store.csv_path.read_text().splitlines() == ["key,status", "def,failed"]
 
 
 @pytest.mark.parametrize("name, table", [("a.zarr", "a.csv"), ("rate0.1", "rate0.1.csv")])

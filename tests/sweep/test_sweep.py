@@ -155,6 +155,16 @@ def test_whole_numbers_are_pythons_own():
     np.testing.assert_allclose(dataset["loss_at_end"], alone, rtol=1e-12)
 
 
+def test_another_choice_of_batched_settings_is_another_program():
+    one_run = lambda key, a=0.1, scale=0.5: nf.gradient_descent(
+        small(key, scale), DATA, SGD, 20, weight_decay=a, save_at=[20]
+    )
+    grids = [nf.Grid(a=[0.2]), nf.Grid(), nf.Grid(scale=[0.3]), nf.Grid(a=[0.2], scale=[0.5])]
+    ends = [nf.sweep(one_run, grid, progress=False)["loss_at_end"].item() for grid in grids]
+    alone = [one_run(jax.random.key(0), **settings.values) for grid in grids for settings in grid]
+    np.testing.assert_allclose(ends, [run.observed["loss"][0] for run in alone], rtol=1e-12)
+
+
 def test_what_is_set_for_this_thread_holds_for_the_workers():
     with jax.default_prng_impl("rbg"):
         dataset = nf.sweep(learning_rate, nf.Grid(a=[0.1], seed=[3]), progress=False)
