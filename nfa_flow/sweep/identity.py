@@ -2,23 +2,29 @@
 
 A stored sweep is resumed only by the function that began it. That function is described by its text, and by everything
 that the text refers to by name: constants, data, and functions of the user's own, described likewise. Libraries count
-by name alone; their versions are compared elsewhere. What a function imports in its own body is not seen.
+by name alone; their versions are compared elsewhere. Objects of a library count by what pickling would keep of them;
+one that cannot be pickled equals no other, so that nothing stale is resumed. What a function imports in its own body is
+not seen.
 """
 
 import argparse
 import ast
+import copyreg
 import dataclasses
 import dis
 import enum
 import functools
 import hashlib
 import inspect
+import logging
 import os
 import pathlib
 import sys
 import sysconfig
 import tokenize
 import types
+import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +38,12 @@ NAME = "name"
 _LONGEST = 2000  # characters of an entry
 _MOST_FIELDS = 8  # entries of a dataclass or module; a network has more, and nobody wants to read them one by one
 _MOST_NUMBERS = 4  # of an array, written out
-_ATOMS = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range, enum.Enum, pathlib.PurePath)
+_ATOMS = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range)
+_ATOMS += (enum.Enum, pathlib.PurePath, jax.Device)
+_OPEN = (Mapping, list, tuple, types.SimpleNamespace, argparse.Namespace)  # libraries' containers, shown by item
+_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__")
+_UNKNOWN = " of unknown content, "
+_MARKS: dict[int, tuple[str, Any]] = {}  # id → (what stands for an unknown content, the object, which keeps the id)
 _COMPILED: Any = type(jax.jit(lambda: None))
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _INSTALLED = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), _PACKAGE})
@@ -69,15 +80,20 @@ class _Description:
     def __init__(self):
         self.entries: dict[str, str] = {}
         self._seen: dict[int, tuple[str, Any]] = {}  # id → (key, the object, which keeps the id its own)
+        self._contents: dict[int, tuple[str, Any]] = {}  # likewise, of what only its digest shows
 
     def add(self, key: str, value: Any) -> None:
         """Describe a value under this key, what belongs to it under keys with a dot."""
         if _is_plain(value):
             self._put(key, _literal(value))
-        elif is_key(value) or (hasattr(type(value), "__array__") and not isinstance(value, Mapping)):
-            self._put(key, _array(value))
         elif isinstance(value, types.ModuleType):
             self._put(key, value.__name__)
+        elif isinstance(value, type):
+            self._add_class(key, value)
+        elif is_key(value) or (hasattr(type(value), "__array__") and not isinstance(value, Mapping)):
+            self._put(key, _array(value))
+        elif _is_offered(value):
+            self._put(key, _qualified(value))
         elif isinstance(value, types.MethodType):
             self.add(key, value.__func__)
             self.add(_join(key, "self"), value.__self__)
@@ -86,8 +102,6 @@ class _Description:
             self._add_each(_join(key, "arguments"), {**dict(enumerate(value.args)), **value.keywords})
         elif isinstance(value, types.FunctionType):
             self._add_function(key, value)
-        elif isinstance(value, type):
-            self._add_class(key, value)
         elif _wrapped(value) is not None:
             self._add_wrapper(key, value)
         else:
@@ -161,23 +175,54 @@ class _Description:
             self._add_each(key, {name: rule for name, rule in rules.items() if not name.startswith("_")})
 
     def _add_object(self, key: str, value: Any) -> None:
-        """Anything else, by its type and, where these are known to decide what it does, its contents."""
+        """Anything else, by its type and its contents: one by one where people wrote them, otherwise by a digest."""
         cls, name = type(value), getattr(value, "__name__", None)
         is_ours = not _is_installed_module(cls.__module__)
-        if is_ours and not self._is_new(key, value):
+        if (is_ours or id(value) in self._seen) and not self._is_new(key, value):
             return
-        if hasattr(value, "__qualname__") and _is_installed_module(value.__module__):  # functions that have no code
-            self._put(key, _qualified(value))
+        if hasattr(value, "__qualname__") and _is_installed_module(getattr(value, "__module__", None)):
+            self._put(key, _qualified(value))  # functions that have no code
             return
         text = cls.__qualname__ if is_ours else _qualified(cls)
         placed = self._put(key, f"{text} {name}" if isinstance(name, str) else text)
         if is_ours:
             self.add(_join(key, "type"), cls)
         before = len(self.entries)
-        self._add_each(key, _contents(value, is_ours))
-        if dataclasses.is_dataclass(value) and len(self.entries) - before > _MOST_FIELDS:
+        contents = _contents(value, is_ours)
+        self._add_each(key, contents)
+        if _keeps_more(value, contents, is_ours):
+            self.entries[placed] += self._content(value)
+        elif dataclasses.is_dataclass(value) and len(self.entries) - before > _MOST_FIELDS:
             fields = [self.entries.popitem() for _ in range(len(self.entries) - before)]
             self.entries[placed] += f" {_digest(repr(fields))}"
+
+    def _content(self, value: Any) -> str:
+        """Digest of what pickling would keep, nothing if it keeps nothing; a mark of its own where that is unknown."""
+        if id(value) not in self._contents:
+            try:
+                parts = {"elements": self._sorted(value)} if isinstance(value, set | frozenset) else _parts(value)
+                text = f" {self._digest_within(value, parts)}" if parts else ""
+            except (_Unknown, RecursionError):
+                text = _mark(value)
+            self._contents[id(value)] = text, value
+        return self._contents[id(value)][0]
+
+    def _sorted(self, elements: set | frozenset) -> list[str]:
+        return sorted(self._digest_within(elements, each) for each in elements)
+
+    def _digest_within(self, owner: Any, part: Any) -> str:
+        """Digest of a part of an object, the same wherever the object is found; what refers back to it, ends there."""
+        inner = _Description()
+        inner._seen = {**self._seen, id(owner): (NAME, owner)}
+        inner._contents = self._contents
+        inner.add("", part)
+        if any(_UNKNOWN in text for text in inner.entries.values()):
+            raise _Unknown  # so that it is said, rather than lost in a digest
+        return _digest(repr(inner.entries))
+
+
+class _Unknown(Exception):
+    """Nothing tells what an object holds."""
 
 
 def _join(key: str, name: str) -> str:
@@ -204,6 +249,15 @@ def _wrapped(value: Any) -> Any:
         return value.__getstate__()["fun"]  # once unpickled, it has no `__wrapped__`
     is_other = isinstance(value, types.FunctionType) or dataclasses.is_dataclass(value)
     return None if is_other else getattr(value, "__dict__", {}).get("__wrapped__")
+
+
+def _is_offered(value: Any) -> bool:
+    """Whether a library offers this method as a function, as `random.gauss` is one of a generator that it hides."""
+    owner, name = getattr(value, "__self__", None), getattr(value, "__name__", None)
+    if not isinstance(value, types.MethodType | types.BuiltinMethodType) or not isinstance(name, str):
+        return False
+    module = type(owner).__module__
+    return _is_installed_module(module) and getattr(sys.modules.get(module), name, None) == value
 
 
 def _checks_types(function: types.FunctionType) -> bool:
@@ -253,12 +307,53 @@ def _contents(value: Any, is_ours: bool) -> dict[Any, Any]:
         return {name: getattr(value, name) for name in names if hasattr(value, name)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
-    own = vars(value) if hasattr(value, "__dict__") else {}
+    own = _attributes(value) if is_ours or isinstance(value, types.SimpleNamespace | argparse.Namespace) else {}
     if isinstance(value, Mapping):
-        return {**(own if is_ours else {}), **value}
-    if isinstance(value, list | tuple):
-        return {**(own if is_ours else {}), **dict(enumerate(value))}
-    return dict(own) if is_ours or isinstance(value, types.SimpleNamespace | argparse.Namespace) else {}
+        return {**own, **(value if all(map(_is_plain, value)) else dict(enumerate(value.items())))}
+    return {**own, **dict(enumerate(value))} if isinstance(value, list | tuple) else own
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Instance variables, also those in `__slots__`."""
+    state = object.__getstate__(value)
+    found: Any = state if isinstance(state, tuple) else (state,)
+    return {name: each for attributes in found for name, each in (attributes or {}).items()}
+
+
+def _keeps_more(value: Any, contents: Mapping, is_ours: bool) -> bool:
+    """Whether an object may hold what its contents do not show, as that of a class written in C does."""
+    if dataclasses.is_dataclass(value) or isinstance(value, logging.Logger):
+        return False  # what a logger writes decides no result, and its name often is the process's
+    if not is_ours:
+        return not isinstance(value, _OPEN)
+    cls = type(value)
+    return not contents or any(getattr(cls, name) is not getattr(object, name) for name in _PICKLING)
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """What pickling would keep of an object, beyond its type."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of types that are not to be pickled in later versions
+            reduce = copyreg.dispatch_table.get(type(value))
+            reduced = reduce(value) if reduce else value.__reduce_ex__(2)
+            if isinstance(reduced, str):
+                return {"global": reduced}
+            names = ("maker", "arguments", "state", "items", "entries", "setter")
+            parts: dict[str, Any] = {name: part for name, part in zip(names, reduced, strict=False) if part is not None}
+            parts |= {name: list(parts[name]) for name in ("items", "entries") if name in parts}
+    except Exception as error:  # it is the object's own code that fails, in whatever way
+        raise _Unknown from error
+    plainly = object().__reduce_ex__(2)[0]  # calls the type alone
+    if parts["maker"] is plainly and parts["arguments"] == (type(value),):
+        del parts["maker"], parts["arguments"]
+    return parts
+
+
+def _mark(value: Any) -> str:
+    """What equals that of no other object, and of no other process."""
+    mark, _ = _MARKS.setdefault(id(value), (f"{_UNKNOWN}{uuid.uuid4()}", value))
+    return mark
 
 
 def _closure(function: types.FunctionType) -> dict[str, Any]:

@@ -1,10 +1,18 @@
 """What decides a function's result shows in its description, and nothing else does."""
 
+import collections
+import datetime
+import decimal
+import fractions
 import functools
 import importlib.util
 import json
+import logging
+import operator
+import random
 import subprocess
 import sys
+import threading
 import types
 
 import equinox as eqx
@@ -13,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.interpolate
 
 import nfa_flow as nf
 from nfa_flow.sweep.identity import describe, describe_value
@@ -44,6 +53,29 @@ SHIFT = 5
 UNUSED = 1
 def twice(x): return 2 * x
 """
+
+
+OBJECTS = [  # of libraries, made anew at each call
+    lambda: fractions.Fraction(1, 2),
+    lambda: fractions.Fraction(1, 10),
+    lambda: decimal.Decimal("0.5"),
+    lambda: decimal.Decimal("0.50"),
+    lambda: datetime.date(2024, 1, 2),
+    lambda: datetime.date(2024, 1, 3),
+    lambda: collections.deque([1, 2]),
+    lambda: collections.deque([1, 3]),
+    lambda: collections.deque([1, 3], maxlen=2),
+    lambda: scipy.interpolate.CubicSpline([0.0, 1.0, 2.0], [0.0, 1.0, 4.0]),
+    lambda: scipy.interpolate.CubicSpline([0.0, 1.0, 2.0], [0.0, 1.0, 5.0]),
+    lambda: operator.itemgetter(0),
+    lambda: operator.itemgetter(1),
+    lambda: np.random.default_rng(0),
+    lambda: np.random.default_rng(1),
+    lambda: np.random.RandomState(0),
+    lambda: np.random.RandomState(1),
+    lambda: random.Random(0),
+    lambda: random.Random(1),
+]
 
 
 @pytest.fixture
@@ -132,7 +164,9 @@ def test_the_description_is_the_same_in_every_process(experiment, tmp_path):
         cloudpickle.register_pickle_by_value(sys.modules[name])
     namespace = {}
     exec("def in_memory(x, words={'alpha', 'beta'}): return x if x in {'gamma', 'delta'} else [words]", namespace)
-    functions = [experiment.one_run, namespace["in_memory"], jax.jit(experiment.Model(2))]
+    objects = [each() for each in OBJECTS] + [{len, sum, "a", "b"}, np.random.default_rng(0)]
+    holder = functools.partial(max, *objects)
+    functions = [experiment.one_run, namespace["in_memory"], jax.jit(experiment.Model(2)), holder]
     (tmp_path / "functions").write_bytes(cloudpickle.dumps(functions))
     for name in ("experiment", "helpers"):
         cloudpickle.unregister_pickle_by_value(sys.modules[name])
@@ -146,7 +180,7 @@ def test_the_description_is_the_same_in_every_process(experiment, tmp_path):
     environment = {"PYTHONHASHSEED": "7", "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, check=True)
     here = [describe(each) for each in (*functions, experiment.one_run)]
-    assert [differences(*pair) for pair in zip(json.loads(run.stdout), here, strict=True)] == [set()] * 4
+    assert [differences(*pair) for pair in zip(json.loads(run.stdout), here, strict=True)] == [set()] * 5
 
 
 def test_code_without_a_file_is_told_by_its_bytecode():
@@ -253,6 +287,12 @@ def test_transformed_functions_show_what_they_transform_and_how():
     assert any(text.startswith("def square(x):") for text in axes[0].values())
 
 
+def test_a_gradient_shows_what_it_is_the_gradient_of():
+    entries = [describe(jax.grad(function)) for function in (lambda x: x**2, lambda x: x**3)]
+    (changed,) = differences(*entries)
+    assert entries[0][changed] == "lambda x: x ** 2"
+
+
 def test_a_cached_function_shows_what_it_caches():
     entries = describe(functools.lru_cache(run_with))
     assert entries["name"] == "run_with" and entries["net"] == "None"
@@ -290,12 +330,96 @@ def test_functions_in_a_dictionary_are_described_one_by_one():
         (len, "builtins.len"),
         (nf.nets.MLP, "nfa_flow.nets.mlp.MLP"),
         (nf.gradient_flow, "nfa_flow.flow.gradient_flow.gradient_flow"),
+        (jnp, "jax.numpy"),
+        (np.random.normal, "numpy.random.RandomState.normal"),
+        (random.gauss, "random.Random.gauss"),
+        (jax.devices("cpu")[0], repr(jax.devices("cpu")[0])),
+        (logging.getLogger("some"), "logging.Logger"),
         (jax.nn.relu, "jax._src.nn.functions.relu"),
         (object(), "builtins.object"),
     ],
 )
 def test_simple_values_are_one_line(value, described):
     assert describe_value(value) == described
+
+
+def test_objects_of_libraries_are_told_by_what_they_hold():
+    first, again = ([describe_value(make()) for make in OBJECTS] for _ in range(2))
+    assert first == again
+    assert len(set(map(str, first))) == len(OBJECTS)
+    assert str(first[0]).startswith("fractions.Fraction ")
+
+
+def test_a_draw_from_a_generator_shows():
+    generator = np.random.default_rng(0)
+    before = describe_value(generator)
+    generator.normal()
+    assert describe_value(generator) != before
+
+
+def test_code_inside_an_object_of_a_library_shows():
+    queues = [collections.deque([function]) for function in (lambda x: x + 1, lambda x: x + 2)]
+    assert describe_value(queues[0]) != describe_value(queues[1])
+
+
+def test_functions_in_a_set_show():
+    assert describe_value({len, sum}) == describe_value({sum, len}) != describe_value({len, max})
+
+
+def test_an_object_of_a_library_may_hold_itself():
+    def make(number):
+        queue = collections.deque([number])
+        queue.append(queue)
+        return describe_value(queue)
+
+    assert make(1) == make(1) != make(2)
+
+
+class Slotted:
+    __slots__ = ("rate",)
+
+    def __init__(self, rate):
+        self.rate = rate
+
+
+class Extended(Slotted):
+    def __init__(self, rate, power):
+        super().__init__(rate)
+        self.power = power
+
+
+def test_slots_show():
+    assert differences(describe_value(Slotted(0.1)), describe_value(Slotted(0.2))) == {"rate"}
+    assert differences(describe_value(Extended(0.1, 2)), describe_value(Extended(0.2, 3))) == {"rate", "power"}
+
+
+class Share(fractions.Fraction):
+    """A class of the user's own that keeps its contents in slots of a library's."""
+
+
+class Money(decimal.Decimal):
+    """Another one, whose contents are kept in C."""
+
+
+def test_classes_derived_from_a_library_show_what_that_holds():
+    assert describe_value(Share(1, 2)) == describe_value(Share(1, 2)) != describe_value(Share(1, 10))
+    assert describe_value(Money("0.5")) == describe_value(Money("0.5")) != describe_value(Money("0.6"))
+
+
+class Locked:
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("make", [threading.Lock, lambda: (x for x in "ab"), lambda: collections.deque([Locked()])])
+def test_what_cannot_be_known_equals_nothing_else(make):
+    first, other = make(), make()
+    assert " of unknown content, " in describe_value(first)
+    assert describe_value(first) == describe_value(first) != describe_value(other)
+
+
+def test_what_cannot_be_known_shows_where_it_is():
+    assert differences(describe_value(Locked()), describe_value(Locked())) == {"lock"}
 
 
 def test_settings_in_a_namespace_show():
