@@ -23,7 +23,7 @@ class Tally:
 
     def describe(self, running: int) -> str:
         """One line."""
-        seconds = time.perf_counter() - self._began
+        seconds = max(time.perf_counter() - self._began, 1e-9)
         here, left = self.done - self.kept, self.total - self.done
         parts = [f"{self.done:,} of {self.total:,} runs", f"{running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
