@@ -22,13 +22,13 @@ class Tally:
         self._gradients += (counts.get("gradient_evaluations") or 0) + (counts.get("hessian_vector_products") or 0)
 
     def describe(self, running: int) -> str:
-        """One line."""
+        """One line that fits a terminal; products with the Hessian count as gradients."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         here, left = self.done - self.kept, self.total - self.done
         parts = [f"{self.done:,} of {self.total:,} runs", f"{running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"{self._gradients / seconds:,.0f} gradients and products/s", f"{_clock(seconds)} gone"]
-        return ", ".join([*parts, f"about {_clock(seconds / here * left)} left"] if here else parts)
+        parts += [f"{self._gradients / seconds:,.0f} gradients/s"] if here else [f"{_clock(seconds)} gone"]
+        return ", ".join([*parts, f"{_clock(seconds / here * left)} left"] if here else parts)
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def shown(tally: Tally, progress: bool) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("sweep"), BarColumn(), TextColumn("{task.description}"))
+    columns = (TextColumn("sweep"), BarColumn(bar_width=10), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(tally.describe(0), total=tally.total)
         yield lambda running: bar.update(task, completed=tally.done, description=tally.describe(running))

@@ -16,10 +16,10 @@ def test_the_line_tells_done_running_failed_speed_and_time_left(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     tally = Tally(total=1010, kept=10)
-    assert tally.describe(4).startswith("10 of 1,010 runs, 4 running")
+    assert tally.describe(4) == "10 of 1,010 runs, 4 running, 0 s gone"
     now[0] = 50.0
     for status in ["completed"] * 9 + ["diverged"]:
         tally.add(result(status))
     # 10 of 1 000 runs in 50 s: 990 left, 5 s each; 10 · 400 gradients and products in 50 s.
-    expected = "20 of 1,010 runs, 3 running, 1 failed, 80 gradients and products/s, 50 s gone, about 1:22:30 left"
+    expected = "20 of 1,010 runs, 3 running, 1 failed, 80 gradients/s, 1:22:30 left"
     assert tally.describe(3) == expected
