@@ -61,9 +61,10 @@ def sweep(
       fails ends its lane.
     - `grid`: the settings.
     - `store`: a Zarr store (a folder) that keeps every finished run. The same call goes on from what is there, also
-      with values added to the grid. Two processes may share it.
+      with values added to the grid. Two processes may use it at once: each computes what it missed when it began.
     - `executor`: any `concurrent.futures.Executor` to run on instead, such as a `ProcessPoolExecutor` that spawns, or
-      `client.get_executor()` of dask; one worker per core or accelerator is best.
+      `client.get_executor()` of dask; one worker per core or accelerator is best. `one_run` is sent with every part
+      of the work, so large data are better loaded inside it than bound to it.
     - `batch`: "sequential" runs lanes one after another in a compiled loop on every core; "vmap" in lockstep,
       refilling and shrinking the batch as lanes end; "off" calls `one_run` plainly, several at once in threads, so that
       it must not rely on random numbers with a global state; "auto" is "sequential" on a CPU, but for tens of thousands
