@@ -57,8 +57,8 @@ def sweep(
     **Arguments:**
     - `one_run`: your function, from a PRNG key and settings to the `Trajectory` of `gradient_flow` or
       `gradient_descent`, or of several of them one after another. It is traced by JAX, as under `jax.jit`, where that
-      is possible, and called run by run where it is not. Batched, `except RunError` inside it cannot work: a run that
-      fails ends its lane.
+      is possible, and called run by run where it is not. Batched, `except RunError` inside it cannot work: where a
+      run fails, the whole has failed.
     - `grid`: the settings.
     - `store`: a Zarr store (a folder) that keeps every finished run. The same call goes on from what is there, also
       with values added to the grid. Two processes may use it at once: each computes what it missed when it began.
