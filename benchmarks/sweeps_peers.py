@@ -178,7 +178,7 @@ def swept(batch: Any = "auto", *, in_processes: bool = False, **options: Any) ->
 def _accounts() -> np.ndarray:
     """Steps that lanes needed and steps that were computed, of all engines that run in lockstep."""
     engines = [engine for engine in batching._engines.values() if isinstance(engine, InLockstep)]
-    return np.sum([(engine._needed, engine._computed) for engine in engines] or np.zeros((1, 2)), axis=0)
+    return np.sum([(engine.needed_steps, engine.computed_steps) for engine in engines] or np.zeros((1, 2)), axis=0)
 
 
 @cache

@@ -38,12 +38,8 @@ class InLockstep(AbstractCompiledEngine):
         self._gather = Compiled(row_of)
         self._place = Compiled(put_row)
         self._accounts = threading.Lock()
-        self._computed = self._needed = 0
-
-    @property
-    def useful_fraction(self) -> float:
-        """Steps that lanes needed / steps that were computed for all places of the buckets."""
-        return self._needed / self._computed if self._computed else 1.0
+        # Steps of all places of the buckets, and those of them that lanes needed.
+        self.computed_steps = self.needed_steps = 0
 
     def work(self, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
         """See `AbstractEngine.work`."""
@@ -100,8 +96,8 @@ class InLockstep(AbstractCompiledEngine):
         bucket.rows = (own, jax.block_until_ready(leg.advance(shared, own, bucket.rows[1], budgets)))
         steps = bucket.steps - before
         with self._accounts:
-            self._needed += int(steps.sum())
-            self._computed += int(steps.max()) * bucket.size
+            self.needed_steps += int(steps.sum())
+            self.computed_steps += int(steps.max()) * bucket.size
         return time.perf_counter() - leg.advance.compile_seconds - began
 
     def _make_leg(self, stage: Stage) -> Leg:
