@@ -8,10 +8,11 @@ from .result import RunResult
 
 
 class Tally:
-    """Counts of a sweep so far; `kept` runs were finished before it began."""
+    """Counts of a sweep so far: of its `total` runs, `done` are finished, `failed` among them, and `kept` of them were
+    before it began; `running` are under way."""
 
     def __init__(self, total: int, kept: int):
-        self.total, self.done, self.failed, self.kept = total, kept, 0, kept
+        self.total, self.done, self.failed, self.kept, self.running = total, kept, 0, kept, 0
         self._gradients, self._began = 0, time.perf_counter()
 
     def add(self, result: RunResult) -> None:
@@ -21,32 +22,42 @@ class Tally:
         counts = result.counts
         self._gradients += (counts.get("gradient_evaluations") or 0) + (counts.get("hessian_vector_products") or 0)
 
-    def describe(self, running: int) -> str:
+    def describe(self) -> str:
         """One line that fits a terminal; products with the Hessian count as gradients."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         here, left = self.done - self.kept, self.total - self.done
-        parts = [f"{self.done:,} of {self.total:,} runs", f"{running} running"]
+        parts = [f"{self.done:,} of {self.total:,} runs", f"{self.running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"{self._gradients / seconds:,.0f} gradients/s"] if here else [f"{_clock(seconds)} gone"]
-        return ", ".join([*parts, f"{_clock(seconds / here * left)} left"] if here else parts)
+        parts += [f"{self._gradients / seconds:,.0f} gradients/s"] if here else [f"{clock(seconds)} gone"]
+        return ", ".join([*parts, f"{clock(seconds / here * left)} left"] if here else parts)
 
 
 @contextmanager
-def shown(tally: Tally, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; the function given brings it up to date, told how many runs are running."""
-    if not progress:
-        yield lambda running: None
+def shown(tally: Tally, progress: bool | Callable[[Tally], None]) -> Iterator[Callable[[Tally], None]]:
+    """What to tell of a sweep every now and then: a bar on stderr, a function of the user's, or nobody."""
+    if not isinstance(progress, bool):
+        yield progress
         return
+    if not progress:
+        yield lambda tally: None
+        return
+    with bar("sweep") as show:
+        yield lambda tally: show(tally.done / tally.total, tally.describe())
+
+
+@contextmanager
+def bar(name: str) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr; the function given brings it up to date, told the fraction done and what to say."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("sweep"), BarColumn(bar_width=10), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(tally.describe(0), total=tally.total)
-        yield lambda running: bar.update(task, completed=tally.done, description=tally.describe(running))
+    columns = (TextColumn(name), BarColumn(bar_width=10), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown_bar:
+        task = shown_bar.add_task("", total=1.0)
+        yield lambda fraction, text: shown_bar.update(task, completed=fraction, description=text)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Seconds as 12 s, 3:45 or 2:03:45."""
     hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
     if hours:

@@ -46,7 +46,7 @@ def sweep(
     store: str | os.PathLike | None = None,
     executor: Executor | None = None,
     batch: Batch = "auto",
-    progress: bool = True,
+    progress: bool | Callable[[Tally], None] = True,
 ) -> "xarray.Dataset":
     """Call `one_run(key=…, **settings)` for all settings of a grid.
 
@@ -69,7 +69,8 @@ def sweep(
       refilling and shrinking the batch as lanes end; "off" calls `one_run` plainly, several at once in threads, so that
       it must not rely on random numbers with a global state; "auto" is "sequential" on a CPU, but for tens of thousands
       of lanes, and measures elsewhere.
-    - `progress`: show a progress bar on stderr.
+    - `progress`: show a progress bar on stderr; or a function that is called several times a second with the counts so
+      far (`total`, `done`, `failed`, `running`), in this thread.
 
     **Returns:** a dataset with the grid's axes and `time` as dimensions (NaN where a run has no value) of all
     observables, and `<observable>_at_end`, `status`, `reason`, `end_time` and counts of each run. Where save times
@@ -141,14 +142,17 @@ def _workers(
     return RemoteWorkers(executor, one_run, fingerprint, groups)
 
 
-def _collect(workers: LocalWorkers | RemoteWorkers, keeper: "Keeper", tally: Tally, progress: bool) -> None:
+def _collect(
+    workers: LocalWorkers | RemoteWorkers, keeper: "Keeper", tally: Tally, progress: bool | Callable[[Tally], None]
+) -> None:
     try:
         with shown(tally, progress) as show, one_blas_thread(), contextlib.closing(workers.results()) as arriving:
             for results in arriving:
                 keeper.add(results)
                 for _, result in results:
                     tally.add(result)
-                show(workers.running)
+                tally.running = workers.running
+                show(tally)
     finally:
         if isinstance(workers, LocalWorkers):
             keeper.add(workers.late_results())  # of lanes that ended while the threads were told to stop
