@@ -6,6 +6,7 @@ from . import flow as flow
 from . import measure as measure
 from . import nets as nets
 from . import plot as plot
+from . import studies as studies
 from . import theory as theory
 from .data import Dataset as Dataset
 from .descent import gradient_descent as gradient_descent

@@ -1,20 +1,17 @@
 """What the commands share: settings of a run, how data, network and method are made from them, tables and figures."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
-Optimizer = Literal["gd", "momentum", "adam", "adamw"]
+from ..studies.training import Descent, ExactFlow
 
-LABELS = {"gd": "GD", "momentum": "SGD momentum", "adam": "Adam", "adamw": "AdamW"}
+Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
 PANELS = ("loss", "cosine", "relative_error", "exponent.exponent")
 
 _FORMS = {"loss": "{:.3e}", "cosine": "{:.6f}", "relative_error": "{:.2e}", "exponent.exponent": "{:.4f}"}
 _TEACHERS = ("linear_teacher", "multi_index", "single_index")
-_MOMENTUM = 0.9
 _WIDEST = 240
 
 
@@ -85,59 +82,6 @@ class Teacher:
 
         further = {"rank": 2} if self.name == "multi_index" else {}
         return getattr(nf.data, self.name)(key, samples, self.inputs, noise=noise, **further)
-
-
-@dataclass(frozen=True)
-class ExactFlow:
-    """Trains a network by its exact gradient flow."""
-
-    t1: float
-    rtol: float | None
-
-    def __call__(self, net: Any, data: Any, key: Any, **options: Any) -> Any:
-        """The run; the key is for others."""
-        import nfa_flow as nf
-
-        usual = 1e-3 if net.has_kinks else 1e-8 if data.x.dtype == "float64" else 1e-5
-        return nf.gradient_flow(net, data, self.t1, rtol=usual if self.rtol is None else self.rtol, **options)
-
-    def __str__(self) -> str:
-        return f"exact flow to t = {self.t1:g}"
-
-
-@dataclass(frozen=True)
-class Descent:
-    """Trains a network by an optimiser, on minibatches of a given size or on the full batch."""
-
-    name: Optimizer
-    rate: float
-    steps: int
-    batch_size: int | None
-    adamw_decay: float
-
-    def __call__(self, net: Any, data: Any, key: Any, **options: Any) -> Any:
-        """The run; the key is for the minibatches."""
-        import nfa_flow as nf
-
-        batch_size = None if self.batch_size is None else min(self.batch_size, data.samples)
-        time_per_step = self.rate / (1 - _MOMENTUM) if self.name == "momentum" else self.rate
-        batch = {"batch_size": batch_size, "key": key, "learning_rate": time_per_step}
-        optimizer = _optimizer(self.name, self.rate, self.adamw_decay)
-        return nf.gradient_descent(net, data, optimizer, self.steps, **batch, **options)
-
-    def __str__(self) -> str:
-        return f"{LABELS[self.name]}, {self.steps:,} steps of {self.rate:g}"
-
-
-@functools.cache  # another object would be compiled again
-def _optimizer(name: str, rate: float, adamw_decay: float) -> Any:
-    import optax
-
-    if name == "gd":
-        return optax.sgd(rate)
-    if name == "momentum":
-        return optax.sgd(rate, momentum=_MOMENTUM)
-    return optax.adam(rate) if name == "adam" else optax.adamw(rate, weight_decay=adamw_decay)
 
 
 def set_precision(dtype: str) -> None:

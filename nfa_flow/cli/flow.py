@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..studies.training import OPTIMIZERS, Optimizer
 from .common import (
-    LABELS,
     PANELS,
     Init,
-    Optimizer,
     Teacher,
     Training,
     cell,
@@ -106,7 +105,7 @@ def draw(runs: dict[str, Any], panels: tuple[str, ...], path: Path) -> Path:
     """The figure of such runs."""
     import nfa_flow as nf
 
-    labelled = {LABELS.get(name, name): run for name, run in runs.items()}
+    labelled = {OPTIMIZERS.get(name, name): run for name, run in runs.items()}
     return save_figure(lambda: nf.plot.overview(labelled, panels), path)
 
 
@@ -159,7 +158,7 @@ def _table(runs: dict[str, Any]) -> Any:
     names = ("final loss", "cosine", "relative error", "exponent", "gradients + products", "seconds")
     rows = table(("run", *names), left=1)
     for name, run in runs.items():
-        observed, label = flatten(run.observed), LABELS.get(name, name)
+        observed, label = flatten(run.observed), OPTIMIZERS.get(name, name)
         cells = [cell(panel, observed[panel][-1]) for panel in PANELS]
         cells += [_work(run.stats), f"{run.stats['seconds']:.1f}"]
         rows.add_row(label if run.succeeded else f"{label} ({run.status})", *cells)

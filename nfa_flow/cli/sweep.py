@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ..studies.training import Optimizer
 from .common import (
     PANELS,
     Init,
-    Optimizer,
     Teacher,
     Training,
     cell,

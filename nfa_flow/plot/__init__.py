@@ -1,5 +1,6 @@
 """Figures. Every function draws what it is given and returns matplotlib's own objects."""
 
+from .at_end import at_end as at_end
 from .bands import bands as bands
 from .bands import sweep_overview as sweep_overview
 from .spectra import spectrum as spectrum

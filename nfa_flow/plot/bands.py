@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import wrong
-from .style import AT_START, GREY, PALETTE, house_style, legend_below, new_figure, set_axes
+from .style import AT_START, GREY, PALETTE, color_of, house_style, legend_below, new_figure, set_axes, text_of
 
 if TYPE_CHECKING:
     import xarray
@@ -119,14 +119,14 @@ def _places(dataset: xarray.Dataset, dims: Sequence[str]) -> Iterator[dict[str, 
 
 def _curve(dataset: xarray.Dataset, name: str, over: str, place: Mapping[str, int], hue: str | None) -> _Curve:
     runs = dataset.isel(place)
-    text = {dim: f"{dim} = {_text(runs[dim].item()) if dim in runs else i}" for dim, i in place.items()}
+    text = {dim: f"{dim} = {text_of(runs[dim].item()) if dim in runs else i}" for dim, i in place.items()}
     styled = next((dim for dim in place if dim != hue and dataset.sizes[dim] > 1), None)
     return _Curve(
         setting="" if hue is None else text[hue],
         style="" if styled is None else text[styled],
         times=_times(runs, over),
         values=runs[name].transpose(over, _TIME).to_numpy().astype(float),
-        color=PALETTE[0] if hue is None else _color(place[hue], dataset.sizes[hue]),
+        color=PALETTE[0] if hue is None else color_of(place[hue], dataset.sizes[hue]),
         linestyle=_LINESTYLES[0 if styled is None else place[styled]],
     )
 
@@ -144,19 +144,6 @@ def _times(runs: xarray.Dataset, over: str) -> np.ndarray:
     if (np.fmin.reduce(times) < latest).any():
         raise wrong("over", "a dimension along which all runs were observed at the same times (`save_at`)", repr(over))
     return latest
-
-
-def _color(i: int, count: int) -> Any:
-    """Colours that can be told apart or, where there are too many, that go from dark to light."""
-    if count <= len(PALETTE):
-        return PALETTE[i]
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.9 * i / (count - 1))
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _draw(ax: Axes, curves: Sequence[_Curve], quantiles: tuple[float, float]) -> None:

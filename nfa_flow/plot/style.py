@@ -62,7 +62,7 @@ def set_axes(ax: Axes, values: np.ndarray, name: str, label: str | None) -> None
         ax.set_yscale("log")
     if not finite.size:
         ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center")
-    ax.set(xscale="log", xlabel="time $t$ (learning rate × step)", ylabel=label or _LABELS.get(name, name))
+    ax.set(xscale="log", xlabel="time $t$ (learning rate × step)", ylabel=label or label_of(name))
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None = None) -> None:
@@ -73,3 +73,22 @@ def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None =
         with house_style():
             columns = min(len(entries), 6)
             figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, title=title)
+
+
+def label_of(name: str) -> str:
+    """What an observable is called in figures."""
+    return _LABELS.get(name, name)
+
+
+def color_of(i: int, count: int) -> Any:
+    """Colours that can be told apart or, where there are too many, that go from dark to light."""
+    if count <= len(PALETTE):
+        return PALETTE[i]
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.9 * i / (count - 1))
+
+
+def text_of(value: Any) -> str:
+    """A setting as a legend or an axis shows it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

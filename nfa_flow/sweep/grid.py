@@ -14,7 +14,8 @@ from .identity import describe_value
 Kind = Literal["batched", "looped"]
 
 SEED = "seed"
-_RESERVED = ("key", "time", "step", "times", "status", "reason", "end_time", "run")
+# The last three are what xarray's `sel` calls its own options: `dataset.sel(method="adam")` would select nothing.
+_RESERVED = ("key", "time", "step", "times", "status", "reason", "end_time", "run", "method", "tolerance", "drop")
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def test_new_values_change_no_identity():
         ({"seed": [0.5]}, "`seed` must be an axis of whole numbers"),
         ({"seed": [-1]}, "`seed` must be an axis of whole numbers"),
         ({"time": [1, 2]}, "`Grid` must be axes with names other than"),
+        ({"method": ["flow", "adam"]}, "`Grid` must be axes with names other than"),
         ({"init": [nf.nets.Balanced()]}, "`init` must be an axis of numbers, words or functions"),
         ({"power": lambda depth: depth}, "`power` must be a function of axes"),
     ],

@@ -1,0 +1,108 @@
+"""What runs of a sweep end with, against a setting: medians and quantiles over one dimension, as a rule the seeds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import wrong
+from .style import color_of, label_of, new_figure, text_of
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+
+_QUANTILES = (0.1, 0.9)
+_AT_END = "_at_end"
+
+
+def at_end(
+    dataset: xarray.Dataset,
+    name: str,
+    *,
+    against: str,
+    over: str = "seed",
+    hue: str | None = None,
+    ax: Axes | None = None,
+    label: str | None = None,
+    quantiles: tuple[float, float] = _QUANTILES,
+) -> Axes:
+    """A number that each run of a sweep has, such as an observable at its end, against one of its settings.
+
+    Medians over the seeds joined by lines, with bars for the quantiles; settings that are words, or zero and more among
+    magnitudes, stand side by side. The vertical axis is logarithmic where positive values span two decades.
+
+    **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable, at its end, or of another number of each run;
+    `against`: the dimension along the horizontal axis; `over`: the dimension that the bars are over; `hue`: the
+    dimension that colours tell apart; `ax`: axes to draw into; `label`: of the vertical axis.
+    **Returns:** the axes.
+    **Raises:** ValueError naming `name`, `against`, `over` or `hue` for what the dataset does not have, and `dataset`
+    when it has more dimensions than these.
+    """
+    values = _values(dataset, name, against, over, hue)
+    ax = new_figure()[1][0] if ax is None else ax
+    places, is_numeric = _places(dataset[against].values)
+    groups = [(None, values)] if hue is None else [(value, values.sel({hue: value})) for value in values[hue].values]
+    for i, (value, group) in enumerate(groups):
+        low, median, high = _quantiles(group.transpose(over, against).to_numpy(), quantiles)
+        shift = 0.0 if is_numeric else 0.4 * ((i + 0.5) / len(groups) - 0.5)
+        bars: Any = (median - low, high - median)
+        style = {"color": color_of(i, len(groups)), "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.2}
+        ax.errorbar(places + shift, median, yerr=bars, label=None if value is None else text_of(value), **style)
+    _set_axes(ax, dataset[against].values, places, is_numeric, against)
+    finite = values.to_numpy()[np.isfinite(values.to_numpy())]
+    if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
+        ax.set_yscale("log")
+    ax.set_ylabel(label or label_of(name))
+    return ax
+
+
+def _values(dataset: xarray.Dataset, name: str, against: str, over: str, hue: str | None) -> xarray.DataArray:
+    """The number of each run, along the dimensions that are drawn; those of one value are left out."""
+    chosen = name + _AT_END if name + _AT_END in dataset else name
+    known = [str(each) for each, variable in dataset.data_vars.items() if _is_number_of_a_run(variable, dataset)]
+    if chosen not in known:
+        raise wrong("name", f"a number that each run has, {known}", repr(name))
+    for argument, dim in {"against": against, "over": over, "hue": hue}.items():
+        if dim is not None and dim not in dataset[chosen].dims:
+            raise wrong(argument, f"a dimension of `{name}`, {list(dataset[chosen].dims)}", repr(dim))
+    used, values = {against, over, hue}, dataset[chosen]
+    values = values.squeeze([dim for dim in values.dims if dim not in used and dataset.sizes[dim] == 1])
+    rest = [dim for dim in values.dims if dim not in used]
+    if rest:
+        raise wrong("dataset", f"without further dimensions (first `dataset.sel({rest[0]}=…)`)", f"over {rest}")
+    return values
+
+
+def _is_number_of_a_run(variable: xarray.DataArray, dataset: xarray.Dataset) -> bool:
+    return variable.dims == dataset["status"].dims and variable.dtype.kind in "iuf"
+
+
+def _quantiles(values: np.ndarray, quantiles: tuple[float, float]) -> np.ndarray:
+    """Low quantile, median and high quantile over the first axis, of finite values; NaN where there is none."""
+    ends = np.full((3, values.shape[1]), np.nan)
+    for i, column in enumerate(values.T):
+        finite = column[np.isfinite(column)]
+        if finite.size:
+            ends[:, i] = np.quantile(finite, (quantiles[0], 0.5, quantiles[1]))
+    return ends
+
+
+def _places(labels: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Where along the axis; words, and magnitudes among which there is a zero, stand side by side."""
+    is_numeric = labels.dtype.kind in "iuf" and not (_spans_decades(labels) and labels.min() <= 0)
+    return (labels.astype(float) if is_numeric else np.arange(len(labels), dtype=float)), is_numeric
+
+
+def _spans_decades(labels: np.ndarray) -> bool:
+    sizes = np.abs(labels[labels != 0])
+    return sizes.size > 0 and sizes.max() > 8 * sizes.min()
+
+
+def _set_axes(ax: Axes, labels: np.ndarray, places: np.ndarray, is_numeric: bool, against: str) -> None:
+    if is_numeric and _spans_decades(labels):
+        ax.set_xscale("log")
+    elif labels.dtype.kind in "iu" or not is_numeric:
+        ax.set_xticks(places, [text_of(label) for label in labels.tolist()])
+    ax.set_xlabel(against.replace("_", " "))

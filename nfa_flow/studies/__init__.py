@@ -1,0 +1,6 @@
+"""Papers as runnable studies: experiments that are swept, stored, drawn, and compared with what is claimed."""
+
+from .experiment import Claim as Claim
+from .experiment import Experiment as Experiment
+from .nfa import neural_feature_ansatz as neural_feature_ansatz
+from .study import Study as Study

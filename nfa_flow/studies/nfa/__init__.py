@@ -1,0 +1,10 @@
+"""The Neural Feature Ansatz, settled: exact flow against optimisers, on synthetic and on real data."""
+
+from ..study import Study
+from .depth import DEPTH
+
+neural_feature_ansatz = Study(
+    name="nfa",
+    source="Tansley, Massart & Cartis 2026, On the Neural Feature Ansatz for Deep Neural Networks",
+    experiments=(DEPTH,),
+)

@@ -1,0 +1,152 @@
+"""A study: the experiments that bring a paper to life, run, stored, drawn and judged together."""
+
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+
+from ..checks import require_choice
+from ..sweep import load_sweep, sweep
+from ..sweep.progress import Tally, bar, clock
+from .experiment import Claim, Experiment
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclass(frozen=True)
+class Study:
+    """Experiments by name: `study["depth"]`. `print(study)` lists them.
+
+    **Arguments:** `name`: on the command line; `source`: the paper; `experiments`: in the order in which they run.
+    """
+
+    name: str
+    source: str
+    experiments: tuple[Experiment, ...]
+
+    def __getitem__(self, name: str) -> Experiment:
+        return self._chosen([name])[0]
+
+    def run(
+        self,
+        out: str | os.PathLike,
+        *,
+        quick: bool = False,
+        only: Sequence[str] | None = None,
+        progress: bool = True,
+    ) -> "dict[str, xarray.Dataset]":
+        """Run the experiments, each into a store of its own, or what is missing of them there.
+
+        **Arguments:** `out`: folder for the stores, `<experiment>.zarr`, and their tables, `<experiment>.csv`; `quick`:
+        few and small runs, which show that everything works, rather than the full grids; `only`: names of experiments,
+        all by default; `progress`: show a bar on stderr, with the time left.
+        **Returns:** name → dataset of the experiment's sweep.
+        **Raises:** ValueError for an unknown experiment, and outside float64; what `nf.sweep` raises. Whatever was
+        finished is kept, and the same call goes on from there.
+        """
+        if jnp.zeros(()).dtype != jnp.float64:
+            raise ValueError('`jax_enable_x64` must be set for a study (`jax.config.update("jax_enable_x64", True)`).')
+        chosen, results = self._chosen(only), {}
+        with _shown(chosen, quick, progress) as show:
+            for experiment in chosen:
+                store = Path(out) / f"{experiment.name}.zarr"
+                grid = experiment.grid(quick)
+                results[experiment.name] = sweep(experiment.one_run, grid, store=store, progress=show(experiment))
+        return results
+
+    def load(self, out: str | os.PathLike, only: Sequence[str] | None = None) -> "dict[str, xarray.Dataset]":
+        """The datasets of the experiments that a folder holds, without running anything.
+
+        **Raises:** ValueError for an unknown experiment; FileNotFoundError where the folder holds none.
+        """
+        stores = {each.name: Path(out) / f"{each.name}.zarr" for each in self._chosen(only)}
+        results = {name: load_sweep(store) for name, store in stores.items() if store.exists()}
+        if not results:
+            raise FileNotFoundError(f"no experiment of the study {self.name} in {Path(out)}")
+        return results
+
+    def draw(self, results: "Mapping[str, xarray.Dataset]", out: str | os.PathLike) -> list[Path]:
+        """Write the figure of each experiment as `<experiment>.png` into a folder, and return the paths."""
+        paths = []
+        for name, dataset in results.items():
+            paths.append(Path(out) / f"{name}.png")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            self[name].figure(dataset).savefig(paths[-1])
+        return paths
+
+    def claims(self, results: "Mapping[str, xarray.Dataset]") -> list[tuple[str, Claim]]:
+        """What the experiments say, with the name of each."""
+        return [(name, claim) for name, dataset in results.items() for claim in self[name].claims(dataset)]
+
+    def __str__(self) -> str:
+        lines = [f"{each.name:<16} {each.question} ({clock(each.seconds[1])})" for each in self.experiments]
+        return "\n".join([f"{self.name}: {self.source}", *lines])
+
+    def _chosen(self, names: Sequence[str] | None) -> list[Experiment]:
+        known = {experiment.name: experiment for experiment in self.experiments}
+        for name in names or ():
+            require_choice("experiment", name, known)
+        return [known[name] for name in (known if names is None else names)]
+
+
+def write_claims(claims: Sequence[tuple[str, Claim]], path: Path) -> Path:
+    """A table of claims as a CSV file."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("experiment", *Claim._fields))
+        rows.writerows((name, *claim) for name, claim in claims)
+    return path
+
+
+@contextmanager
+def _shown(
+    chosen: Sequence[Experiment], quick: bool, progress: bool
+) -> Iterator[Callable[[Experiment], bool | Callable[[Tally], None]]]:
+    """For each experiment, what its sweep tells its counts to: one bar over the whole study."""
+    if not progress:
+        yield lambda experiment: False
+        return
+    with bar("study") as show:
+        left = _TimeLeft({each.name: each.seconds[0 if quick else 1] for each in chosen})
+
+        def show_experiment(experiment: Experiment) -> Callable[[Tally], None]:
+            place = chosen.index(experiment) + 1
+
+            def tell(tally: Tally) -> None:
+                fraction, seconds = left(experiment.name, tally)
+                failed = f", {tally.failed} failed" if tally.failed else ""
+                runs = f"{tally.done} of {tally.total} runs{failed}"
+                show(fraction, f"{experiment.name} ({place} of {len(chosen)}): {runs}, {clock(seconds)} left")
+
+            return tell
+
+        yield show_experiment
+
+
+class _TimeLeft:
+    """How far a study is, by the seconds that its experiments took elsewhere, and how long it still takes here."""
+
+    def __init__(self, seconds: Mapping[str, float]):
+        self._seconds = dict(seconds)
+        self._fraction_done = dict.fromkeys(seconds, 0.0)
+        self._fraction_kept = dict.fromkeys(seconds, 0.0)
+        self._began = time.perf_counter()
+
+    def __call__(self, name: str, tally: Tally) -> tuple[float, float]:
+        self._fraction_done[name], self._fraction_kept[name] = tally.done / tally.total, tally.kept / tally.total
+        done, kept = self._weighted(self._fraction_done), self._weighted(self._fraction_kept)
+        total = sum(self._seconds.values())
+        # Its own pace is told once there is enough of it: the first runs wait for their program.
+        gone = time.perf_counter() - self._began
+        pace = gone / (done - kept) if done - kept > 0.02 * total else 1.0
+        return done / total, pace * (total - done)
+
+    def _weighted(self, fractions: Mapping[str, float]) -> float:
+        return sum(self._seconds[name] * fraction for name, fraction in fractions.items())

@@ -1,0 +1,82 @@
+"""The ways in which studies and the command line train a network: its exact flow, and optimisers by name."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optax
+from jaxtyping import PRNGKeyArray
+
+from ..data import Dataset
+from ..descent import gradient_descent
+from ..flow import gradient_flow
+from ..trajectory import Trajectory
+
+Optimizer = Literal["gd", "momentum", "adam", "adamw"]
+
+OPTIMIZERS = {"gd": "GD", "momentum": "SGD momentum", "adam": "Adam", "adamw": "AdamW"}
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class ExactFlow:
+    """Trains a network by its exact gradient flow; without a tolerance, a tight one where the network allows it."""
+
+    t1: float
+    rtol: float | None = None
+
+    def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
+        """The run; the key is for others."""
+        usual = 1e-3 if net.has_kinks else 1e-8 if data.x.dtype == "float64" else 1e-5
+        return gradient_flow(net, data, self.t1, rtol=usual if self.rtol is None else self.rtol, **options)
+
+    def __str__(self) -> str:
+        return f"exact flow to t = {self.t1:g}"
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Trains a network by an optimiser, on minibatches of a given size or on the full batch."""
+
+    name: Optimizer
+    rate: float
+    steps: int
+    batch_size: int | None = None
+    adamw_decay: float = 0.0
+
+    def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
+        """The run; the key is for the minibatches."""
+        batch_size = None if self.batch_size is None else min(self.batch_size, data.samples)
+        time_per_step = self.rate / (1 - MOMENTUM) if self.name == "momentum" else self.rate
+        batch = {"batch_size": batch_size, "key": key, "learning_rate": time_per_step}
+        optimizer = _optimizer(self.name, self.rate, self.adamw_decay)
+        return gradient_descent(net, data, optimizer, self.steps, **batch, **options)
+
+    def __str__(self) -> str:
+        return f"{OPTIMIZERS[self.name]}, {self.steps:,} steps of {self.rate:g}"
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Only looks at a network, at t = 0: the baseline of what training does."""
+
+    def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
+        """The run, of a network that does not move."""
+        return gradient_descent(net, data, _stands_still(), 1, save_at=[0], **options)
+
+    def __str__(self) -> str:
+        return "untrained"
+
+
+@functools.cache  # another object would be compiled again
+def _optimizer(name: str, rate: float, adamw_decay: float) -> optax.GradientTransformation:
+    if name == "gd":
+        return optax.sgd(rate)
+    if name == "momentum":
+        return optax.sgd(rate, momentum=MOMENTUM)
+    return optax.adam(rate) if name == "adam" else optax.adamw(rate, weight_decay=adamw_decay)
+
+
+@functools.cache
+def _stands_still() -> optax.GradientTransformation:
+    return optax.set_to_zero()
