@@ -1,4 +1,4 @@
-"""The command line, `nfa-flow`: exact flow and optimisers side by side, sweeps, and figures of what was stored."""
+"""The command line, `nfa-flow`: exact flow beside optimisers, sweeps, studies, and figures of what was stored."""
 
 import sys
 from typing import Annotated
@@ -7,6 +7,7 @@ import tyro
 
 from .flow import Flow
 from .plot import Plot
+from .study import Study
 from .sweep import Sweep
 
 
@@ -15,6 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands = (
         Annotated[Flow, tyro.conf.subcommand("flow")]
         | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+        | Annotated[Study, tyro.conf.subcommand("study")]
         | Annotated[Plot, tyro.conf.subcommand("plot")]
     )
     command = tyro.cli(commands, prog="nfa-flow", args=arguments, description=__doc__)  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -1,5 +1,6 @@
 """What the commands share: settings of a run, how data, network and method are made from them, tables and figures."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,3 +190,13 @@ def save_figure(make: Callable[[], Any], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     make().savefig(path)
     return path
+
+
+def failures(dataset: Any) -> Counter:
+    """Reason → how many runs failed for it."""
+    return Counter(dataset["reason"].values[~succeeded(dataset)].tolist())
+
+
+def succeeded(dataset: Any) -> Any:
+    """Which runs of a sweep came to their end."""
+    return dataset["status"].isin(["completed", "stopped"]).values

@@ -1,7 +1,6 @@
 """`nfa-flow sweep`: networks of the library over a grid of settings and seeds, by the exact flow or an optimiser."""
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,13 @@ from .common import (
     cell,
     console,
     data_or_teacher,
+    failures,
     make_method,
     make_net,
     observables,
     save_figure,
     set_precision,
+    succeeded,
     table,
 )
 from .workers import Sent, stop, workers
@@ -83,7 +84,7 @@ class Sweep(Training):
                 say(f"{finished} of {len(grid)} runs are finished and kept in {self.store}.")
                 raise
         say("At the end of the runs, medians over the seeds and their 10–90 % ranges:", _table(dataset), sep="\n")
-        for reason, count in _failures(dataset).items():
+        for reason, count in failures(dataset).items():
             say(f"{count} failed: {reason}")
         figure = _figure_or_reason(dataset, beside(self.store, ".png"))
         seconds = time.perf_counter() - began
@@ -177,9 +178,9 @@ def _table(dataset: Any) -> Any:
     rows = table((*varied, "runs", *names), left=0)
     for index in np.ndindex(*(dataset.sizes[name] for name in varied)):
         runs = dataset.isel(dict(zip(varied, index, strict=True)))
-        succeeded = _succeeded(runs)
-        count = f"{succeeded.sum()}" if succeeded.all() else f"{succeeded.sum()} of {succeeded.size}"
-        ends = [_median_and_range(name, runs[f"{name}_at_end"].values[succeeded]) for name in PANELS]
+        ended = succeeded(runs)
+        count = f"{ended.sum()}" if ended.all() else f"{ended.sum()} of {ended.size}"
+        ends = [_median_and_range(name, runs[f"{name}_at_end"].values[ended]) for name in PANELS]
         rows.add_row(*(_text(runs[name].item()) for name in varied), count, *ends)
     return rows
 
@@ -191,15 +192,6 @@ def _median_and_range(name: str, values: Any) -> str:
         return cell(name, np.nan)
     low, median, high = (cell(name, quantile) for quantile in np.nanquantile(values, (0.1, 0.5, 0.9)))
     return f"{median} ({low}–{high})"
-
-
-def _failures(dataset: Any) -> Counter:
-    """Reason → how many runs failed for it."""
-    return Counter(dataset["reason"].values[~_succeeded(dataset)].tolist())
-
-
-def _succeeded(dataset: Any) -> Any:
-    return dataset["status"].isin(["completed", "stopped"]).values
 
 
 def _text(label: Any) -> str:

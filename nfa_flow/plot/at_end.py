@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _QUANTILES = (0.1, 0.9)
 _AT_END = "_at_end"
+_MOST_TICKS = 7
 
 
 def at_end(
@@ -97,12 +98,13 @@ def _places(labels: np.ndarray) -> tuple[np.ndarray, bool]:
 
 def _spans_decades(labels: np.ndarray) -> bool:
     sizes = np.abs(labels[labels != 0])
-    return sizes.size > 0 and sizes.max() > 8 * sizes.min()
+    return bool(sizes.size and sizes.max() > 8 * sizes.min())
 
 
 def _set_axes(ax: Axes, labels: np.ndarray, places: np.ndarray, is_numeric: bool, against: str) -> None:
     if is_numeric and _spans_decades(labels):
         ax.set_xscale("log")
-    elif labels.dtype.kind in "iu" or not is_numeric:
+    if not is_numeric or len(labels) <= _MOST_TICKS:
         ax.set_xticks(places, [text_of(label) for label in labels.tolist()])
+        ax.set_xticks([], minor=True)
     ax.set_xlabel(against.replace("_", " "))

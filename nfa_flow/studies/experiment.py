@@ -42,7 +42,7 @@ class Experiment:
     grid: Callable[[bool], Grid]
     figure: "Callable[[xarray.Dataset], Figure]"
     claims: "Callable[[xarray.Dataset], Sequence[Claim]]"
-    seconds: tuple[float, float]
+    seconds: tuple[int, int]
 
 
 def quantiles(values: "xarray.DataArray | np.ndarray", form: str = "{:.2g}") -> str:

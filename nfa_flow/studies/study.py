@@ -133,7 +133,7 @@ def _shown(
 class _TimeLeft:
     """How far a study is, by the seconds that its experiments took elsewhere, and how long it still takes here."""
 
-    def __init__(self, seconds: Mapping[str, float]):
+    def __init__(self, seconds: Mapping[str, int]):
         self._seconds = dict(seconds)
         self._fraction_done = dict.fromkeys(seconds, 0.0)
         self._fraction_kept = dict.fromkeys(seconds, 0.0)

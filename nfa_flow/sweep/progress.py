@@ -57,7 +57,7 @@ def bar(name: str) -> Iterator[Callable[[float, str], None]]:
         yield lambda fraction, text: shown_bar.update(task, completed=fraction, description=text)
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: float | int) -> str:
     """Seconds as 12 s, 3:45 or 2:03:45."""
     hours, minutes, rest = int(seconds) // 3600, int(seconds) // 60 % 60, int(seconds) % 60
     if hours:

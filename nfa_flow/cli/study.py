@@ -1,0 +1,70 @@
+"""`nfa-flow study`: a paper's claims, measured."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from .common import console, failures, set_precision, table
+
+_VERDICTS = {True: "holds", False: "does not hold", None: "reported"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Run the experiments of a study, draw their figures, and say which claims hold.
+
+    Every finished run is kept; the same command goes on where an interrupted one stopped, and draws the figures again
+    without running anything where all is there.
+    """
+
+    name: tyro.conf.Positional[Literal["nfa"]]
+    """nfa: the Neural Feature Ansatz, exact flow against optimisers"""
+    figure: tuple[str, ...] = ()
+    """names of experiments, all by default"""
+    quick: bool = False
+    """few and small runs, in three minutes on two cores, instead of the full study"""
+    out: Path | None = None
+    """folder for stores, tables and figures; by default runs/NAME, or runs/NAME-quick"""
+    progress: bool = True
+    """show a progress bar"""
+    debug: bool = False
+    """show the traceback of an error"""
+
+    def run(self) -> None:
+        """Run what is missing, and say what came of it."""
+        set_precision("float64")
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from nfa_flow.studies.study import write_claims
+
+        say, began = console().print, time.perf_counter()
+        study, only = _study(self.name), self.figure or None
+        out = self.out or Path("runs") / f"{self.name}{'-quick' if self.quick else ''}"
+        experiments = [study[name] for name in self.figure] or study.experiments
+        questions = "\n".join(f"{each.name}: {each.question}" for each in experiments)
+        say(f"{study.source}\n{questions}\nThe {'quick' if self.quick else 'full'} study, in {out}")
+        results = study.run(out, quick=self.quick, only=only, progress=self.progress)
+        for name, dataset in results.items():
+            for reason, count in failures(dataset).items():
+                say(f"{name}: {count} of {dataset['status'].size} runs failed: {reason}")
+        figures, claims = study.draw(results, out), study.claims(results)
+        say(_table(claims))
+        written = [write_claims(claims, out / "claims.csv"), *figures]
+        say(f"Wrote {', '.join(map(str, written))} in {time.perf_counter() - began:.1f} s.")
+
+
+def _study(name: str) -> Any:
+    import nfa_flow as nf
+
+    return {study.name: study for study in (nf.studies.neural_feature_ansatz,)}[name]
+
+
+def _table(claims: Any) -> Any:
+    rows = table(("experiment", "claim", "expected", "measured", ""), left=5)
+    for name, claim in claims:
+        rows.add_row(name, claim.statement, claim.expected, claim.measured, _VERDICTS[claim.holds])
+    return rows

@@ -1,0 +1,112 @@
+"""Studies run, keep, load, draw and judge their experiments; made of experiments that cost next to nothing."""
+
+import csv
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import nfa_flow as nf
+from nfa_flow.plot.style import new_figure
+from nfa_flow.studies import Claim, Experiment, Study
+from nfa_flow.studies.experiment import quantiles
+from nfa_flow.studies.study import _TimeLeft, write_claims
+from nfa_flow.sweep.progress import Tally
+
+
+def one_run(key, rate):
+    data = nf.data.linear_teacher(key, 20, 3)
+    net = nf.nets.MLP([3, 3, 1], key=key)
+    observe = {"loss": nf.measure.loss}
+    return nf.gradient_descent(net, data, optax.sgd(0.1), 3, weight_decay=rate, observe=observe, progress=False)
+
+
+def figure(dataset):
+    sheet, axes = new_figure()
+    nf.plot.at_end(dataset, "loss", against="rate", ax=axes[0])
+    return sheet
+
+
+def claims(dataset):
+    losses = dataset["loss_at_end"]
+    return [Claim("the loss is positive", "> 0", quantiles(losses), bool((losses > 0).all()))]
+
+
+def grid(quick):
+    return nf.Grid(rate=[0.0, 0.1], seed=range(2 if quick else 3))
+
+
+FIRST = Experiment("first", "Is it positive?", one_run, grid, figure, claims, seconds=(1, 30))
+STUDY = Study("small", "nobody 2026", (FIRST, dataclasses.replace(FIRST, name="second")))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    STUDY.run(out, quick=True, progress=False)
+    return out
+
+
+def test_each_experiment_has_a_store_and_they_load_as_they_came(folder):
+    results = STUDY.load(folder)
+    assert list(results) == ["first", "second"]
+    again = STUDY.run(folder, quick=True, progress=False)
+    assert all(again[name].identical(results[name]) for name in results)
+
+
+def test_only_what_is_missing_runs(folder, compilations):
+    STUDY.run(folder, quick=True, progress=True)
+    assert compilations() == 0
+
+
+def test_the_full_study_adds_to_the_quick_one(folder, tmp_path):
+    full = STUDY.run(tmp_path, only=["first"], progress=False)
+    assert list(full) == ["first"] and full["first"].sizes["seed"] == 3
+    quick = STUDY.load(folder)["first"]
+    np.testing.assert_array_equal(full["first"]["loss"].isel(seed=[0, 1]), quick["loss"])
+
+
+def test_figures_and_claims_are_written_without_running(folder, tmp_path):
+    results = STUDY.load(folder, only=["second"])
+    assert STUDY.draw(results, tmp_path / "figures") == [tmp_path / "figures" / "second.png"]
+    assert (tmp_path / "figures" / "second.png").stat().st_size > 1000
+    (row,) = list(csv.DictReader(write_claims(STUDY.claims(results), tmp_path / "claims.csv").open()))
+    assert row["experiment"] == "second" and row["statement"] == "the loss is positive" and row["holds"] == "True"
+
+
+def test_a_study_lists_its_experiments():
+    assert str(STUDY).splitlines() == [
+        "small: nobody 2026",
+        "first            Is it positive? (30 s)",
+        "second           Is it positive? (30 s)",
+    ]
+
+
+def test_the_time_left_is_told_by_the_pace_of_this_machine(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("nfa_flow.studies.study.time.perf_counter", lambda: now[0])
+    left = _TimeLeft({"first": 10, "second": 30})
+    tally = Tally(total=10, kept=5)
+    assert left("first", tally) == (0.125, 35.0)  # nothing measured yet: the seconds as they were elsewhere
+    now[0], tally.done = 10.0, 10
+    # 5 of the 10 seconds of "first" took 10 here, twice as long; 30 are left.
+    assert left("first", tally) == (0.25, 60.0)
+
+
+def test_quantiles_are_of_what_is_defined():
+    assert quantiles(np.array([1.0, np.nan, 3.0, 2.0, np.inf])) == "2 (1.2–2.8)"
+    assert quantiles(np.array([np.nan])) == "undefined"
+
+
+def test_bad_arguments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='`experiment` must be one of "first", "second"'):
+        STUDY["third"]
+    with pytest.raises(ValueError, match="`experiment` must be one of"):
+        STUDY.run(tmp_path, only=["first", "third"])
+    with pytest.raises(FileNotFoundError, match="no experiment of the study small"):
+        STUDY.load(tmp_path)
+    with jax.enable_x64(False), pytest.raises(ValueError, match="`jax_enable_x64` must be set"):
+        STUDY.run(tmp_path)
+    assert not any(tmp_path.iterdir())
