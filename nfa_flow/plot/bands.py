@@ -30,6 +30,7 @@ def bands(
     ax: Axes | None = None,
     label: str | None = None,
     quantiles: tuple[float, float] = _QUANTILES,
+    legend: bool = True,
 ) -> Axes:
     """One scalar observable of a sweep against time: its median and quantiles over the seeds, for each other setting.
 
@@ -39,7 +40,8 @@ def bands(
 
     **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable in it; `over`: the dimension that the bands are
     over; `hue`: the dimension that colours tell apart, otherwise the first that is left with several values; one more
-    is told apart by line styles; `ax`: axes to draw into; `label`: of the vertical axis; `quantiles`: ends of the band.
+    is told apart by line styles; `ax`: axes to draw into; `label`: of the vertical axis; `quantiles`: ends of the band;
+    `legend`: whether the axes have one of their own.
     **Returns:** the axes.
     **Raises:** ValueError naming `name`, `over` or `hue` for what the dataset does not have, `over` when its runs were
     observed at different times, and `dataset` when it has more dimensions than can be told apart.
@@ -49,11 +51,8 @@ def bands(
     ax = new_figure()[1][0] if ax is None else ax
     _draw(ax, curves, quantiles)
     set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, label)
-    entries = _entries(curves)
-    with house_style():
-        small = {"fontsize": 7.5, "title_fontsize": 7.5, "alignment": "left"}
-        behind = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}  # it may have to lie over curves
-        ax.legend(entries.values(), entries.keys(), title=_title(over, quantiles), **small, **behind)
+    if legend:
+        _add_legend(ax, _entries(curves), _title(over, quantiles))
     return ax
 
 
@@ -66,6 +65,13 @@ def sweep_overview(dataset: xarray.Dataset, names: Sequence[str], over: str = "s
         set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, None)
     legend_below(figure, _entries(sum(panels.values(), [])), _title(over, _QUANTILES))
     return figure
+
+
+def _add_legend(ax: Axes, entries: Mapping[str, Any], title: str) -> None:
+    with house_style():
+        small = {"fontsize": 7.5, "title_fontsize": 7.5, "alignment": "left"}
+        behind = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}  # it may have to lie over curves
+        ax.legend(entries.values(), entries.keys(), title=title, **small, **behind)
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,10 @@ def test_a_second_dimension_has_line_styles_and_the_hue_can_be_chosen(two_more):
 def test_bands_can_be_over_another_dimension(dataset):
     ax = nf.plot.bands(dataset, "loss", over="depth")
     assert labels(ax.get_legend())[3:5] == ["seed = 3 (n = 2–3 of 3)", "seed = 4 (n = 3)"]
+    ninth = dataset.isel(seed=[0]).assign_coords(seed=[8])
+    ax = nf.plot.bands(xarray.concat([dataset, ninth], "seed"), "loss", over="depth")
     colors = {to_hex(line.get_color()) for line in medians(ax)}
-    assert len(colors) == 8 > len(PALETTE)
+    assert len(colors) == 9 > len(PALETTE)
 
 
 def test_a_setting_with_a_single_value_needs_no_colour(dataset):

@@ -10,7 +10,7 @@ from ... import nets
 from ...data import linear_teacher
 from ...plot.at_end import at_end
 from ...plot.bands import bands
-from ...plot.style import legend_below, new_figure
+from ...plot.style import GREY, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment, quantiles
@@ -56,20 +56,21 @@ def one_run(key: PRNGKeyArray, depth: int, training: Any) -> Trajectory:
 
 
 def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Relative error and fitted exponent through time, and both at the end against the depth."""
-    trained = dataset.sel(training=dataset["training"] != _UNTRAINED)
-    shown = trained.sel(depth=_SHOWN)
+    """Relative error and cosine through time, relative error and fitted exponent at the end against the depth."""
+    is_trained = dataset["training"] != _UNTRAINED
+    trained, untrained = dataset.sel(training=is_trained), dataset.sel(training=_UNTRAINED)
     sheet, axes = new_figure(4)
-    bands(shown, "relative_error", hue="training", ax=axes[0]).set_title(f"L = {_SHOWN}, through time")
-    bands(shown, "cosine", hue="training", ax=axes[1]).set_title(f"L = {_SHOWN}, through time")
-    at_end(dataset, "relative_error", against="depth", hue="training", ax=axes[2]).set_title("at the end")
-    at_end(dataset, "exponent.exponent", against="depth", hue="training", ax=axes[3]).set_title("at the end")
+    for ax, name in zip(axes[:2], ("relative_error", "cosine"), strict=True):
+        bands(trained.sel(depth=_SHOWN), name, hue="training", ax=ax, legend=False)
+        ax.set_title(f"$L = {_SHOWN}$, through time")
     depths = dataset["depth"].values
-    axes[3].plot(depths, 1 / depths, "k--", linewidth=1.2, label="1/L")
-    for ax in axes[:2]:
-        ax.get_legend().remove()
+    for ax, name in zip(axes[2:], ("relative_error", "exponent.exponent"), strict=True):
+        at_end(trained, name, against="depth", hue="training", ax=ax).set(title="at the end", xlabel="depth $L$")
+        null = untrained[f"{name}_at_end"].median("seed")
+        ax.plot(depths, null, color=GREY, linestyle=(0, (1, 1)), label=_UNTRAINED)
+    axes[3].plot(depths, 1 / depths, "k--", linewidth=1.2, zorder=5, label="$1/L$")
     handles, labels = axes[3].get_legend_handles_labels()
-    legend_below(sheet, dict(zip(labels, handles, strict=True)), "median and 10–90 % over seeds")
+    legend_below(sheet, dict(zip(labels, handles, strict=True)), "median and 10–90 % over seeds; dotted: untrained")
     return sheet
 
 
@@ -92,7 +93,7 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
         if name not in ("exact flow", _UNTRAINED):
             ends = dataset.sel(training=name)
             error, product = ends["relative_error_at_end"], ends["exponent.exponent_at_end"] * ends["depth"]
-            measured = f"{quantiles(error)}; α̂L {quantiles(product)}"
+            measured = f"{quantiles(error)}; α̂L {quantiles(product, '{:.3f}')}"
             found.append(Claim(f"balanced, {name}: relative error at the end", "reported", measured, None))
     return found
 
@@ -104,5 +105,5 @@ DEPTH = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(30, 240),
+    seconds=(30, 150),
 )
