@@ -8,45 +8,32 @@ not seen.
 """
 
 import argparse
-import ast
 import copyreg
 import dataclasses
-import dis
-import enum
 import functools
-import hashlib
 import inspect
 import logging
-import os
-import pathlib
 import sys
-import sysconfig
-import tokenize
 import types
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from ..drive import is_key
+from .functions import closure, defaults, is_installed, is_installed_module, references, source
+from .literals import array_text, digest, is_plain, literal, shortened
 
 NAME = "name"
 
-_LONGEST = 2000  # characters of an entry
 _MOST_FIELDS = 8  # entries of a dataclass or module; a network has more, and nobody wants to read them one by one
-_MOST_NUMBERS = 4  # of an array, written out
-_ATOMS = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range)
-_ATOMS += (enum.Enum, pathlib.PurePath, jax.Device)
 _OPEN = (Mapping, list, tuple, types.SimpleNamespace, argparse.Namespace)  # libraries' containers, shown by item
 _PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__")
 _UNKNOWN = " of unknown content, "
 _MARKS: dict[int, tuple[str, Any]] = {}  # id → (what stands for an unknown content, the object, which keeps the id)
 _COMPILED: Any = type(jax.jit(lambda: None))
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_INSTALLED = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), _PACKAGE})
 
 
 def describe(function: Callable) -> dict[str, str]:
@@ -84,14 +71,14 @@ class _Description:
 
     def add(self, key: str, value: Any) -> None:
         """Describe a value under this key, what belongs to it under keys with a dot."""
-        if _is_plain(value):
-            self._put(key, _literal(value))
+        if is_plain(value):
+            self._put(key, literal(value))
         elif isinstance(value, types.ModuleType):
             self._put(key, value.__name__)
         elif isinstance(value, type):
             self._add_class(key, value)
         elif is_key(value) or (hasattr(type(value), "__array__") and not isinstance(value, Mapping)):
-            self._put(key, _array(value))
+            self._put(key, array_text(value))
         elif _is_offered(value):
             self._put(key, _qualified(value))
         elif isinstance(value, types.MethodType):
@@ -111,7 +98,7 @@ class _Description:
         key = key or NAME
         while key in self.entries:  # a global that is called as a default argument is
             key += "'"
-        self.entries[key] = _shortened(text)
+        self.entries[key] = shortened(text)
         return key
 
     def _add_each(self, key: str, values: Mapping[Any, Any]) -> None:
@@ -130,31 +117,31 @@ class _Description:
         code = function.__code__
         if _checks_types(function):
             self.add(key, function.__wrapped__)  # pyright: ignore[reportFunctionMemberAccess]
-        elif not _is_installed(function):
+        elif not is_installed(function):
             if self._is_new(key, function):
                 self._put(key, code.co_qualname)
-                self._put(_join(key, "source"), _source(code))
-                self._add_each(key, _closure(function) | _defaults(function))
+                self._put(_join(key, "source"), source(code))
+                self._add_each(key, closure(function) | defaults(function))
                 self._add_globals(key, function)
         elif not _is_closed(function):
             self._put(key, _qualified(function))
         elif self._is_new(key, function):  # what a library function made of its arguments, such as an optimiser
             self._put(key, f"{function.__globals__.get('__name__')}.{code.co_qualname}")
-            self._add_each(key, _closure(function) | _defaults(function))
+            self._add_each(key, closure(function) | defaults(function))
 
     def _add_globals(self, key: str, function: types.FunctionType) -> None:
         found = {}
-        for name, *attributes in sorted(_references(function.__code__)):
+        for name, *attributes in sorted(references(function.__code__)):
             if name in function.__globals__ and not name.startswith("__"):  # __name__ depends on the process
                 value = function.__globals__[name]
-                while attributes and isinstance(value, types.ModuleType) and not _is_installed_module(value.__name__):
+                while attributes and isinstance(value, types.ModuleType) and not is_installed_module(value.__name__):
                     attribute = attributes.pop(0)
                     name, value = f"{name}.{attribute}", getattr(value, attribute, None)
                 found[name] = value
         self._add_each(key, found)
 
     def _add_class(self, key: str, cls: type) -> None:
-        if _is_installed_module(cls.__module__):
+        if is_installed_module(cls.__module__):
             self._put(key, _qualified(cls))
         elif self._is_new(key, cls):
             self._put(key, cls.__qualname__)
@@ -166,7 +153,7 @@ class _Description:
         wrapped = innermost = _wrapped(wrapper)
         while _wrapped(innermost) is not None:
             innermost = _wrapped(innermost)
-        if isinstance(innermost, types.FunctionType) and not _is_closed(innermost) and _is_installed(innermost):
+        if isinstance(innermost, types.FunctionType) and not _is_closed(innermost) and is_installed(innermost):
             self._put(key, _qualified(innermost))
         elif self._is_new(key, wrapper):
             self.add(key, wrapped)
@@ -177,10 +164,10 @@ class _Description:
     def _add_object(self, key: str, value: Any) -> None:
         """Anything else, by its type and its contents: one by one where people wrote them, otherwise by a digest."""
         cls, name = type(value), getattr(value, "__name__", None)
-        is_ours = not _is_installed_module(cls.__module__)
+        is_ours = not is_installed_module(cls.__module__)
         if (is_ours or id(value) in self._seen) and not self._is_new(key, value):
             return
-        if hasattr(value, "__qualname__") and _is_installed_module(getattr(value, "__module__", None)):
+        if hasattr(value, "__qualname__") and is_installed_module(getattr(value, "__module__", None)):
             self._put(key, _qualified(value))  # functions that have no code
             return
         text = cls.__qualname__ if is_ours else _qualified(cls)
@@ -194,7 +181,7 @@ class _Description:
             self.entries[placed] += self._content(value)
         elif dataclasses.is_dataclass(value) and len(self.entries) - before > _MOST_FIELDS:
             fields = [self.entries.popitem() for _ in range(len(self.entries) - before)]
-            self.entries[placed] += f" {_digest(repr(fields))}"
+            self.entries[placed] += f" {digest(repr(fields))}"
 
     def _content(self, value: Any) -> str:
         """Digest of what pickling would keep, nothing if it keeps nothing; a mark of its own where that is unknown."""
@@ -218,7 +205,7 @@ class _Description:
         inner.add("", part)
         if any(_UNKNOWN in text for text in inner.entries.values()):
             raise _Unknown  # so that it is said, rather than lost in a digest
-        return _digest(repr(inner.entries))
+        return digest(repr(inner.entries))
 
 
 class _Unknown(Exception):
@@ -227,14 +214,6 @@ class _Unknown(Exception):
 
 def _join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
-
-
-def _digest(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text.splitlines()[0][:80]} … {len(text)} characters {_digest(text)}"
 
 
 def _qualified(value: Any) -> str:
@@ -257,7 +236,7 @@ def _is_offered(value: Any) -> bool:
     if not isinstance(value, types.MethodType | types.BuiltinMethodType) or not isinstance(name, str):
         return False
     module = type(owner).__module__
-    return _is_installed_module(module) and getattr(sys.modules.get(module), name, None) == value
+    return is_installed_module(module) and getattr(sys.modules.get(module), name, None) == value
 
 
 def _checks_types(function: types.FunctionType) -> bool:
@@ -271,36 +250,6 @@ def _is_closed(function: types.FunctionType) -> bool:
     return "<locals>" in function.__code__.co_qualname
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether its repr says all of it."""
-    if type(value) in (list, tuple, set, frozenset):
-        return all(map(_is_plain, value))
-    if type(value) is dict:
-        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
-    return isinstance(value, (*_ATOMS, np.dtype, np.generic))
-
-
-def _literal(value: Any) -> str:
-    """Its repr, with sets in an order that is not of this process."""
-    if isinstance(value, set | frozenset):
-        return f"{type(value).__name__}({', '.join(sorted(map(_literal, value)))})"
-    if type(value) is tuple:
-        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
-    if type(value) is list:
-        return f"[{', '.join(map(_literal, value))}]"
-    if type(value) is dict:
-        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
-    return repr(value)
-
-
-def _array(value: Any) -> str:
-    array = np.asarray(jax.random.key_data(value) if is_key(value) else value)
-    kind = f"{getattr(value, 'dtype', array.dtype)}{list(np.shape(value))}"
-    if array.size <= _MOST_NUMBERS:
-        return f"{kind} {array.tolist()}"
-    return f"{kind} {_digest(repr(array.tolist()) if array.dtype.hasobject else array.tobytes())}"
-
-
 def _contents(value: Any, is_ours: bool) -> dict[Any, Any]:
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
@@ -309,7 +258,7 @@ def _contents(value: Any, is_ours: bool) -> dict[Any, Any]:
         return value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
     own = _attributes(value) if is_ours or isinstance(value, types.SimpleNamespace | argparse.Namespace) else {}
     if isinstance(value, Mapping):
-        return {**own, **(value if all(map(_is_plain, value)) else dict(enumerate(value.items())))}
+        return {**own, **(value if all(map(is_plain, value)) else dict(enumerate(value.items())))}
     return {**own, **dict(enumerate(value))} if isinstance(value, list | tuple) else own
 
 
@@ -356,22 +305,6 @@ def _mark(value: Any) -> str:
     return mark
 
 
-def _closure(function: types.FunctionType) -> dict[str, Any]:
-    filled = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            filled[name] = cell.cell_contents
-        except ValueError:  # the enclosing function has not come to this variable yet
-            continue
-    return filled
-
-
-def _defaults(function: types.FunctionType) -> dict[str, Any]:
-    values, code = function.__defaults__ or (), function.__code__
-    positional = code.co_varnames[: code.co_argcount][code.co_argcount - len(values) :]
-    return dict(zip(positional, values, strict=True)) | (function.__kwdefaults__ or {})
-
-
 def _members(cls: type) -> dict[str, Any]:
     """What was written in the body of a class, as far as it decides anything."""
     members = {name: _function_of(member) for name, member in vars(cls).items()}
@@ -391,109 +324,3 @@ def _is_written(name: str, member: Any, cls: type) -> bool:
     if isinstance(member, types.FunctionType):  # all but what a dataclass makes from its fields
         return not (is_special and dataclasses.is_dataclass(cls) and member.__code__.co_filename == "<string>")
     return not is_special and name != "_abc_impl" and not inspect.isdatadescriptor(member)
-
-
-def _references(code: types.CodeType) -> set[tuple[str, ...]]:
-    """Global names in the code, each with the attributes taken of it: ("module", "function")."""
-    found: list[tuple[str, ...]] = []
-    for each in _nested(code):
-        goes_on = False
-        for step in dis.get_instructions(each):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                found.append((step.argval,))
-                goes_on = True
-            elif goes_on and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-                found[-1] += (step.argval,)
-            else:
-                goes_on = False
-    return set(found)
-
-
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code and that of all functions written inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
-
-
-def _source(code: types.CodeType) -> str:
-    """The text of a function, without comments; a digest of the code where no file holds the text that was compiled."""
-    try:
-        modified = os.stat(code.co_filename).st_mtime_ns
-    except OSError:
-        return f"bytecode {_bytecode(code)}"
-    return _text(code, code.co_filename, modified) or f"bytecode {_bytecode(code)}"
-
-
-@functools.lru_cache(maxsize=1024)
-def _text(code: types.CodeType, path: str, modified: int) -> str | None:
-    tree, codes = _parsed(path, modified)
-    if code not in codes:  # the file was edited since, or is not what was compiled
-        return None
-    nodes = list(ast.walk(tree))
-    lambdas = [node for node in nodes if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno]
-    named = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    named = [node for node in named if node.name == code.co_name and _first_line(node) == code.co_firstlineno]
-    node = _innermost(lambdas, code) if code.co_name == "<lambda>" else next(iter(named), None)
-    return None if node is None else ast.unparse(node)
-
-
-def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    return min(part.lineno for part in (node, *node.decorator_list))
-
-
-def _innermost(lambdas: Sequence[ast.Lambda], code: types.CodeType) -> ast.Lambda | None:
-    """Of lambdas that begin in one line, the one whose body just holds the instructions of the code."""
-    if len(lambdas) == 1:
-        return lambdas[0]
-    places = [(line, column) for line, _, column, end in code.co_positions() if line and end and column is not None]
-    bodies = {(each.body.lineno, each.body.col_offset): each for each in lambdas}
-    ends = {start: (each.body.end_lineno, each.body.end_col_offset) for start, each in bodies.items()}
-    holding = [start for start, end in ends.items() if places and start <= min(places) and max(places) <= end]
-    return bodies[max(holding)] if holding else None
-
-
-@functools.lru_cache(maxsize=16)
-def _parsed(path: str, modified: int) -> tuple[ast.AST, frozenset[types.CodeType]]:
-    """A file and all functions in it, as of the time that it was modified."""
-    try:
-        with tokenize.open(path) as file:
-            tree = ast.parse(file.read())
-        return tree, frozenset(_nested(compile(tree, path, "exec", dont_inherit=True)))
-    except (OSError, SyntaxError, ValueError):
-        return ast.Module([], []), frozenset()
-
-
-def _bytecode(code: types.CodeType) -> str:
-    constants = [_bytecode(each) if isinstance(each, types.CodeType) else _literal(each) for each in code.co_consts]
-    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
-    arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
-    return _digest(repr((code.co_code, constants, names, arguments, code.co_exceptiontable)))
-
-
-def _is_installed(function: types.FunctionType) -> bool:
-    """Whether the code of a function is a library's, wherever it was bound since."""
-    path = function.__code__.co_filename
-    if not path.startswith("<"):
-        return _is_installed_file(path)
-    # Made by `exec`, as are all functions without a file; without a module, they are said to be builtins.
-    return function.__module__ not in (None, "builtins") and _is_installed_module(function.__module__)
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_installed_file(path: str) -> bool:
-    path = os.path.abspath(path)
-    in_packages = {"site-packages", "dist-packages"} & set(pathlib.PurePath(path).parts)
-    return bool(in_packages) or any(path.startswith(folder + os.sep) for folder in _INSTALLED)
-
-
-def _is_installed_module(name: str | None) -> bool:
-    root = (name or "").partition(".")[0]
-    if root in ("__main__", "__mp_main__"):  # whatever program unpickles what a script or a notebook defined
-        return False
-    if root in sys.stdlib_module_names:
-        return True
-    module = sys.modules.get(root)
-    path = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    return path is not None and _is_installed_file(path)

@@ -24,6 +24,7 @@ import pytest
 import scipy.interpolate
 
 import nfa_flow as nf
+from nfa_flow.studies.nfa import depth
 from nfa_flow.sweep.identity import describe, describe_value
 
 SCRIPT = '''
@@ -430,3 +431,8 @@ def test_long_entries_are_shortened_to_a_digest():
     first, other = describe_value(list(range(5000))), describe_value([*range(4999), 0])
     assert isinstance(first, str) and first.startswith("[0, 1, 2, ") and len(first) < 200
     assert first != other
+
+
+def test_an_experiment_of_a_study_counts_with_its_text_and_constants():
+    found = describe(depth.one_run)
+    assert "linear_teacher" in found["source"] and found["_SAMPLES"] == "200"
