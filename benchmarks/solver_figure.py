@@ -12,7 +12,7 @@ from solver_results import TRUSTED, Results
 
 from nfa_flow.plot.style import PALETTE, house_style, new_figure
 
-_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _ = PALETTE
+_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, *_ = PALETTE
 # Ours with solid lines, peers dashed; the markers tell apart what the colours do not.
 _LOOKS: dict[str, tuple[str, str, Any]] = {
     "default": ("black", "P", "-"),
