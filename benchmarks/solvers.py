@@ -127,8 +127,10 @@ def reference_solution(results: Results, problem: str, t1: float, limit: float, 
     key, mark = reference_key(problem, t1), results.all["problems"][problem]["fingerprint"]
     path = out / "references" / f"{problem}-{mark}-{t1:g}.npy"
     known = results.all["references"].get(key)
-    if known is not None and (path.exists() or known["limit"] >= limit):
-        return np.load(path) if path.exists() else None
+    if known is not None and path.exists():
+        return np.load(path)
+    if known is not None and known["uncertainty"] is None and known["limit"] >= limit:
+        return None
     entry: dict = {"problem": problem, "t1": t1, "limit": limit, "uncertainty": None, "tried": []}
     for pair in REFERENCES:
         solutions = []

@@ -9,7 +9,7 @@ from sweeps_peers import LOOP, WAYS
 
 from nfa_flow.plot.style import GREY, PALETTE, house_style, new_figure
 
-_COLORS = dict(zip([way for way in WAYS if way != LOOP], [*PALETTE, GREY], strict=True))
+_COLORS = dict(zip([way for way in WAYS if way != LOOP], [*PALETTE[:7], GREY], strict=True))
 
 
 def draw(sizes: Sequence[Mapping[str, Any]], path: Path) -> Path:
