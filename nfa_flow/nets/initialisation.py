@@ -41,6 +41,26 @@ class Gaussian(AbstractInitialisation):
         return tuple(_gaussian(*parts, self.scale, dtype) for parts in zip(keys, widths[1:], widths[:-1], strict=True))
 
 
+class FanInUniform(AbstractInitialisation):
+    """Independent entries uniform within ±scale / √fan_in in every layer, of variance scale² / (3 fan_in).
+
+    What `torch.nn.Linear` and `equinox.nn.Linear` start with. They draw their biases in the same way, while those of an
+    `MLP` start at zero.
+    """
+
+    scale: float | Float[Array, ""] = 1.0
+
+    def __check_init__(self):
+        require_number("scale", self.scale, above=0)
+
+    def __call__(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
+        keys = jax.random.split(key, len(widths) - 1)
+        return tuple(
+            jnp.asarray(self.scale / fan_in**0.5, dtype) * jax.random.uniform(k, (fan_out, fan_in), dtype, -1, 1)
+            for k, fan_out, fan_in in zip(keys, widths[1:], widths[:-1], strict=True)
+        )
+
+
 class Orthogonal(AbstractInitialisation):
     """Uniformly random (semi-)orthogonal matrices times `scale`: W_lᵀW_l or W_lW_lᵀ is scale²·I."""
 

@@ -22,6 +22,8 @@ _LABELS = {
     "alignment": "alignment of NFM and AGOP$^{\\alpha}$",
     "relative_error": "relative error of NFM $\\propto$ AGOP$^{\\alpha}$",
     "exponent.exponent": "fitted exponent $\\hat\\alpha$",
+    "best.cosine": "cos(NFM, AGOP$^{\\alpha}$), best $\\alpha$",
+    "best.relative_error": "relative error of NFM $\\propto$ AGOP$^{\\alpha}$, best $\\alpha$",
 }
 _SETTINGS: dict[Any, Any] = {
     "font.size": 9.0,

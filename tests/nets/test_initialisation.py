@@ -1,13 +1,15 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import relative
 
 from nfa_flow.measure import alignment, balance
-from nfa_flow.nets import MLP, Balanced, Gaussian, LambdaBalanced, Orthogonal
+from nfa_flow.nets import MLP, Balanced, FanInUniform, Gaussian, LambdaBalanced, Orthogonal
 
 KEY = jax.random.key(0)
 EPS = np.finfo(np.float64).eps
@@ -52,6 +54,28 @@ def test_gaussian_layers_of_one_shape_are_independent():
     W_1, W_2 = weights(Gaussian(), (60, 60, 60))
     # The mean of m products of independent entries has the deviation std²/√m.
     assert abs(np.mean(W_1 * W_2)) < 5 / 60 / np.sqrt(W_1.size)
+
+
+# ── FanInUniform ──
+
+
+def test_fan_in_uniform_entries_fill_their_bounds_evenly():
+    for W in weights(FanInUniform(scale=1.5), (50, 80, 40)):
+        bound = 1.5 / np.sqrt(W.shape[1])
+        assert np.max(np.abs(W)) <= bound
+        # The largest of m entries is within 14/m of the bound but once in 10⁶ draws, as (1 − x)^m < e^{−mx}.
+        assert np.max(np.abs(W)) > (1 - 14 / W.size) * bound
+        # The square of an entry has the variance 4/45 of bound⁴, less than the 2/9 of a normal one of this deviation.
+        assert_deviation(W, bound / np.sqrt(3))
+        assert abs(np.mean(W)) < 5 * bound / np.sqrt(3 * W.size)
+
+
+def test_fan_in_uniform_is_the_law_of_a_linear_layer_of_equinox():
+    layer = eqx.nn.Linear(60, 80, key=KEY)
+    (W,) = weights(FanInUniform(), (60, 80))
+    # Kolmogorov and Smirnov: two samples of m entries are this far apart once in 10⁶ draws.
+    apart = scipy.stats.ks_2samp(np.ravel(W), np.ravel(layer.weight))
+    assert apart.pvalue > 1e-6
 
 
 # ── Orthogonal ──
@@ -155,7 +179,7 @@ def test_widths_that_cannot_hold_a_multiple_of_the_identity_are_refused(b, width
 
 # ── All of them ──
 
-INITS = [Gaussian, Orthogonal, Balanced, lambda scale: LambdaBalanced(0.3, scale)]
+INITS = [Gaussian, FanInUniform, Orthogonal, Balanced, lambda scale: LambdaBalanced(0.3, scale)]
 
 
 @pytest.mark.parametrize("make", INITS)
