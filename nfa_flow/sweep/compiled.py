@@ -14,11 +14,20 @@ def device_of_thread() -> Any:
     return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class Compiled:
-    """Calls `function` compiled ahead of time; threads that need the same program wait for one compilation."""
+# LLVM takes longer to vectorise random numbers than a sweep takes to draw them.
+_HASTILY: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 
-    def __init__(self, function: Callable, donate: tuple[int, ...] = ()):
+
+class Compiled:
+    """Calls `function` compiled ahead of time; threads that need the same program wait for one compilation.
+
+    **Arguments:** `function`; `donate`: its arguments whose memory it may use; `hastily`: on a CPU, optimise less, for
+    a function that runs once per lane.
+    """
+
+    def __init__(self, function: Callable, *, donate: tuple[int, ...] = (), hastily: bool = False):
         self._function = jax.jit(function, donate_argnums=donate)
+        self._options = _HASTILY if hastily and jax.default_backend() == "cpu" else {}
         self._programs: dict[Hashable, Any] = {}
         self._lock, self._locks = threading.Lock(), {}
         self.compile_seconds = 0.0  # of all programs
@@ -36,6 +45,6 @@ class Compiled:
         with lock:
             if signature not in self._programs:
                 began = time.perf_counter()
-                self._programs[signature] = self._function.lower(*arguments).compile()
+                self._programs[signature] = self._function.lower(*arguments).compile(self._options)
                 self.compile_seconds += time.perf_counter() - began
         return self._programs[signature](*arguments)

@@ -101,7 +101,7 @@ class InLockstep(AbstractCompiledEngine):
         return time.perf_counter() - leg.advance.compile_seconds - began
 
     def _make_leg(self, stage: Stage) -> Leg:
-        prepare = Compiled(jax.vmap(stage.prepare, in_axes=(None, 0, 0)))
+        prepare = Compiled(jax.vmap(stage.prepare, in_axes=(None, 0, 0)), hastily=True)
         return Leg(stage, prepare, Compiled(jax.vmap(stage.advance, in_axes=(None, 0, 0, 0)), donate=(2,)))
 
 

@@ -81,7 +81,7 @@ class InSequence(AbstractCompiledEngine):
 
             return jax.lax.fori_loop(0, count, one, (states, budget))[0]
 
-        return Leg(stage, Compiled(prepare), Compiled(advance, donate=(2,)))
+        return Leg(stage, Compiled(prepare, hastily=True), Compiled(advance, donate=(2,)))
 
 
 def _integrate(
