@@ -115,7 +115,7 @@ def _draw_imbalance(ax: "Axes", runs: "xarray.Dataset") -> None:
     bands(
         _in_units_of_decay(runs.assign(left=left)), "left", hue="weight_decay", ax=ax, legend=False, label=_IMBALANCE
     )
-    x = np.array([0, 2 * runs["weight_decay"].max() * runs["times"].max()])
+    x = np.array([0, float((2 * runs["weight_decay"] * runs["times"]).max())])
     _set_linear(ax, x[1])
     _draw_exponential(ax, x, 1.0)
     ax.set_title(f"{_SHOWN['init']}, $L = 3$, $\\lambda > 0$")
@@ -154,8 +154,8 @@ def _draw_ends(ax: "Axes", runs: "xarray.Dataset") -> None:
         ax.axhline(start, color=color_of(i, starts.size), linestyle=":", linewidth=1, zorder=0)
     defined = np.isfinite(runs["relative_error_at_end"]).any(["init", "seed"])
     for place in np.flatnonzero(~defined.values):
-        ax.text(place, 0.5, "undefined", transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="center")
-    ax.set(xlabel="weight decay $\\lambda$", title="at the end, $L = 3$")
+        ax.text(place, 0.03, "undefined", transform=ax.get_xaxis_transform(), rotation=90, ha="center", fontsize=7.5)
+    ax.set(xlabel="weight decay $\\lambda$", title="at the end, $L = 3$", xlim=(-0.5, defined.size - 0.5))
     with house_style():
         ax.legend(fontsize=7.5, title="dotted: at $t=0$", title_fontsize=7.5)
 
