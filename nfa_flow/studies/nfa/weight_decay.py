@@ -112,9 +112,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
 
 def _draw_imbalance(ax: "Axes", runs: "xarray.Dataset") -> None:
     left = (runs["imbalance"] / runs["imbalance"].isel(time=0)).where(runs["weight_decay"] > 0)
-    bands(
-        _in_units_of_decay(runs.assign(left=left)), "left", hue="weight_decay", ax=ax, legend=False, label=_IMBALANCE
-    )
+    bands(_in_units_of_decay(runs.assign(left=left)), "left", hue="weight_decay", ax=ax, legend=False, label=_IMBALANCE)
     x = np.array([0, float((2 * runs["weight_decay"] * runs["times"]).max())])
     _set_linear(ax, x[1])
     _draw_exponential(ax, x, 1.0)
