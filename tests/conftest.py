@@ -1,5 +1,6 @@
 """Settings and fixtures shared by all tests: float64, as everything that is called exact needs it."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -47,6 +48,36 @@ def compilations():
 
     count()
     return count
+
+
+@pytest.fixture(scope="session")
+def studies_folder(tmp_path_factory):
+    """A folder like that of somebody who has run the quick studies: they are in `runs/NAME-quick`.
+
+    All test processes share it. The first that asks for a study runs it, and the others wait.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "studies"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quick_study(studies_folder):
+    """A function from the name of a study to the folder that its quick version has written."""
+
+    def folder_of(name: str) -> Path:
+        from nfa_flow.cli import main
+
+        out = studies_folder / "runs" / f"{name}-quick"
+        with open(studies_folder / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (out / "claims.csv").exists():
+                main(["study", name, "--quick", "--out", str(out), "--no-progress"])
+        return out
+
+    yield folder_of
+    jax.config.update("jax_enable_x64", True)
 
 
 @pytest.fixture

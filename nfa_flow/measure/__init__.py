@@ -8,6 +8,8 @@ from .agop_estimate import agop_estimate as agop_estimate
 from .alignment import Alignment as Alignment
 from .alignment import alignment as alignment
 from .balance import balance as balance
+from .best_cosine import BestCosine as BestCosine
+from .best_cosine import best_cosine as best_cosine
 from .conventions import centered_nfa as centered_nfa
 from .conventions import enfa as enfa
 from .conventions import nfa_cosine_2022 as nfa_cosine_2022

@@ -5,19 +5,17 @@ ReLU neurons that start small, aligned and balanced follow `nf.theory.orthogonal
 and p = ε³ the cosine at α = 1/2 vanishes as ε → 0. In all cases here the eigenvalues end in opposite orders.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure, nets, theory
 from ...data import orthogonal_support
 from ...flow import NDF, gradient_flow, log_times
-from ...measure.agop import Samples
-from ...measure.feature_pair import feature_pair
+from ...measure import best_cosine as best_cosine
 from ...plot.bands import bands
 from ...plot.style import AT_START, GREY, color_of, house_style, label_of, legend_below, new_figure
 from ...sweep import Grid, zipped
@@ -33,54 +31,6 @@ if TYPE_CHECKING:
 _EPSILONS = (1e-1, 1e-2, 1e-3, 1e-4)
 _REVERSING = (2.0, 0.1)  # y and p
 _TIMES = np.concatenate([[0.0], log_times(1e-1, 1e12, 53)])
-
-
-class BestCosine(NamedTuple):
-    """How well the ansatz holds at the exponent that suits it best, and that exponent."""
-
-    cosine: Float[Array, ""]
-    relative_error: Float[Array, ""]
-    exponent: Float[Array, ""]
-
-
-def best_cosine(net: Any, data: Samples) -> BestCosine:
-    """The largest cosine between NFM and AGOP^α over all α > 0, and the relative error there: no exponent does better.
-
-    The largest of 257 exponents, equally spaced in arctan α from the limit α → 0 to α → ∞, is refined on four grids
-    that find arctan α to 1e-7, and so the cosine, which is flat there, to 1e-10. A peak narrower than the first grid
-    would be missed. Directions that `nf.measure.fit_exponent` leaves out as rounding are zero at every exponent.
-
-    **Arguments:** as in `nf.measure.agop`; an observable as it is.
-    **Returns:** a `BestCosine`. The exponent is 0 where only the limit α → 0 is best, and NaN where all exponents do
-    equally well, as for an AGOP of rank one. All three are NaN where NFM or AGOP is zero to working precision.
-    """
-    pair = feature_pair(net, data, 1)
-    s, Vt = pair.spectrum()
-    assert pair.F is not None
-    resolved = (s > 100 * jnp.finfo(s.dtype).eps * max(pair.F.shape) * s[0]) & (s[0] > 0)
-    logs = jnp.where(resolved, jnp.log(jnp.where(resolved, s / s[0], 1)), 0)
-    N, along = pair.nfm, jnp.sum((Vt @ pair.V.T) ** 2, axis=1)
-    powers = lambda angle: jnp.where(resolved, jnp.exp(2 * jnp.tan(angle) * logs), 0)
-
-    def cosine(angle: Float[Array, ""]) -> Float[Array, ""]:
-        return along @ powers(angle) / (jnp.linalg.norm(N) * jnp.linalg.norm(powers(angle)))
-
-    angle = _highest(cosine, 0, np.pi / 2)
-    A = (Vt.T * powers(angle)) @ Vt
-    error = jnp.linalg.norm(N - jnp.sum(N * A) / jnp.sum(A * A) * A) / jnp.linalg.norm(N)
-    distinct = jnp.any(logs < -1e-8)
-    defined = lambda value, where=True: jnp.where(pair.is_undefined(s[0]) | ~jnp.asarray(where), jnp.nan, value)
-    return BestCosine(defined(cosine(angle)), defined(error), defined(jnp.tan(angle), distinct))
-
-
-def _highest(function: Callable[[Array], Array], low: float, high: float) -> Float[Array, ""]:
-    """Where a function is largest on an interval: on a grid, and then on finer ones between the neighbours."""
-    step = (high - low) / 256
-    points = jnp.linspace(low, high, 257)
-    for _ in range(5):
-        best = points[jnp.argmax(jax.vmap(function)(points))]
-        points, step = jnp.clip(best + jnp.linspace(-step, step, 33), low, high), step / 16
-    return best
 
 
 def grid(quick: bool) -> Grid:
@@ -100,7 +50,7 @@ def one_run(key: PRNGKeyArray, target: float | Array, probability: float | Array
         "nfm": lambda net, data: jnp.diagonal(measure.nfm(net, data)),
         "agop": lambda net, data: jnp.diagonal(measure.agop(net, data)),
     }
-    observe = observables(0.5) | diagonals | {"best": best_cosine}
+    observe = observables(0.5) | diagonals | {"best": measure.best_cosine}
     # Each neuron stays on its side of its kink, so this flow is smooth, and the warning about kinks, which an array
     # does not raise, would be wrong.
     rtol = jnp.asarray(1e-10)

@@ -19,7 +19,6 @@ from ...sweep import Grid, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment, quantiles
 from ..training import Descent, ExactFlow
-from .counterexample import best_cosine
 
 if TYPE_CHECKING:
     import xarray
@@ -69,7 +68,7 @@ def one_run(key: PRNGKeyArray, problem: Problem, training: Any, scale: float | A
         data = Dataset(data.x, jax.random.normal(label_key, data.y.shape))
     widths = [problem.inputs] + [problem.width] * (problem.depth - 1) + [1]
     net = nets.MLP(widths, key=net_key, activation="relu", init=nets.Gaussian(scale))
-    observe = {"loss": measure.loss, "best": best_cosine}
+    observe = {"loss": measure.loss, "best": measure.best_cosine}
     if isinstance(training, ExactFlow):
         ends = {"save_at": [0.0, training.t1], "stop": LossBelow(FIT)}
     else:

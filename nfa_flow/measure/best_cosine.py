@@ -1,0 +1,69 @@
+"""How well the Neural Feature Ansatz holds at the exponent that suits a network best."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .agop import Samples
+from .feature_pair import FeaturePair, feature_pair
+from .layer import Layer
+
+
+class BestCosine(NamedTuple):
+    """The largest cosine over all exponents, the relative error there, and that exponent."""
+
+    cosine: Float[Array, ""]
+    relative_error: Float[Array, ""]
+    exponent: Float[Array, ""]
+
+
+def best_cosine(net: Any, x: Samples, *, layer: Layer = 1) -> BestCosine:
+    """The largest cosine between NFM and AGOP^α over all α > 0, and the relative error there: no exponent does better.
+
+    What is left of the error is no matter of α, and the ansatz fails for the network at every exponent where it is
+    large. The largest of 257 cosines, at exponents equally spaced in arctan α from the limit α → 0 to α → ∞, is refined
+    on four grids that find arctan α to 1e-7, and so the cosine, which is flat there, to 1e-10. A peak narrower than the
+    first grid would be missed. Directions that `fit_exponent` leaves out as rounding are zero at every exponent.
+
+    **Arguments:** as in `agop`; an observable as it is.
+    **Returns:** a `BestCosine`. The exponent is 0 where only the limit α → 0 is best, and NaN where all exponents do
+    equally well, as for an AGOP of rank one. All three are NaN where NFM or AGOP is zero to working precision.
+    **Source:** the ansatz: Radhakrishnan et al. 2024; that it can fail at every α: Tansley, Massart & Cartis 2026.
+    """
+    return _best(feature_pair(net, x, layer))
+
+
+@eqx.filter_jit
+def _best(pair: FeaturePair) -> BestCosine:
+    s, Vt = pair.spectrum()
+    assert pair.F is not None
+    resolved = (s > 100 * jnp.finfo(s.dtype).eps * max(pair.F.shape) * s[0]) & (s[0] > 0)
+    logs = jnp.where(resolved, jnp.log(jnp.where(resolved, s / s[0], 1)), 0)
+    N, along = pair.nfm, jnp.sum((Vt @ pair.V.T) ** 2, axis=1)
+    powers = lambda angle: jnp.where(resolved, jnp.exp(2 * jnp.tan(angle) * logs), 0)
+
+    def cosine(angle: Float[Array, ""]) -> Float[Array, ""]:
+        return along @ powers(angle) / (jnp.linalg.norm(N) * jnp.linalg.norm(powers(angle)))
+
+    angle = _highest(cosine, 0.0, np.pi / 2)
+    A = (Vt.T * powers(angle)) @ Vt
+    error = jnp.linalg.norm(N - jnp.sum(N * A) / jnp.sum(A * A) * A) / jnp.linalg.norm(N)
+    distinct = jnp.any(logs < -1e-8)
+    defined = lambda value, where=True: jnp.where(pair.is_undefined(s[0]) | ~jnp.asarray(where), jnp.nan, value)
+    return BestCosine(defined(cosine(angle)), defined(error), defined(jnp.tan(angle), distinct))
+
+
+def _highest(function: Callable[[Array], Array], low: float, high: float) -> Float[Array, ""]:
+    """Where a function is largest on an interval: on a grid, and then on finer ones between the neighbours."""
+    step = (high - low) / 256
+    points = jnp.linspace(low, high, 257)
+    best = points[0]
+    for _ in range(5):
+        best = points[jnp.argmax(jax.vmap(function)(points))]
+        points, step = jnp.clip(best + jnp.linspace(-step, step, 33), low, high), step / 16
+    return best
