@@ -5,6 +5,7 @@ from . import descent as descent
 from . import flow as flow
 from . import measure as measure
 from . import nets as nets
+from . import one_step as one_step
 from . import plot as plot
 from . import studies as studies
 from . import theory as theory

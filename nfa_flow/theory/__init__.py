@@ -1,12 +1,33 @@
 """Closed forms and predictions to lay over computed trajectories.
 
-They share no code with the flow: numpy and scipy on the host, float64 whatever JAX is set to.
+They share no code with the flow: numpy and scipy on the host, float64 whatever JAX is set to. The one exception is the
+ridge regression after one gradient step, which is JAX: its test loss is a derivative of its training loss, and both may
+be traced and batched over all that they depend on.
 """
 
 from .balance import balance_decay as balance_decay
 from .end_to_end import balanced_nfm as balanced_nfm
 from .end_to_end import end_to_end_flow as end_to_end_flow
+from .hermite import Hermite as Hermite
+from .hermite import HermiteSeries as HermiteSeries
+from .hermite import hermite as hermite
+from .hermite import hermite_series as hermite_series
+from .hermite import information_exponent as information_exponent
 from .lambda_balanced import lambda_balanced_nfm as lambda_balanced_nfm
+from .one_step_bulk import feature_bulk_edge as feature_bulk_edge
+from .one_step_bulk import feature_outliers as feature_outliers
+from .one_step_low_rank import spike_matrix as spike_matrix
+from .one_step_ridge import ResolventTraces as ResolventTraces
+from .one_step_ridge import RidgeLosses as RidgeLosses
+from .one_step_ridge import finite_ridge_losses as finite_ridge_losses
+from .one_step_ridge import linear_losses as linear_losses
+from .one_step_ridge import resolvent_traces as resolvent_traces
+from .one_step_ridge import ridge_losses as ridge_losses
+from .one_step_spikes import GradientDirection as GradientDirection
+from .one_step_spikes import gradient_direction as gradient_direction
+from .one_step_spikes import spike_boundaries as spike_boundaries
+from .one_step_spikes import spike_orders as spike_orders
+from .one_step_spikes import spike_sizes as spike_sizes
 from .orthogonal_support import OrthogonalSupport as OrthogonalSupport
 from .orthogonal_support import best_diagonal_cosine as best_diagonal_cosine
 from .orthogonal_support import diagonal_cosine as diagonal_cosine

@@ -1,0 +1,111 @@
+"""One large gradient step on the first layer, or the same time in several steps, or along the exact flow."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..checks import require_integer, require_number, wrong
+from ..data import Dataset
+from ..flow import gradient_flow
+from ..measure import loss
+from ..nets import MLP
+
+
+def one_step(net: MLP, data: Dataset, eta: float | Float[Array, ""], *, steps: int = 1) -> MLP:
+    """W_1 = W_0 − η ∂ℒ/∂W_0 for the first layer, ℒ = (1/2n) Σ‖f(x_i) − y_i‖²; the readout stays.
+
+    **Arguments:** `net`: of two layers without biases, as from `two_layer_net`; `data`: the full batch; `eta`: η > 0,
+    as κ n^α; `steps`: k steps of η/k instead of one.
+    **Returns:** the network after the step.
+    **Raises:** ValueError for another network, or an argument out of its range.
+    **Source:** Moniri, Lee, Hassani & Dobriban 2024.
+    """
+    _require_two_layers(net, data)
+    require_number("eta", eta, above=0)
+    require_integer("steps", steps, at_least=1)
+    return _stepped(net, data, jnp.asarray(eta / steps, net.weights[0].dtype), jnp.asarray(steps))
+
+
+def flow_step(net: MLP, data: Dataset, eta: float | Float[Array, ""], *, rtol: float = 1e-4, **options: Any) -> MLP:
+    """The first layer after the time η of its exact gradient flow, dW/dt = −∂ℒ/∂W: infinitely many small steps.
+
+    **Arguments:** `net`, `data`, `eta`: as in `one_step`; `rtol`, `options`: of `nf.gradient_flow`.
+    **Returns:** the network at time η.
+    **Raises:** ValueError as `one_step`; `RunError` as `nf.gradient_flow`.
+    """
+    _require_two_layers(net, data)
+    require_number("eta", eta, above=0)
+    keep = {"observe": {}, "save_at": jnp.asarray([eta]), "progress": False} | options
+    return gradient_flow(OnlyFirstLayer(net), data, eta, rtol=rtol, **keep).net.net
+
+
+class OnlyFirstLayer(eqx.Module):
+    """A network of which gradients see the first layer only, so that the others stay as they are."""
+
+    net: MLP
+
+    def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
+        layers = self.net.layers
+        above = jax.lax.stop_gradient([layer.weight for layer in layers[1:]])
+        weights = lambda net: [layer.weight for layer in net.layers[1:]]
+        return eqx.tree_at(weights, self.net, above)(x)
+
+    @property
+    def has_kinks(self) -> bool:
+        """Whether an activation is piecewise linear, up to a constant."""
+        return self.net.has_kinks or any(getattr(each, "has_kinks", False) for each in self.net.activations)
+
+
+def cancel_output(net: MLP, data: Dataset) -> Dataset:
+    """The data with f(x_i) added to each target, so that the residuals of `net` are y_i: its own output does not count.
+
+    Training on these is training f(x) − f_0(x), the network less what it was at the start.
+
+    **Arguments:** `net`: as it starts; `data`: the batch of the step.
+    **Returns:** data of the same shapes.
+    **Source:** Chizat, Oyallon & Bach 2019 (centring of the model).
+    """
+    _require_two_layers(net, data)
+    return eqx.tree_at(lambda data: data.y, data, data.y + _outputs(net, data))
+
+
+def gradient_vector(net: MLP, data: Dataset) -> Float[Array, "d c"]:
+    """β = Xᵀr/n with the residuals r = y − f, for each output: the step adds nearly η c_1 a βᵀ to the first layer.
+
+    **Arguments:** `net`, `data`: as in `one_step`, before the step.
+    **Returns:** one column per output.
+    """
+    _require_two_layers(net, data)
+    return _projected(net, data)
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+def _stepped(net: MLP, data: Dataset, rate: Float[Array, ""], steps: Any) -> MLP:
+    first = lambda net: net.layers[0].weight
+    loss_of = lambda W: loss(eqx.tree_at(first, net, W), data)
+    W = jax.lax.fori_loop(0, steps, lambda _, W: W - rate * jax.grad(loss_of)(W), first(net))
+    return eqx.tree_at(first, net, W)
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")
+def _outputs(net: MLP, data: Dataset) -> Float[Array, "n c"]:
+    return jax.vmap(net)(data.x).astype(data.y.dtype)
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")
+def _projected(net: MLP, data: Dataset) -> Float[Array, "d c"]:
+    return data.x.T @ (data.sample_weight[:, None] * (data.y - jax.vmap(net)(data.x)))
+
+
+def _require_two_layers(net: Any, data: Dataset) -> None:
+    if not isinstance(net, MLP) or net.depth != 2 or any(layer.bias is not None for layer in net.layers):
+        raise wrong("net", "an `MLP` of two layers without biases, as from `two_layer_net`", repr(net))
+    if (data.inputs, data.outputs) != (net.widths[0], net.widths[-1]):
+        expected = f"of {net.widths[0]} inputs and {net.widths[-1]} outputs, like the network"
+        raise wrong("data", expected, f"of {data.inputs} and {data.outputs}")

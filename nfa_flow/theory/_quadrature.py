@@ -1,0 +1,79 @@
+"""Quadrature of a piecewise smooth function, wherever its kinks and jumps are.
+
+Gauss–Legendre rules on panels. A Gauss–Hermite rule over the whole line would do for smooth functions, but its error
+falls like 1/nodes where there is a kink. Here a panel on which rules of 20 and 10 nodes disagree is halved, until it
+does not count.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float64
+from numpy.polynomial.legendre import legder, leggauss, legvander
+
+from ..checks import require_finite, wrong
+
+_NODES = 20, 10
+_PANEL_ERROR = 1e-14  # relative to the function on the panel, or near zero where it is larger
+_MOST_PANELS = 5_000
+
+
+class Rule(NamedTuple):
+    """∫ f g ≈ Σ `weights` · `values` · g(`nodes`) for smooth g; `slopes` are f'. The nodes increase."""
+
+    nodes: Float64[np.ndarray, "*n"]
+    weights: Float64[np.ndarray, "*n"]
+    values: Float64[np.ndarray, "*n"]
+    slopes: Float64[np.ndarray, "*n"]
+
+
+def adapted_rules(argument: str, function: Callable[[Any], Any], bound: float) -> tuple[Rule, Rule]:
+    """Rules of 20 and of 10 nodes on panels of [−bound, bound] that suit a function; they differ by the latter's error.
+
+    **Raises:** ValueError naming `argument` where the function is not finite, or not piecewise smooth.
+    """
+    ends = np.linspace(-bound, bound, 2 * int(np.ceil(bound)) + 1)
+    left, right, settled = ends[:-1], ends[1:], []
+    near_zero = np.max(np.abs(values_of(argument, function, np.linspace(-1, 1, 101))))
+    while left.size:
+        fine, rough = (_on_panels(argument, function, left, right, nodes) for nodes in _NODES)
+        gap = np.abs(np.sum(fine.weights * fine.values, axis=1) - np.sum(rough.weights * rough.values, axis=1))
+        good = gap <= _PANEL_ERROR * np.maximum(np.max(np.abs(fine.values), axis=1), near_zero)
+        settled.append([Rule(*(part[good] for part in rule)) for rule in (fine, rough)])
+        middle = (left + right)[~good] / 2
+        left, right = np.concatenate([left[~good], middle]), np.concatenate([middle, right[~good]])
+        if left.size > _MOST_PANELS:
+            raise wrong(argument, "piecewise smooth", f"{function}, of which quadrature makes nothing")
+    return _joined([fine for fine, _ in settled]), _joined([rough for _, rough in settled])
+
+
+def _on_panels(argument, function, left, right, nodes) -> Rule:
+    """The rule on each panel, panels × nodes."""
+    x, w = leggauss(nodes)
+    half = (right - left)[:, None] / 2
+    z = (left + right)[:, None] / 2 + half * x
+    # The derivative of the polynomial through the values.
+    D = legvander(x, nodes - 2) @ legder(np.linalg.inv(legvander(x, nodes - 1)))
+    values = values_of(argument, function, z)
+    return Rule(z, half * w, values, values @ D.T / half)
+
+
+def values_of(
+    argument: str, function: Callable[[Any], Any], z: Float64[np.ndarray, "..."]
+) -> Float64[np.ndarray, "..."]:
+    """f(z) in float64, also where JAX is set to float32 or is tracing."""
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        values = np.asarray(function(jnp.asarray(z)), np.float64)
+    if values.shape != z.shape:
+        raise wrong(argument, "a function of an array, elementwise", f"one from shape {z.shape} to {values.shape}")
+    require_finite(f"{argument}(z)", values)
+    return values
+
+
+def _joined(rules: list[Rule]) -> Rule:
+    joined = Rule(*(np.concatenate([part.ravel() for part in parts]) for parts in zip(*rules, strict=True)))
+    order = np.argsort(joined.nodes)
+    return Rule(*(part[order] for part in joined))

@@ -1,0 +1,160 @@
+"""Functions of a normal variable by their Hermite coefficients.
+
+With Z ~ N(0, 1) and the polynomials He_k of E[He_j(Z) He_k(Z)] = k! δ_jk, a function with E[f(Z)²] < ∞ is
+
+    f = Σ_k c_k He_k,   c_k = E[f(Z) He_k(Z)] / k!,   E[f(Z)²] = Σ_k k! c_k².
+"""
+
+from dataclasses import dataclass
+from math import factorial
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.polynomial.hermite_e import hermeval
+
+from ..checks import require_integer, wrong
+from ..nets.activations import Activation, resolve
+from ._host import ArrayLike, as_array
+from ._quadrature import Rule, adapted_rules
+
+_RANGE = 20.0  # the density at its ends is e^−200
+_NONE = 1e-8  # a coefficient that contributes less than this, relative to the function, is none
+
+
+class Hermite(NamedTuple):
+    """A function by its `coefficients` c_0 … c_K and, with all orders, `square` E[f(Z)²] and `slope_square` E[f'(Z)²].
+
+    `error` is what quadrature may have missed of each √k! c_k and of the root of `square`, relative to that root. Jumps
+    make `slope_square` infinite; what stands there is some large number then.
+    """
+
+    coefficients: Float[Array | np.ndarray, " k"]
+    square: float | Float[Array | np.ndarray, ""]
+    slope_square: float | Float[Array | np.ndarray, ""]
+    error: float | Float[Array | np.ndarray, ""] = 0.0
+
+    @property
+    def variance(self) -> Any:
+        """Var f(Z) = Σ_{k≥1} k! c_k²."""
+        return self.square - self.coefficients[0] ** 2
+
+    @property
+    def nonlinear(self) -> Any:
+        """c_{>1}² = Σ_{k≥2} k! c_k²."""
+        return self.variance - self.coefficients[1] ** 2
+
+    @property
+    def slope_variance(self) -> Any:
+        """Var f'(Z) = Σ_{k≥2} k k! c_k², as E[f'(Z)] = c_1."""
+        return self.slope_square - self.coefficients[1] ** 2
+
+    def has(self, order: int) -> bool:
+        """Whether c_k counts: √k! |c_k| is above 1e-8 of the root of `square`, and above `error`.
+
+        **Raises:** ValueError for an order that was not computed.
+        """
+        if order >= len(self.coefficients):
+            raise wrong("order", f"at most {len(self.coefficients) - 1}, the last one that was computed", order)
+        share = factorial(order) ** 0.5 * abs(float(self.coefficients[order]))
+        return share > max(_NONE, float(self.error)) * float(self.square) ** 0.5
+
+
+@dataclass(frozen=True)
+class HermiteSeries:
+    """The polynomial Σ_k c_k He_k, as a function of an array: a link for `nf.data.single_index`, or an activation.
+
+    Series of the same coefficients are equal, so they share compiled programs.
+    """
+
+    coefficients: tuple[float, ...]
+
+    def __call__(self, z: Any) -> Any:
+        total, before, now = self.coefficients[0] + 0 * z, 0 * z, 1 + 0 * z
+        for k, c in enumerate(self.coefficients[1:]):
+            before, now = now, z * now - k * before
+            total = total + c * now
+        return total
+
+
+def hermite_series(coefficients: ArrayLike) -> HermiteSeries:
+    """The function Σ_k c_k He_k: z + (z² − 1)/√2 has the coefficients (0, 1, 1/√2).
+
+    **Arguments:** `coefficients`: c_0 … c_K.
+    **Returns:** a `HermiteSeries`.
+    **Raises:** ValueError for anything but a vector of finite numbers.
+    """
+    c = as_array("coefficients", coefficients, "K + 1")
+    if not c.size:
+        raise wrong("coefficients", "at least one number", "none")
+    return HermiteSeries(tuple(c.tolist()))
+
+
+def hermite(function: Activation | HermiteSeries, *, orders: int = 12) -> Hermite:
+    """The Hermite coefficients of an activation, a link, or any function of an array.
+
+    Kinks and jumps may be anywhere and need not be told.
+
+    **Arguments:** `function`: a name as in `nf.nets.ACTIVATIONS`, or a function of an array, elementwise; `orders`: the
+    last order K ≥ 1.
+    **Returns:** a `Hermite`, in float64 whatever JAX is set to.
+    **Raises:** ValueError for a function that is not finite or not piecewise smooth, or whose E[f(Z)²] is infinite or
+    not settled within |Z| ≤ 20.
+    """
+    require_integer("orders", orders, at_least=1)
+    if isinstance(function, HermiteSeries):
+        c = np.zeros(max(orders + 1, len(function.coefficients)))
+        c[: len(function.coefficients)] = function.coefficients
+        squares = factorials(len(c)) * c**2
+        return Hermite(c, float(np.sum(squares)), float(np.arange(len(c)) @ squares))
+    rules = adapted_rules("function", resolve(function), _RANGE)
+    (scaled, root), (scaled_roughly, root_roughly) = (_moments(rule, orders) for rule in rules)
+    if root == 0:
+        return Hermite(np.zeros(orders + 1), 0.0, 0.0)
+    edges = rules[0].values[[0, -1]] ** 2 * normal_density(rules[0].nodes[[0, -1]])
+    if edges.max() > 1e-12 * root**2:
+        raise wrong("function", "of finite E[f(Z)²], settled within |Z| ≤ 20", f"{function}, which grows too fast")
+    error = max(np.max(np.abs(scaled - scaled_roughly)), abs(root - root_roughly)) / root
+    slope_square = float(np.sum(rules[0].weights * rules[0].slopes ** 2 * normal_density(rules[0].nodes)))
+    return Hermite(scaled / np.sqrt(factorials(orders + 1)), root**2, slope_square, float(error))
+
+
+def information_exponent(expansion: Hermite) -> int | None:
+    """The least order k ≥ 1 with c_k ≠ 0, or None where no order that was computed has one.
+
+    One gradient step learns from a teacher of exponent 1 only.
+
+    **Arguments:** `expansion`: of the teacher.
+    **Source:** Ben Arous, Gheissari & Jagannath 2021.
+    """
+    return next((k for k in range(1, len(expansion.coefficients)) if expansion.has(k)), None)
+
+
+def monomials_in_hermite(orders: int) -> Float[np.ndarray, "j i"]:
+    """H of z^j = Σ_i H_ji He_i(z) for j, i ≤ `orders`: H_ji = j! / (2^m m! i!) where j − i = 2m ≥ 0, else 0."""
+    H = np.zeros((orders + 1, orders + 1))
+    for j in range(orders + 1):
+        for m in range(j // 2 + 1):
+            H[j, j - 2 * m] = factorial(j) // (2**m * factorial(m) * factorial(j - 2 * m))
+    return H
+
+
+def normalised_hermite(z: Float[np.ndarray, " n"], orders: int) -> Float[np.ndarray, "k n"]:
+    """He_k(z)/√k! for k = 0 … `orders`."""
+    return hermeval(z, np.diag(factorials(orders + 1) ** -0.5))
+
+
+def normal_density(z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """exp(−z²/2)/√(2π)."""
+    return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def _moments(rule: Rule, orders: int) -> tuple[Float[np.ndarray, " k"], float]:
+    """√k! c_k and the root of E[f(Z)²]."""
+    weighted = rule.weights * rule.values * normal_density(rule.nodes)
+    return normalised_hermite(rule.nodes, orders) @ weighted, float(np.sqrt(np.sum(weighted * rule.values)))
+
+
+def factorials(count: int) -> Float[np.ndarray, " k"]:
+    """k! for k < `count`."""
+    return np.array([float(factorial(k)) for k in range(count)])
