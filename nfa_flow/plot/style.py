@@ -46,15 +46,15 @@ def house_style() -> AbstractContextManager[None]:
     return plt.rc_context(_SETTINGS)
 
 
-def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of `columns` axes in a row, in the house style."""
+def new_figure(columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of `columns` axes in a row, row after row, in the house style."""
     import matplotlib.pyplot as plt
 
     # Outside the context: a backend loaded inside would lose its own settings, and notebooks their figures, at its end.
-    figure = plt.figure(figsize=(3.6 * columns, 2.9), layout="constrained", dpi=150)
+    figure = plt.figure(figsize=(3.6 * columns, 2.9 * rows), layout="constrained", dpi=150)
     with house_style():
-        axes = figure.subplots(1, columns, squeeze=False)
-    return figure, list(axes[0])
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)
 
 
 def set_axes(ax: Axes, values: np.ndarray, name: str, label: str | None) -> None:
