@@ -281,4 +281,4 @@ def test_the_command_is_installed():
     command = os.path.join(os.path.dirname(sys.executable), "nfa-flow")
     done = subprocess.run([command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert "{flow,sweep,plot}" in done.stdout
+    assert "{flow,sweep,study,plot}" in done.stdout

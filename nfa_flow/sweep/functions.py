@@ -128,9 +128,11 @@ def is_installed(function: types.FunctionType) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _is_installed_file(path: str) -> bool:
     path = os.path.abspath(path)
+    if path.startswith(_STUDIES + os.sep):
+        return False
     if {"site-packages", "dist-packages"} & set(pathlib.PurePath(path).parts):
         return True
-    return any(path.startswith(folder + os.sep) for folder in _INSTALLED) and not path.startswith(_STUDIES + os.sep)
+    return any(path.startswith(folder + os.sep) for folder in _INSTALLED)
 
 
 def is_installed_module(name: str | None) -> bool:

@@ -3,12 +3,11 @@
 import concurrent.futures
 import multiprocessing
 import os
-import signal
 
 import distributed
 import numpy as np
 import pytest
-from sweep.problems import linear
+from sweep.problems import dies_once, linear
 
 import nfa_flow as nf
 
@@ -17,14 +16,6 @@ GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(6))
 
 # A scheduler without workers waits for new ones, as it should; a test must not.
 starts_processes = pytest.mark.timeout(300)
-
-
-def dies_once(key, seed, marker, parent):
-    """A run whose worker is killed when it gets to seed 4 for the first time; never the process that waits for it."""
-    if int(seed) == 4 and not os.path.exists(marker) and os.getpid() != parent:
-        open(marker, "x").close()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return linear(key)
 
 
 @pytest.fixture(scope="module")
