@@ -5,8 +5,9 @@ t_1 = tr R and t_2 = tr(X̃ᵀRX̃)/d of the resolvent R = (F_0F_0ᵀ + λn)^{-1
 
     (λ + k c_{>1}²) t_1 + k c_1² t_2 = 1,   t_2 = t_1/(1 + k c_1² t_1/φ),   k = (φ/ψ)/(1 + q),
 
-and all are explicit functions, λ too, of y = k c_1² t_1. For −φ < y < 0 it is −λ = s² > 0, the square of a singular
-value (over √n) beyond the bulk, and the least of them is the edge. Out there the spikes are where
+and are explicit functions of x = k t_1: λ = (φ/ψ − x e)(1/x − e) with e = c_1² φ/(φ + c_1² x) + c_{>1}². For x < 0 it
+is −λ = s² > 0, the square of a singular value (over √n) beyond the bulk, and the least of them is the edge. Out there
+the spikes are where
 
     SᵀwS + (1 + q) YYᵀ
 
@@ -27,11 +28,13 @@ from ._host import ArrayLike, Number, as_array, as_number
 from .hermite import Hermite
 from .one_step_low_rank import coupling
 
+_FAR = 1e12  # in x; singular values up to its root times the bulk are told apart
+
 
 def feature_bulk_edge(phi: Number, psi: Number, activation: Hermite) -> float:
     """The largest singular value of the features before the step, over √n, in the limit.
 
-    **Arguments:** `phi`: φ = d/n; `psi`: ψ = d/N; `activation`: the expansion of σ, with c_1 ≠ 0.
+    **Arguments:** `phi`: φ = d/n; `psi`: ψ = d/N; `activation`: the expansion of σ.
     **Returns:** the edge. Samples scatter around it by about n^{−2/3} of it.
     **Raises:** ValueError for an argument out of its range.
     """
@@ -54,18 +57,18 @@ def feature_outliers(
     S = as_array("S", S, "K + 1", len(np.atleast_1d(S)))
     shape, own = _shape(phi, psi, activation), as_number("own", own)
 
-    def surplus(y: float, j: int) -> float:
-        """Positive while the j-th spike lies further out than the singular value at y."""
-        _, t_1, t_2, q = _traces(y, shape)
+    def surplus(x: float, j: int) -> float:
+        """Positive while the j-th spike lies further out than the singular value at x."""
+        _, t_1, t_2, q = _traces(x, shape)
         w, Y = coupling(t_1, t_2, q, shape.c_1, own, S)
         left = np.linalg.solve(Y, S.T)
         return np.linalg.eigvalsh(left @ (-w[:, None] * left.T))[-1 - j] / (1 + q) - 1
 
     found = []
-    edge, far = _edge(shape), -1e-12 * shape.phi
+    edge = _edge(shape)
     while len(found) < len(S) and surplus(edge, len(found)) > 0:
-        y: Any = brentq(surplus, edge, far, args=(len(found),), xtol=1e-15)
-        found.append(np.sqrt(-_traces(y, shape).penalty))
+        x: Any = brentq(surplus, edge, edge / _FAR, args=(len(found),), xtol=-1e-16 * edge)
+        found.append(np.sqrt(-_traces(x, shape).penalty))
     return np.array(found)
 
 
@@ -84,26 +87,28 @@ class _Traces(NamedTuple):
 
 
 def _shape(phi: Number, psi: Number, activation: Hermite) -> _Shape:
-    if not activation.has(1):
-        raise wrong("activation", "one with c_1 = E[σ(Z)Z] ≠ 0", "one with c_1 = 0")
+    if float(activation.variance) <= 0:
+        raise wrong("activation", "not constant", "of variance 0")
     ratios = as_number("phi", phi, above=0), as_number("psi", psi, above=0)
     return _Shape(*ratios, float(activation.coefficients[1]), max(float(activation.nonlinear), 0.0))
 
 
-def _traces(y: float, shape: _Shape) -> _Traces:
-    """λ and the traces at y = k c_1² t_1."""
+def _traces(x: float, shape: _Shape) -> _Traces:
+    """λ and the traces at x = k t_1."""
     phi, psi, c_1, nonlinear = shape
-    shrink = phi / (phi + y)  # t_2/t_1
-    k = phi / psi - y * (shrink + nonlinear / c_1**2)
-    t_1 = y / (k * c_1**2)
-    t_2 = shrink * t_1
-    return _Traces(k * c_1**2 * (1 / y - shrink) - k * nonlinear, t_1, t_2, c_1**2 * t_2 + nonlinear * t_1)
+    shrink = phi / (phi + c_1**2 * x)  # t_2/t_1
+    e = c_1**2 * shrink + nonlinear
+    k = phi / psi - x * e
+    return _Traces(k * (1 / x - e), x / k, shrink * x / k, e * x / k)
 
 
 def _edge(shape: _Shape) -> float:
-    """The y of the edge, where −λ is least; it rises to infinity at both ends."""
+    """The x of the edge, where −λ is least: it rises to infinity towards x = 0 and x = −φ/c_1²."""
     from scipy.optimize import minimize_scalar
 
-    squared = lambda y: -_traces(y, shape).penalty
-    least: Any = minimize_scalar(squared, bounds=(-shape.phi, 0), method="bounded", options={"xatol": 1e-12})
-    return float(least.x)
+    squared = lambda log_x: -_traces(-np.exp(log_x), shape).penalty
+    unit = 1 / (shape.c_1**2 + shape.nonlinear)
+    furthest = min(shape.phi / shape.c_1**2 if shape.c_1 else np.inf, _FAR * unit)
+    bounds = np.log(unit / _FAR), np.log(furthest)
+    least: Any = minimize_scalar(squared, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+    return -float(np.exp(least.x))

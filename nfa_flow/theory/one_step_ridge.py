@@ -22,6 +22,7 @@ scatter and own output; the rest is ours.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,18 +62,7 @@ def resolvent_traces(penalty: Number, phi: Number, psi: Number, activation: Herm
     **Raises:** ValueError for an argument out of its range.
     **Source:** Adlam & Pennington 2020; Moniri et al. 2024.
     """
-    penalty, phi, psi = _positive(penalty=penalty, phi=phi, psi=psi)
-    c_1, nonlinear = activation.coefficients[1], jnp.maximum(activation.nonlinear, 0)
-
-    def traces(log_k: Float[Array, ""]) -> ResolventTraces:
-        k = jnp.exp(log_k)
-        t_1, t_2 = _traces_at(penalty + k * nonlinear, k * c_1**2, phi)
-        return ResolventTraces(t_1, t_2, c_1**2 * t_2 + nonlinear * t_1)
-
-    surplus = lambda log_k: jnp.exp(log_k) * (1 + traces(log_k).q) - phi / psi
-    # q is at most Var σ(Z)/λ.
-    low, high = jnp.log(phi / psi / (1 + (c_1**2 + nonlinear) / penalty)), jnp.log(phi / psi)
-    return traces(_rising_root(surplus, low, high))
+    return _traces(*_positive(penalty=penalty, phi=phi, psi=psi), activation)
 
 
 def ridge_losses(
@@ -97,19 +87,11 @@ def ridge_losses(
     """
     for k in orders:
         require_integer("orders", k, at_least=1)
-    traces = lambda penalty: resolvent_traces(penalty, phi, psi, activation)
-    if not orders:
-        return _losses(penalty, traces, teacher, noise)
+    penalty, phi, psi = _positive(penalty=penalty, phi=phi, psi=psi)
+    noise = _noise(noise, teacher)
     if direction is None:
-        (phi,) = _positive(phi=phi)
-        direction = gradient_direction(teacher, phi, noise=noise)
-    B = _smoothed_powers(orders, direction.scatter)
-
-    def gain(t: ResolventTraces) -> Float[Array, ""]:
-        w = _weights(t, len(B))
-        return _explained(B.T @ _seen(w, direction.cosine, teacher), B.T @ (w[:, None] * B))
-
-    return _losses(penalty, traces, teacher, noise, gain)
+        direction = gradient_direction(teacher, phi, noise=noise) if orders else GradientDirection(1.0, 0.0)
+    return _limit(tuple(orders), penalty, phi, psi, activation, teacher, noise, direction)
 
 
 def finite_ridge_losses(
@@ -137,12 +119,8 @@ def finite_ridge_losses(
     if S.ndim != 2 or S.shape[0] != S.shape[1] or len(S) < 2:
         raise wrong("S", "a square matrix, as from `spike_matrix`", f"of shape {S.shape}")
 
-    def gain(t: ResolventTraces) -> Float[Array, ""]:
-        w, Y = coupling(*t, activation.coefficients[1], direction.own, S)
-        seen = S.T @ _seen(_weights(t, len(S)), direction.cosine, teacher)
-        return _explained(seen, S.T @ (w[:, None] * S) + (1 + t.q) * Y @ Y.T)
-
-    return _losses(penalty, lambda penalty: resolvent_traces(penalty, phi, psi, activation), teacher, noise, gain)
+    penalty, phi, psi = _positive(penalty=penalty, phi=phi, psi=psi)
+    return _finite(penalty, phi, psi, activation, teacher, _noise(noise, teacher), S, direction)
 
 
 def linear_losses(penalty: Number, phi: Number, teacher: Hermite, *, noise: Number = 0.0) -> RidgeLosses:
@@ -153,23 +131,59 @@ def linear_losses(penalty: Number, phi: Number, teacher: Hermite, *, noise: Numb
     **Raises:** ValueError for an argument out of its range.
     **Source:** Dobriban & Wager 2018; here λt_1 + φt_2 = 1 and t_2 = t_1/(1 + t_1) with R = (X̃X̃ᵀ + λn)^{-1}.
     """
-    (phi,) = _positive(phi=phi)
+    return _linear(*_positive(penalty=penalty, phi=phi), teacher, _noise(noise, teacher))
+
+
+@jax.jit
+def _traces(penalty: Array, phi: Array, psi: Array, activation: Hermite) -> ResolventTraces:
+    c_1, nonlinear = activation.coefficients[1], jnp.maximum(activation.nonlinear, 0)
+
+    def traces(log_k: Float[Array, ""]) -> ResolventTraces:
+        k = jnp.exp(log_k)
+        t_1, t_2 = _traces_at(penalty + k * nonlinear, k * c_1**2, phi)
+        return ResolventTraces(t_1, t_2, c_1**2 * t_2 + nonlinear * t_1)
+
+    surplus = lambda log_k: jnp.exp(log_k) * (1 + traces(log_k).q) - phi / psi
+    # q is at most Var σ(Z)/λ.
+    low, high = jnp.log(phi / psi / (1 + (c_1**2 + nonlinear) / penalty)), jnp.log(phi / psi)
+    return traces(_rising_root(surplus, low, high))
+
+
+@partial(jax.jit, static_argnums=0)
+def _limit(orders, penalty, phi, psi, activation, teacher, noise, direction) -> RidgeLosses:
+    B = _smoothed_powers(orders, direction.scatter)
+
+    def gain(t: ResolventTraces) -> Float[Array, ""]:
+        w = _weights(t, len(B))
+        return _explained(B.T @ _seen(w, direction.cosine, teacher), B.T @ (w[:, None] * B))
+
+    return _losses(penalty, lambda penalty: _traces(penalty, phi, psi, activation), teacher, noise, gain)
+
+
+@jax.jit
+def _finite(penalty, phi, psi, activation, teacher, noise, S, direction) -> RidgeLosses:
+    def gain(t: ResolventTraces) -> Float[Array, ""]:
+        w, Y = coupling(*t, activation.coefficients[1], direction.own, S)
+        seen = S.T @ _seen(_weights(t, len(S)), direction.cosine, teacher)
+        return _explained(seen, S.T @ (w[:, None] * S) + (1 + t.q) * Y @ Y.T)
+
+    return _losses(penalty, lambda penalty: _traces(penalty, phi, psi, activation), teacher, noise, gain)
+
+
+@jax.jit
+def _linear(penalty, phi, teacher, noise) -> RidgeLosses:
     traces = lambda penalty: ResolventTraces(*_traces_at(penalty, phi, phi), jnp.zeros(()))
-    return _losses(penalty, traces, teacher, noise)
+    return _losses(penalty, traces, teacher, noise, lambda t: jnp.zeros(()))
 
 
 def _losses(
-    penalty: Any,
+    penalty: Array,
     traces: Callable[[Array], ResolventTraces],
     teacher: Hermite,
-    noise: Any,
-    gain: Callable[[ResolventTraces], Array] = lambda t: jnp.zeros(()),
+    noise: Array,
+    gain: Callable[[ResolventTraces], Array],
 ) -> RidgeLosses:
-    (penalty,) = _positive(penalty=penalty)
-    require_number("noise", noise, at_least=0)
-    if not is_traced(teacher) and teacher.has(0):
-        mean = float(teacher.coefficients[0])
-        raise wrong("teacher", "of mean zero (take c_0 off the targets)", f"of mean {mean:g}")
+    """L_tr, and L_te by its derivative; `gain` is vᵀB (BᵀwB + P)^{-1} Bᵀv."""
     along = teacher.coefficients[1] ** 2
 
     def train_over_penalty(penalty: Array) -> tuple[Array, Array]:
@@ -195,8 +209,9 @@ def _seen(w: Float[Array, " i"], cosine: Any, teacher: Hermite) -> Float[Array, 
 
 def _smoothed_powers(orders: Sequence[int], scatter: Any) -> Float[Array, "i s"]:
     """E[(u + sξ)^k] = Σ_i H_ki (1 + s²)^{(k−i)/2} He_i(u) in the basis He_i/√i!, a column of length 1 for each k."""
-    i, k = np.arange(max(orders) + 1), np.asarray(orders)[:, None]
-    H = monomials_in_hermite(max(orders))[list(orders)] * np.sqrt(factorials(max(orders) + 1))
+    last = max(orders, default=1)
+    i, k = np.arange(last + 1), np.asarray(orders, int)[:, None]
+    H = monomials_in_hermite(last)[list(orders)] * np.sqrt(factorials(last + 1))
     B = H * (1 + jnp.asarray(scatter) ** 2) ** (np.maximum(k - i, 0) / 2)
     return (B / jnp.linalg.norm(B, axis=1, keepdims=True)).T
 
@@ -204,7 +219,7 @@ def _smoothed_powers(orders: Sequence[int], scatter: Any) -> Float[Array, "i s"]
 def _explained(seen: Float[Array, " s"], M: Float[Array, "s s"]) -> Float[Array, ""]:
     """seenᵀ M^{-1} seen for a small positive definite M, by elimination; its pivots are never small."""
     A = jnp.block([[M, seen[:, None]], [seen[None], jnp.zeros((1, 1))]])
-    for _ in seen:
+    for _ in range(len(seen)):
         A = A[1:, 1:] - A[1:, :1] * A[:1, 1:] / A[0, 0]
     return -A[0, 0]
 
@@ -239,3 +254,12 @@ def _positive(**arguments: Any) -> tuple[Array, ...]:
     for name, value in arguments.items():
         require_number(name, value, above=0)
     return tuple(jnp.asarray(value, jnp.zeros(()).dtype) for value in arguments.values())
+
+
+def _noise(noise: Any, teacher: Hermite) -> Array:
+    """The noise as an array, for a teacher of mean zero."""
+    require_number("noise", noise, at_least=0)
+    if not is_traced(teacher) and teacher.has(0):
+        mean = float(teacher.coefficients[0])
+        raise wrong("teacher", "of mean zero (take c_0 off the targets)", f"of mean {mean:g}")
+    return jnp.asarray(noise, jnp.zeros(()).dtype)
