@@ -5,8 +5,10 @@ A unit of work is a handful of lanes of one group. Its results come back as plai
 """
 
 import dataclasses
+import importlib.util
+import pickle
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from typing import Any
 
 from ..blas import one_blas_thread
@@ -20,6 +22,8 @@ from .result import RunResult, failed
 _MOST_LANES = 32
 _UNITS_PER_GROUP = 16
 
+_UnitOfWork = tuple[Callable, str, Group]  # one_run, its fingerprint, and some lanes
+
 
 class RemoteWorkers:
     """Runs groups of lanes through an executor.
@@ -32,6 +36,7 @@ class RemoteWorkers:
         _refuse_forks(executor)
         self._executor = executor
         self._units = [(one_run, fingerprint, unit) for group in groups for unit in _units(group)]
+        self._pack = _packer(executor)
         self.running = 0
 
     def results(self) -> Generator[Results, None, None]:
@@ -43,7 +48,7 @@ class RemoteWorkers:
         waiting: dict[Future, int] = {}
         try:
             for unit in self._units:
-                waiting[submit(run_unit, *unit, uses_float64())] = len(unit[-1].lanes)
+                waiting[submit(run_unit, self._pack(unit), uses_float64())] = len(unit[-1].lanes)
             while waiting:
                 done, _ = wait(waiting, timeout=TICK_SECONDS, return_when=FIRST_COMPLETED)
                 self.running = sum(lanes for future, lanes in waiting.items() if future.running())
@@ -58,13 +63,14 @@ class RemoteWorkers:
                 future.cancel()
 
 
-def run_unit(one_run: Callable, fingerprint: str, unit: Group, x64: bool) -> Results:
+def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool) -> Results:
     """Run some lanes of one group in this process, on its first device."""
     if uses_float64() != x64:
         raise RuntimeError(
             f"this worker has jax_enable_x64={not x64}, but the sweep was called with {x64}: "
             f"set the environment variable JAX_ENABLE_X64={int(x64)} for the workers"
         )
+    one_run, fingerprint, unit = _unpacked(unit_of_work) if isinstance(unit_of_work, bytes) else unit_of_work
     waiting, results = list(unit.lanes), []
 
     def take(most: int) -> list[Lane]:
@@ -82,6 +88,31 @@ def run_unit(one_run: Callable, fingerprint: str, unit: Group, x64: bool) -> Res
         known = {index for index, _ in results}
         results.extend((lane.index, failed(error)) for lane in unit.lanes if lane.index not in known)
     return results
+
+
+def _packer(executor: Executor) -> Callable[[_UnitOfWork], bytes | _UnitOfWork]:
+    """How units of work are sent: as bytes that `run_unit` unpacks in the worker, as they are to a thread.
+
+    What a worker cannot import is then an error of the unit. A pool whose worker unpacks its own messages would break
+    without saying why, and dask would wait for ever.
+    """
+    if isinstance(executor, ProcessPoolExecutor):
+        return pickle.dumps
+    if isinstance(executor, ThreadPoolExecutor) or importlib.util.find_spec("cloudpickle") is None:
+        return lambda unit: unit
+    import cloudpickle  # what dask and most other executors pickle with, scripts and lambdas included
+
+    return cloudpickle.dumps
+
+
+def _unpacked(unit: bytes) -> _UnitOfWork:
+    try:
+        return pickle.loads(unit)
+    except Exception as error:
+        raise RuntimeError(
+            f"this worker cannot load `one_run` or its settings ({type(error).__name__}: {error}): "
+            "define them where the workers can import them"
+        ) from error
 
 
 def _failed(future: Future) -> bool:

@@ -3,6 +3,8 @@
 import concurrent.futures
 import multiprocessing
 import os
+import sys
+import types
 
 import distributed
 import numpy as np
@@ -13,6 +15,8 @@ import nfa_flow as nf
 
 GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(6))
 
+
+_CANNOT_LOAD = "cannot load `one_run` or its settings .ModuleNotFoundError: No module named 'module_of_nobody'"
 
 # A scheduler without workers waits for new ones, as it should; a test must not.
 starts_processes = pytest.mark.timeout(300)
@@ -59,9 +63,11 @@ def test_processes_give_the_same_and_a_dead_one_loses_nothing_finished(expected,
 
 
 @starts_processes
-def test_dask_gives_the_same_and_survives_a_killed_worker(expected, workers_import_tests, tmp_path):
+def test_dask_gives_the_same_and_survives_a_killed_worker(expected, workers_import_tests, out_of_reach, tmp_path):
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with cluster, distributed.Client(cluster) as client:
+        with pytest.raises(RuntimeError, match=_CANNOT_LOAD):
+            nf.sweep(out_of_reach, GRID, executor=client.get_executor(), progress=False)
         scale = 0.5
         dataset = nf.sweep(
             lambda key, weight_decay: linear(key, scale, weight_decay),
@@ -82,6 +88,22 @@ def test_a_worker_of_another_precision_is_told(workers_import_tests, monkeypatch
     monkeypatch.setenv("JAX_ENABLE_X64", "0")
     with spawning(1) as executor, pytest.raises(RuntimeError, match="JAX_ENABLE_X64=1 for the workers"):
         nf.sweep(linear, GRID, executor=executor, progress=False)
+
+
+@pytest.fixture
+def out_of_reach(monkeypatch):
+    """A function in a module that this process has, and no worker can import."""
+    module = types.ModuleType("module_of_nobody")
+    module.linear = types.FunctionType(linear.__code__, linear.__globals__, "linear", linear.__defaults__)
+    module.linear.__module__, module.linear.__qualname__ = module.__name__, "linear"
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.linear
+
+
+@starts_processes
+def test_processes_that_cannot_import_the_function_say_so(workers_import_tests, out_of_reach):
+    with spawning(1) as executor, pytest.raises(RuntimeError, match=_CANNOT_LOAD):
+        nf.sweep(out_of_reach, GRID, executor=executor, progress=False)
 
 
 class Scripted(concurrent.futures.Executor):
