@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
     width: int
 
 
-def sizes(samples: int, phi: float, psi: float) -> Sizes:
+def sizes(samples: int, phi: float | int, psi: float | int) -> Sizes:
     """n samples with d = φn inputs and width N = d/ψ, rounded.
 
     **Arguments:** `samples`: n; `phi`: φ = d/n > 0; `psi`: ψ = d/N > 0.

@@ -28,7 +28,7 @@ class RidgeFit(NamedTuple):
 def ridge_fit(
     F: Float[Array, "n N"],
     y: Float[Array, " n"],
-    penalty: float | Float[Array, ""],
+    penalty: float | int | Float[Array, ""],
     *,
     free: Float[Array, "n s"] | None = None,
 ) -> RidgeFit:

@@ -45,7 +45,7 @@ def observed_spikes(singular_values: Float[Array | np.ndarray, " r"]) -> int:
     **Returns:** a whole number.
     """
     s = np.asarray(singular_values, float)
-    wide = s[:20] > (1 + _GAP * len(s) ** (-2 / 3)) * s[1:21]
+    wide = s[:-1][:20] > (1 + _GAP * max(len(s), 1) ** (-2 / 3)) * s[1:21]
     return int(np.max(np.flatnonzero(wide), initial=-1)) + 1
 
 

@@ -14,7 +14,7 @@ from ..measure import loss
 from ..nets import MLP
 
 
-def one_step(net: MLP, data: Dataset, eta: float | Float[Array, ""], *, steps: int = 1) -> MLP:
+def one_step(net: MLP, data: Dataset, eta: float | int | Float[Array, ""], *, steps: int = 1) -> MLP:
     """W_1 = W_0 − η ∂ℒ/∂W_0 for the first layer, ℒ = (1/2n) Σ‖f(x_i) − y_i‖²; the readout stays.
 
     **Arguments:** `net`: of two layers without biases, as from `two_layer_net`; `data`: the full batch; `eta`: η > 0,
@@ -29,7 +29,9 @@ def one_step(net: MLP, data: Dataset, eta: float | Float[Array, ""], *, steps: i
     return _stepped(net, data, jnp.asarray(eta / steps, net.weights[0].dtype), jnp.asarray(steps))
 
 
-def flow_step(net: MLP, data: Dataset, eta: float | Float[Array, ""], *, rtol: float = 1e-4, **options: Any) -> MLP:
+def flow_step(
+    net: MLP, data: Dataset, eta: float | int | Float[Array, ""], *, rtol: float = 1e-4, **options: Any
+) -> MLP:
     """The first layer after the time η of its exact gradient flow, dW/dt = −∂ℒ/∂W: infinitely many small steps.
 
     **Arguments:** `net`, `data`, `eta`: as in `one_step`; `rtol`, `options`: of `nf.gradient_flow`.

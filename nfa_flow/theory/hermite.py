@@ -19,6 +19,7 @@ from ._host import ArrayLike, as_array
 from ._quadrature import Rule, adapted_rules
 
 _RANGE = 20.0  # the density at its ends is e^−200
+_TAIL = 1e-12
 _NONE = 1e-8  # a coefficient that contributes less than this, relative to the function, is none
 
 
@@ -111,8 +112,8 @@ def hermite(function: Activation | HermiteSeries, *, orders: int = 12) -> Hermit
     (scaled, root), (scaled_roughly, root_roughly) = (_moments(rule, orders) for rule in rules)
     if root == 0:
         return Hermite(np.zeros(orders + 1), 0.0, 0.0)
-    edges = rules[0].values[[0, -1]] ** 2 * normal_density(rules[0].nodes[[0, -1]])
-    if edges.max() > 1e-12 * root**2:
+    ends = Rule(*(part[[0, -1]] for part in rules[0]))
+    if np.max(ends.values * normal_density(ends.nodes) * ends.values) > _TAIL * root**2:
         raise wrong("function", "of finite E[f(Z)²], settled within |Z| ≤ 20", f"{function}, which grows too fast")
     error = max(np.max(np.abs(scaled - scaled_roughly)), abs(root - root_roughly)) / root
     slope_square = float(np.sum(rules[0].weights * rules[0].slopes ** 2 * normal_density(rules[0].nodes)))
