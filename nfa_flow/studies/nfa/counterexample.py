@@ -15,7 +15,6 @@ from jaxtyping import Array, PRNGKeyArray
 from ... import measure, nets, theory
 from ...data import orthogonal_support
 from ...flow import NDF, gradient_flow, log_times
-from ...measure import best_cosine as best_cosine
 from ...plot.bands import bands
 from ...plot.style import AT_START, GREY, color_of, house_style, label_of, legend_below, new_figure
 from ...sweep import Grid, zipped

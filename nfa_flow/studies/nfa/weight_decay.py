@@ -1,8 +1,8 @@
 """Unbalanced linear networks: weight decay λ shrinks their imbalance as e^{−2λt}, and the error of the ansatz with it.
 
-NFM = AGOP^{1/L} where all balance matrices D_l vanish, and D_l(t) = e^{−2λt} D_l(0). So the relative error of the ansatz
-is of first order in D, late in the run ∝ e^{−2λt}, unless everything vanishes: a mode σ of the data survives only a
-decay λ < σ (L = 2) or λ < max_s s^{1/3}(σ − s) = .47 σ^{4/3} (L = 3).
+NFM = AGOP^{1/L} where all balance matrices D_l vanish, and D_l(t) = e^{−2λt} D_l(0). So the relative error of the
+ansatz is of first order in D, late in the run ∝ e^{−2λt}, unless everything vanishes: a mode σ of the data survives
+only a decay λ < σ (L = 2) or λ < max_s s^{1/3}(σ − s) = .47 σ^{4/3} (L = 3).
 """
 
 from typing import TYPE_CHECKING
