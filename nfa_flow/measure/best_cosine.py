@@ -54,8 +54,9 @@ def _best(pair: FeaturePair) -> BestCosine:
     A = (Vt.T * powers(angle)) @ Vt
     error = jnp.linalg.norm(N - jnp.sum(N * A) / jnp.sum(A * A) * A) / jnp.linalg.norm(N)
     distinct = jnp.any(logs < -1e-8)
-    defined = lambda value, where=True: jnp.where(pair.is_undefined(s[0]) | ~jnp.asarray(where), jnp.nan, value)
-    return BestCosine(defined(cosine(angle)), defined(error), defined(jnp.tan(angle), distinct))
+    undefined = pair.is_undefined(s[0])
+    defined = lambda value: jnp.where(undefined, jnp.nan, value)
+    return BestCosine(defined(cosine(angle)), defined(error), defined(jnp.where(distinct, jnp.tan(angle), jnp.nan)))
 
 
 def _highest(function: Callable[[Array], Array], low: float, high: float) -> Float[Array, ""]:

@@ -9,7 +9,7 @@ At exact fit NFM = diag(y_i) but AGOP = diag(p_i y_i²): the data's frequencies 
 even reverse the order of the eigenvalues, which no power α > 0 undoes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -95,7 +95,7 @@ def best_diagonal_cosine(nfm: ArrayLike, agop: ArrayLike, *, samples: int = 400)
         return -diagonal_cosine(nfm, agop, np.tan(angle))
 
     bounds = angles[max(best - 1, 0)], angles[min(best + 1, samples - 1)]
-    refined = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12})
+    refined: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12})
     angle = min(angles[best], refined.x, key=loss)
     return float(np.tan(angle)), float(-loss(angle))
 

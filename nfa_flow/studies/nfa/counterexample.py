@@ -43,7 +43,7 @@ def one_run(key: PRNGKeyArray, target: float | Array, probability: float | Array
     """The exact flow of two neurons, each at its own input, from s0 log-uniform in [1e-3, 1e-1]."""
     targets, probabilities = jnp.stack([target, 1.0]), jnp.stack([probability, 1 - probability])
     data = orthogonal_support(targets, probabilities)
-    root = jnp.sqrt(10 ** jax.random.uniform(key, 2, minval=-3, maxval=-1))
+    root = jnp.sqrt(10 ** jax.random.uniform(key, (2,), minval=-3, maxval=-1))
     net = nets.MLP([2, 2, 1], key=key, activation="relu").with_weights([jnp.diag(root), root[None]])
     diagonals = {
         "nfm": lambda net, data: jnp.diagonal(measure.nfm(net, data)),
@@ -65,8 +65,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     sheet, axes = new_figure(4)
     titles = {"loss": "fit", "cosine": "at $\\alpha = 1/2$", "best.cosine": "at the best $\\alpha$"}
     for ax, (name, title) in zip(axes, titles.items(), strict=False):
-        bands(dataset, name, hue="target", ax=ax).set_title(title)
-        ax.get_legend().remove()
+        bands(dataset, name, hue="target", ax=ax, legend=False).set_title(title)
     _draw_closed_forms(axes, dataset)
     _draw_exponents(axes[3], dataset)
     axes[0].set(yscale="log", ylim=(1e-16, 10))

@@ -1,6 +1,6 @@
 """Gradient descent approaches the flow in proportion to its step size, and with it the ansatz at 1/L."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -62,16 +62,16 @@ def with_distance(dataset: "xarray.Dataset") -> "xarray.Dataset":
     """The runs of gradient descent, with the distance of their NFM at the end from that of the flow, relative to it."""
     flow, descent = dataset.sel(learning_rate=0.0), dataset.sel(learning_rate=dataset["learning_rate"] > 0)
     axes = [dim for dim in flow["nfm_at_end"].dims if dim != "seed"]
-    size = np.sqrt((flow["nfm_at_end"] ** 2).sum(axes))
-    apart = np.sqrt(((descent["nfm_at_end"] - flow["nfm_at_end"]) ** 2).sum(axes)) / size
+    size = (flow["nfm_at_end"] ** 2).sum(axes) ** 0.5
+    apart = ((descent["nfm_at_end"] - flow["nfm_at_end"]) ** 2).sum(axes) ** 0.5 / size
     return descent.assign(distance=apart.transpose(*descent["status"].dims))
 
 
 def slope(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
     """d log(value) / d log(step size) between the two smallest steps, of each seed."""
-    smallest = dataset.sortby("learning_rate").isel(learning_rate=slice(0, 2))
-    rise, run = np.log(smallest[name]).diff("learning_rate"), np.log(smallest["learning_rate"]).diff("learning_rate")
-    return (rise / run).squeeze("learning_rate")
+    smallest, larger = (dataset.sortby("learning_rate").isel(learning_rate=i) for i in (0, 1))
+    rise: Any = np.log(larger[name] / smallest[name])
+    return rise / np.log(larger["learning_rate"] / smallest["learning_rate"])
 
 
 _PANELS = {

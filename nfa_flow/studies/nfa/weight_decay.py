@@ -150,9 +150,11 @@ def _draw_ends(ax: "Axes", runs: "xarray.Dataset") -> None:
     starts = runs["relative_error"].isel(time=0).median([dim for dim in runs["status"].dims if dim != "init"])
     for i, start in enumerate(starts.values):
         ax.axhline(start, color=color_of(i, starts.size), linestyle=":", linewidth=1, zorder=0)
-    defined = np.isfinite(runs["relative_error_at_end"]).any(["init", "seed"])
+    defined = runs["relative_error_at_end"].notnull().any(["init", "seed"])
     for place in np.flatnonzero(~defined.values):
-        ax.text(place, 0.03, "undefined", transform=ax.get_xaxis_transform(), rotation=90, ha="center", fontsize=7.5)
+        ax.text(
+            float(place), 0.03, "undefined", transform=ax.get_xaxis_transform(), rotation=90, ha="center", fontsize=7.5
+        )
     ax.set(xlabel="weight decay $\\lambda$", title="at the end, $L = 3$", xlim=(-0.5, defined.size - 0.5))
     with house_style():
         ax.legend(fontsize=7.5, title="dotted: at $t=0$", title_fontsize=7.5)
@@ -181,7 +183,7 @@ def _claim_balance_decays(decayed: "xarray.Dataset") -> Claim:
 
 def _claim_balance_stays(conserving: "xarray.Dataset") -> Claim:
     size = of_completed(conserving, "imbalance")
-    change = np.abs(size / size.isel(time=0) - 1).max("time")
+    change = abs(size / size.isel(time=0) - 1).max("time")
     worst = float(change.max())
     measured = f"changes by ≤ {worst:.1g}{left_out(change)}"
     return Claim("unbalanced, no decay: D_l is conserved", f"changes by ≤ {EXACT:g}", measured, worst <= EXACT)
