@@ -1,0 +1,195 @@
+"""Linear layers in front of a nonlinear head: balance keeps NFM = (MᵀM)^{1/k}, and the head bends the ansatz.
+
+f(x) = g(Mx) with M = W_k … W_1 has AGOP = MᵀBM, B = E[J_gᵀJ_g]. Between consecutive linear layers the balance is
+conserved whatever comes after them, so balanced ones have NFM = (MᵀM)^{1/k} at all times, and the exponent is 1/k
+exactly where B is a multiple of the identity on the range of M.
+
+Otherwise let B have eigenvalues β₋ … β₊ there, κ = β₊/β₋. Then β₋ MᵀM ≤ AGOP ≤ β₊ MᵀM, and since t^{1/k} is operator
+monotone (Löwner 1934, Heinz 1951), β₋^{1/k} NFM ≤ AGOP^{1/k} ≤ β₊^{1/k} NFM. So X = AGOP^{1/k} − c NFM, with c the mean
+of β₋^{1/k} and β₊^{1/k} and δ half their difference, is N^{1/2} Y N^{1/2} with N = NFM and ‖Y‖ ≤ δ, whence
+‖X‖_F ≤ δ ‖N‖_F: the relative error at the best scale is at most δ/c = (κ^{1/k} − 1)/(κ^{1/k} + 1).
+"""
+
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ... import measure, nets
+from ...data import Dataset, multi_index
+from ...plot.at_end import at_end
+from ...plot.style import GREY, color_of, house_style, label_of, legend_below, new_figure
+from ...sweep import Grid, looped
+from ...trajectory import Trajectory
+from ..experiment import Claim, Experiment, quantiles
+from ..training import Descent, ExactFlow
+from .common import EXACT, observables
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INPUTS, _WIDTH, _SAMPLES = 10, 32, 200
+_KINKED = "relu"
+HEADS = ("tanh", "gelu", _KINKED)
+FLOW = "exact flow"
+TRAININGS = {FLOW: ExactFlow(100.0, rtol=1e-9), "Adam .003": Descent("adam", 0.003, 3_000)}
+# Across kinks a tight tolerance takes tiny steps, and certifies nothing.
+_FLOW_WITH_KINKS = ExactFlow(100.0, rtol=1e-3)
+
+
+def grid(quick: bool) -> Grid:
+    """Heads × numbers of linear layers × ways to train × seeds."""
+    return Grid(
+        head=looped(["tanh", _KINKED] if quick else HEADS),
+        k=looped([1, 3] if quick else [1, 2, 3, 4]),
+        training=looped([FLOW] if quick else list(TRAININGS)),
+        seed=range(8 if quick else 16),
+    )
+
+
+def one_run(key: PRNGKeyArray, head: str, k: int, training: str) -> Trajectory:
+    """k balanced linear layers, a nonlinear layer and a read-out, on noisy data of two directions."""
+    data_key, linear_key, read_out_key, null_key, batch_key = jax.random.split(key, 5)
+    data = multi_index(data_key, _SAMPLES, _INPUTS, rank=2, link="relu_sum", noise=0.1)
+    widths = [_INPUTS] * k + [_WIDTH, 1]
+    untrained = nets.MLP(widths, key=null_key, activation=["identity"] * (k - 1) + [head])
+    dtype = data.x.dtype
+    linear = nets.Balanced()(linear_key, tuple(widths[:-1]), dtype)
+    net = untrained.with_weights([*linear, *nets.Gaussian()(read_out_key, tuple(widths[-2:]), dtype)])
+    every = observables(1 / k) | {"best": measure.best_cosine}
+    null = {name: every[name](untrained, data) for name in ("relative_error", "exponent")}
+    observe = every | {"identity_error": identity_error, "kappa": kappa, "untrained": lambda net, data: null}
+    method = _FLOW_WITH_KINKS if (head, training) == (_KINKED, FLOW) else TRAININGS[training]
+    return method(net, data, batch_key, observe=observe, progress=False)
+
+
+def identity_error(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
+    """‖NFM − (MᵀM)^{1/k}‖ / ‖NFM‖, with roots from the singular values of M."""
+    k, nfm = measure.leading_linear_layers(net), measure.nfm(net)
+    _, s, Vt = jnp.linalg.svd(_product(net), full_matrices=False)
+    return jnp.linalg.norm(nfm - (Vt.T * s ** (2 / k)) @ Vt) / jnp.linalg.norm(nfm)
+
+
+def kappa(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
+    """The condition number of B on the range of M, which is to have full rank."""
+    U, _, _ = jnp.linalg.svd(_product(net), full_matrices=False)
+    beta = jnp.linalg.eigvalsh(U.T @ measure.head_matrix(net, data) @ U)
+    return beta[-1] / beta[0]
+
+
+def _product(net: nets.MLP) -> Float[Array, "m d"]:
+    return reduce(lambda M, W: W @ M, net.weights[: measure.leading_linear_layers(net)])
+
+
+def bound(root: Any) -> Any:
+    """What the relative error at 1/k is at most, for κ^{1/k}."""
+    return (root - 1) / (root + 1)
+
+
+def figure(dataset: "xarray.Dataset") -> "Figure":
+    """Error and exponent of the flow against k, error of others, and the error of the flow against κ^{1/k}."""
+    others = [(training, "relative_error") for training in dataset["training"].values if training != FLOW]
+    panels = [(FLOW, "relative_error"), (FLOW, "exponent.exponent"), *others]
+    sheet, axes = new_figure(len(panels) + 1)
+    for ax, (training, name) in zip(axes, panels, strict=False):
+        at_end(dataset.sel(training=training), name, against="k", hue="head", ax=ax)
+        null = dataset[f"untrained.{name}_at_end"].isel(training=0).median(["seed", "head"])
+        ax.plot(dataset["k"], null, color=GREY, linestyle=":", label="untrained, Gaussian")
+        ax.set(title=f"{training}, at the end", xlabel="linear layers $k$", xticks=dataset["k"].values)
+    axes[1].plot(dataset["k"], 1 / dataset["k"], "k--", linewidth=1.2, zorder=5, label="$1/k$")
+    for ax in (axes[0], *axes[2:-1]):
+        ax.set(yscale="linear", ylim=(0, 1))
+    _draw_bound(axes[-1], dataset.sel(training=FLOW))
+    handles, labels = axes[1].get_legend_handles_labels()
+    entries: dict[str, Any] = dict(zip(labels, handles, strict=True))
+    legend_below(sheet, entries, f"median and 10–90 % over {dataset.sizes['seed']} seeds; last panel: every run")
+    return sheet
+
+
+_MARKERS = "os^D"
+
+
+def _draw_bound(ax: "Axes", flow: "xarray.Dataset") -> None:
+    """Every run at its end, and what it must stay below."""
+    from matplotlib.lines import Line2D
+
+    for i, head in enumerate(flow["head"].values):
+        for k, marker in zip(flow["k"].values, _MARKERS, strict=False):
+            runs = flow.sel(head=head, k=k)
+            style = {"s": 9, "marker": marker, "color": color_of(i, flow.sizes["head"]), "alpha": 0.7, "linewidth": 0}
+            ax.scatter(runs["kappa_at_end"] ** (1 / k), runs["relative_error_at_end"], **style)
+    roots = np.geomspace(1, ax.get_xlim()[1] * 1.2, 200)
+    ax.plot(roots, bound(roots), "k--", linewidth=1.2)
+    ax.set(xscale="log", ylim=(0, 1), xlabel="$\\kappa(B)^{1/k}$", ylabel=label_of("relative_error"))
+    ax.set_title(f"{FLOW}, at the end")
+    entries = {
+        f"$k = {k}$": Line2D([], [], color=GREY, marker=marker, linewidth=0, markersize=3)
+        for k, marker in zip(flow["k"].values, _MARKERS, strict=False)
+    }
+    entries["bound"] = ax.lines[0]
+    with house_style():
+        ax.legend(entries.values(), entries.keys(), fontsize=7.5)
+
+
+def claims(dataset: "xarray.Dataset") -> list[Claim]:
+    """What balance gives with any smooth head, the bound by the head's anisotropy, and what is left with each head."""
+    flow = dataset.sel(training=FLOW)
+    smooth = flow.sel(head=flow["head"] != _KINKED)
+    found = [_claim_identity(smooth), _claim_bound(smooth)]
+    for head in dataset["head"].values:
+        for training in dataset["training"].values:
+            found.append(_report(dataset.sel(head=head, training=training), f"{head} head, {training}"))
+    null = {
+        name: dataset[f"untrained.{name}_at_end"].isel(training=0) for name in ("relative_error", "exponent.exponent")
+    }
+    measured = f"error {_by_k(null['relative_error'])}; α̂k {_by_k(null['exponent.exponent'] * dataset['k'])}"
+    found.append(Claim("untrained, Gaussian, any head: error at 1/k", "reported", measured, None))
+    return found
+
+
+def _claim_identity(smooth: "xarray.Dataset") -> Claim:
+    worst, failed = float(smooth["identity_error"].max()), int((smooth["status"] != "completed").sum())
+    counted = f"; {failed} runs failed" if failed else ""
+    statement = "k balanced linear layers, smooth head, exact flow: NFM = (MᵀM)^{1/k} at all times"
+    return Claim(statement, f"relative error ≤ {EXACT:g}", f"≤ {worst:.1g}{counted}", worst <= EXACT)
+
+
+def _claim_bound(smooth: "xarray.Dataset") -> Claim:
+    most = bound(smooth["kappa"] ** (1 / smooth["k"]))
+    over = float((smooth["relative_error"] - most).max())
+    tightest = float((smooth["relative_error"] / most).max())
+    statement = "k balanced linear layers, smooth head, exact flow: error at 1/k ≤ (κ^{1/k} − 1)/(κ^{1/k} + 1)"
+    measured = f"at most {tightest:.2f} of the bound"
+    return Claim(statement, "at all times", measured, over <= EXACT)
+
+
+def _report(runs: "xarray.Dataset", what: str) -> Claim:
+    kept = quantiles(runs["identity_error_at_end"])
+    product = _by_k(runs["exponent.exponent_at_end"] * runs["k"])
+    measured = (
+        f"{_by_k(runs['relative_error_at_end'])}; at the best α {_by_k(runs['best.relative_error_at_end'])}; "
+        f"α̂k {product}; κ^(1/k) {_by_k(runs['kappa_at_end'] ** (1 / runs['k']))}; NFM off (MᵀM)^(1/k) by {kept}"
+    )
+    ks = ", ".join(str(k) for k in runs["k"].values)
+    return Claim(f"{what}: error at 1/k for k = {ks}", "reported: falls as κ^{1/k} → 1", measured, None)
+
+
+def _by_k(values: "xarray.DataArray") -> str:
+    medians = values.median([dim for dim in values.dims if dim != "k"])
+    return ", ".join(f"{value:.2g}" for value in medians.values)
+
+
+LINEAR_LAYERS = Experiment(
+    name="linear-layers",
+    question="How near to 1/k do k linear layers in front of a nonlinear one come, and what decides that?",
+    one_run=one_run,
+    grid=grid,
+    figure=figure,
+    claims=claims,
+    seconds=(25, 150),
+)
