@@ -1,5 +1,6 @@
 """Singular values of feature matrices, and which of them are spikes."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,6 @@ class FeatureSpectrum(NamedTuple):
     left: Float[Array, "n s"]
 
 
-@on_one_blas_thread
 def feature_spectrum(F: Float[Array, "n N"], *, vectors: int = 0) -> FeatureSpectrum:
     """The singular values of F/√n, and left singular vectors of the first ones.
 
@@ -49,19 +49,25 @@ def observed_spikes(singular_values: Float[Array | np.ndarray, " r"]) -> int:
     return int(np.max(np.flatnonzero(wide), initial=-1)) + 1
 
 
-@jax.jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def spike_overlap(left: Float[Array, "n s"], directions: Float[Array, "n k"]) -> Float[Array, " s"]:
     """The share of each spike, squared, that lies in the span of some directions: 1 within it, about k/n for none.
 
     **Arguments:** `left`: left singular vectors, of `feature_spectrum`; `directions`: as from `powers`.
     **Returns:** one number in [0, 1] per vector; their mean, for s = k, is the mean cos² of the principal angles.
     """
+    return _overlap(left, directions)
+
+
+@on_one_blas_thread
+@jax.jit
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+def _overlap(left: Float[Array, "n s"], directions: Float[Array, "n k"]) -> Float[Array, " s"]:
     Q, _ = jnp.linalg.qr(directions)
     return jnp.sum((Q.T @ left) ** 2, axis=0)
 
 
-@jax.jit(static_argnums=1)
+@on_one_blas_thread
+@partial(jax.jit, static_argnums=1)
 @jax.default_matmul_precision("highest")
 def _spectrum(F: Float[Array, "n N"], vectors: int) -> FeatureSpectrum:
     tall = F.shape[0] >= F.shape[1]

@@ -1,5 +1,7 @@
 """What the experiments on one gradient step share: the setting, a draw of it, and what is looked at afterwards."""
 
+import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,10 +86,10 @@ def features_of(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int)
     )
 
 
-def look(key: PRNGKeyArray, drawn: Draw, after: MLP) -> Trajectory:
-    """What became of a draw, as a run that only looks; its observables are named "features.…"."""
+def look(key: PRNGKeyArray, drawn: Draw, after: MLP, **observe: Callable[[MLP, Dataset], Any]) -> Trajectory:
+    """What became of a draw, as a run that only looks: "features.…", and further observables."""
     beta = gradient_vector(drawn.net, drawn.batch)[:, 0]
-    observe = {"features": eqx.Partial(features_of, beta=beta, samples=drawn.batch.samples)}
+    observe = {"features": eqx.Partial(features_of, beta=beta, samples=drawn.batch.samples), **observe}
     return Untrained()(after, drawn.fresh, key, observe=observe, progress=False)
 
 
@@ -100,7 +102,9 @@ def expansion(function: str | HermiteSeries) -> Hermite:
 def direction_of(activation: str, teacher: HermiteSeries = TEACHER, output: str = KEPT) -> GradientDirection:
     """The first gradient in the limit, with its scatter, at the ratios of this study."""
     options: dict[str, Any] = {"noise": NOISE, "activation": expansion(activation), "own_output": output == KEPT}
-    return gradient_direction(expansion(teacher), PHI, **options)
+    with warnings.catch_warnings():  # of a teacher that teaches nothing, as one of them is meant to
+        warnings.simplefilter("ignore", UserWarning)
+        return gradient_direction(expansion(teacher), PHI, **options)
 
 
 def energy(teacher: HermiteSeries) -> float:

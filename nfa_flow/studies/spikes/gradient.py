@@ -25,8 +25,8 @@ _ACTIVATION = "relu"
 
 
 class Gradient(NamedTuple):
-    """Relative distances of G from c_1 a βᵀ in the spectral norm, with β of the residuals and of the targets; the length
-    of β, its cosine to β_*, its share of W_0ᵀa, and the scatter of the rows."""
+    """Relative distances of G from c_1 a βᵀ in the spectral norm, with β of the residuals and of the targets; then the
+    length of β, its cosine to β_*, its share of W_0ᵀa, and the scatter of the rows."""
 
     of_residuals: Float[Array, ""]
     of_targets: Float[Array, ""]
@@ -66,26 +66,27 @@ def one_run(key: PRNGKeyArray, samples: int) -> Trajectory:
     return Untrained()(drawn.net, drawn.batch, key, observe={"gradient": gradient_of}, progress=False)
 
 
-_DISTANCES = {"of_residuals": "with $\\beta = X^\\top(y - f)/n$", "of_targets": "with $\\beta = X^\\top y/n$"}
-_PARTS = {"norm": "$\\|\\beta\\|$", "cosine": "$\\rho$", "own": "share of the own output", "scatter": "scatter $s$"}
+_DISTANCES = {"of_residuals": "$\\beta = X^\\top(y - f)/n$", "of_targets": "$\\beta = X^\\top y/n$"}
+_PARTS = {"norm": "$\\|\\beta\\|$", "cosine": "$\\rho$", "own": "own share", "scatter": "scatter $s$"}
 
 
 def figure(dataset: "xarray.Dataset") -> "Figure":
     """The distances from rank one, and the parts of the gradient with their limits, against n."""
     sheet, axes = new_figure(2)
+    sheet.set_figwidth(9)
     entries: dict[str, Any] = {}
     for ax, names in zip(axes, (_DISTANCES, _PARTS), strict=True):
         at_end(_stacked(dataset, names), "gradient", against="samples", hue="part", ax=ax, label="")
-        ax.set(xscale="log", xlabel="samples $n$")
+        ax.set(xlabel="samples $n$")
         entries |= entries_of(ax)
-    axes[0].set(title="distance of $G$ from $c_1 a \\beta^\\top$ over $\\|c_1 a \\beta^\\top\\|$", ylim=(0, None))
+    axes[0].set(title="relative distance of the gradient from $c_1 a \\beta^\\top$", ylabel="", ylim=(0, None))
     n = dataset["samples"].values
     start = float(dataset["gradient.of_residuals_at_end"].isel(samples=0).median())
     entries["$\\propto 1/\\sqrt{n}$, and limits"] = axes[0].plot(n, start * (n / n[0]) ** -0.5, **THEORY)[0]
     axes[0].axhline(_left_by_targets(), **THEORY)
     for limit in (float(each) for each in direction_of(_ACTIVATION)):
         axes[1].axhline(limit, **THEORY)
-    axes[1].set(title="length and direction of $\\beta$, scatter of the rows", ylim=(0, None))
+    axes[1].set(title="parts of the gradient", ylabel="", ylim=(0, None))
     legend_below(sheet, entries, f"{_ACTIVATION}; median and 10–90 % over {dataset.sizes['seed']} seeds")
     return sheet
 

@@ -1,0 +1,19 @@
+"""One gradient step and its spikes, settled: predicted in closed form, simulated, and laid over each other."""
+
+from ..study import Study
+from .digits import DIGITS
+from .gradient import GRADIENT
+from .ridge_error import RIDGE_ERROR
+from .spectra import SPECTRA
+from .spikes import SPIKES
+from .staircase import STAIRCASE
+from .steps import STEPS
+
+one_step_spikes = Study(
+    name="spikes",
+    source=(
+        "Moniri, Lee, Hassani & Dobriban 2024, A Theory of Non-Linear Feature Learning with One Gradient Step in "
+        "Two-Layer Neural Networks"
+    ),
+    experiments=(GRADIENT, SPECTRA, SPIKES, RIDGE_ERROR, STAIRCASE, STEPS, DIGITS),
+)
