@@ -9,14 +9,16 @@ import sys
 import sysconfig
 import tokenize
 import types
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .literals import digest, literal
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_INSTALLED = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), _PACKAGE})
-_STUDIES = os.path.join(_PACKAGE, "studies")  # are used as a user's own functions are
+_PACKAGE = __name__.partition(".")[0]
+_STUDIES = f"{_PACKAGE}.studies"  # count as a user's own
+_SCRIPTS = ("__main__", "__mp_main__")  # of whatever program unpickles what a script or a notebook defined
+_STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 
 
 def closure(function: types.FunctionType) -> dict[str, Any]:
@@ -61,26 +63,58 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _nested(constant)
 
 
-def source(code: types.CodeType) -> str:
-    """The text of a function, without comments; a digest of the code where no file holds the text that was compiled."""
+def source(function: types.FunctionType) -> str:
+    """The text of a function without comments and documentation, or a digest of its bytecode where no file holds it.
+
+    A file may be edited after it was imported, and what was unpickled may have no file but that of its module. So the
+    text counts that compiles to what runs, wherever it is in these files, or was when they were looked at before.
+    """
+    code = function.__code__
+    compiled = code.co_qualname, _bytecode(code)
+    for path in dict.fromkeys((code.co_filename, function.__globals__.get("__file__"))):
+        if path and (text := _texts(path).get(compiled)):
+            return text
+    return f"bytecode {compiled[1]}"
+
+
+_NAMED = (ast.FunctionDef, ast.AsyncFunctionDef)
+_Compiled = tuple[str, str]  # name and bytecode
+_held: dict[str, dict[_Compiled, str]] = {}  # path → texts of its functions
+
+
+def _texts(path: str) -> dict[_Compiled, str]:
+    """Texts of all functions that a file holds, and of those that it held when it was looked at before."""
     try:
-        modified = os.stat(code.co_filename).st_mtime_ns
+        now = _texts_of_version(path, os.stat(path).st_mtime_ns)
     except OSError:
-        return f"bytecode {_bytecode(code)}"
-    return _text(code, code.co_filename, modified) or f"bytecode {_bytecode(code)}"
+        now = {}
+    _held[path] = _held.get(path, {}) | now
+    return _held[path]
 
 
-@functools.lru_cache(maxsize=1024)
-def _text(code: types.CodeType, path: str, modified: int) -> str | None:
-    tree, codes = _parsed(path, modified)
-    if code not in codes:  # the file was edited since, or is not what was compiled
-        return None
+@functools.lru_cache(maxsize=64)
+def _texts_of_version(path: str, modified: int) -> dict[_Compiled, str]:
+    try:
+        with tokenize.open(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what was told when it was imported
+            tree = ast.parse(file.read())
+            codes = list(_nested(compile(tree, path, "exec", dont_inherit=True)))
+    except (OSError, SyntaxError, ValueError):
+        return {}
     nodes = list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, _NAMED) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    found = {(code.co_qualname, _bytecode(code)): _node(nodes, code) for code in reversed(codes)}
+    return {compiled: ast.unparse(node) for compiled, node in found.items() if node is not None}
+
+
+def _node(nodes: Sequence[ast.AST], code: types.CodeType) -> ast.AST | None:
+    """What of a file was compiled to a code: a function, or None for the code of a module, class or comprehension."""
     lambdas = [node for node in nodes if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno]
-    named = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    named = [node for node in nodes if isinstance(node, _NAMED)]
     named = [node for node in named if node.name == code.co_name and _first_line(node) == code.co_firstlineno]
-    node = _innermost(lambdas, code) if code.co_name == "<lambda>" else next(iter(named), None)
-    return None if node is None else ast.unparse(node)
+    return _innermost(lambdas, code) if code.co_name == "<lambda>" else next(iter(named), None)
 
 
 def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -98,17 +132,6 @@ def _innermost(lambdas: Sequence[ast.Lambda], code: types.CodeType) -> ast.Lambd
     return bodies[max(holding)] if holding else None
 
 
-@functools.lru_cache(maxsize=16)
-def _parsed(path: str, modified: int) -> tuple[ast.AST, frozenset[types.CodeType]]:
-    """A file and all functions in it, as of the time that it was modified."""
-    try:
-        with tokenize.open(path) as file:
-            tree = ast.parse(file.read())
-        return tree, frozenset(_nested(compile(tree, path, "exec", dont_inherit=True)))
-    except (OSError, SyntaxError, ValueError):
-        return ast.Module([], []), frozenset()
-
-
 def _bytecode(code: types.CodeType) -> str:
     constants = [_bytecode(each) if isinstance(each, types.CodeType) else literal(each) for each in code.co_consts]
     names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
@@ -116,32 +139,28 @@ def _bytecode(code: types.CodeType) -> str:
     return digest(repr((code.co_code, constants, names, arguments, code.co_exceptiontable)))
 
 
-def is_installed(function: types.FunctionType) -> bool:
-    """Whether the code of a function is a library's, wherever it was bound since."""
-    path = function.__code__.co_filename
-    if not path.startswith("<"):
-        return _is_installed_file(path)
-    # Made by `exec`, as are all functions without a file; without a module, they are said to be builtins.
-    return function.__module__ not in (None, "builtins") and is_installed_module(function.__module__)
+def is_of_library(module: str | None, file: str | None = None) -> bool:
+    """Whether a module is a library's: Python's own, an installed package's, or this package's but for its studies.
+
+    **Arguments:** `file`: of the module, where it is known; otherwise it is looked up.
+    """
+    name = module or ""
+    root = name.partition(".")[0]
+    if root in _SCRIPTS:
+        return False
+    if root == _PACKAGE:
+        return not f"{name}.".startswith(f"{_STUDIES}.")
+    file = file or _file_of(name) or _file_of(root)
+    return root in sys.stdlib_module_names if file is None else _is_installed(file)
+
+
+def _file_of(module: str) -> str | None:
+    found = sys.modules.get(module)
+    return getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_installed_file(path: str) -> bool:
+def _is_installed(path: str) -> bool:
     path = os.path.abspath(path)
-    if path.startswith(_STUDIES + os.sep):
-        return False
-    if {"site-packages", "dist-packages"} & set(pathlib.PurePath(path).parts):
-        return True
-    return any(path.startswith(folder + os.sep) for folder in _INSTALLED)
-
-
-def is_installed_module(name: str | None) -> bool:
-    """Whether a module is a library's."""
-    root = (name or "").partition(".")[0]
-    if root in ("__main__", "__mp_main__"):  # whatever program unpickles what a script or a notebook defined
-        return False
-    if root in sys.stdlib_module_names:
-        return True
-    module = sys.modules.get(root)
-    path = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    return path is not None and _is_installed_file(path)
+    in_packages = {"site-packages", "dist-packages"} & set(pathlib.PurePath(path).parts)
+    return bool(in_packages) or any(path.startswith(folder + os.sep) for folder in _STDLIB)

@@ -1,10 +1,10 @@
 """What a function computes, in words that can be compared.
 
 A stored sweep is resumed only by the function that began it. That function is described by its text, and by everything
-that the text refers to by name: constants, data, and functions of the user's own, described likewise. Libraries count
-by name alone; their versions are compared elsewhere. Objects of a library count by what pickling would keep of them;
-one that cannot be pickled equals no other, so that nothing stale is resumed. What a function imports in its own body is
-not seen.
+that the text refers to by name: constants, data, and functions of the user's own, described likewise. The user's own
+are those of the function's package and all that is not installed; libraries count by name alone, their versions are
+compared elsewhere. Objects of a library count by what pickling would keep of them; one that cannot be pickled equals no
+other, so that nothing stale is resumed. What a function imports in its own body is not seen.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from ..drive import is_key
-from .functions import closure, defaults, is_installed, is_installed_module, references, source
+from .functions import closure, defaults, is_of_library, references, source
 from .literals import array_text, digest, is_plain, literal, shortened
 
 NAME = "name"
@@ -40,23 +40,23 @@ def describe(function: Callable) -> dict[str, str]:
     """Everything that decides what a function does, one entry each; it is the same in every process.
 
     `name` and `source` are its own; every other entry is called as in its code: closure variables, default arguments,
-    global names, and with a dot what belongs to them (`helper.source`). Comments and formatting do not count. Where
-    there is no file with the text, as in a notebook, the bytecode stands for it.
+    global names, and with a dot what belongs to them (`helper.source`). Comments, documentation and formatting do not
+    count. Where no file holds the text of what runs, as in a notebook, the bytecode stands for it.
 
     **Arguments:** `function`: any callable: also a lambda, a method, a partial, a module, a transformed function.
     **Returns:** name → description; numbers and words as they are, arrays and long texts by their digest.
     """
-    return _entries(function)
+    return _entries(function, _home(function))
 
 
 def describe_value(value: Any) -> str | dict[str, str]:
     """The same for any value: one line where that says it all, otherwise entries as of `describe`."""
-    entries = _entries(value)
+    entries = _entries(value, "")
     return entries[NAME] if list(entries) == [NAME] else entries
 
 
-def _entries(value: Any) -> dict[str, str]:
-    description = _Description()
+def _entries(value: Any, home: str) -> dict[str, str]:
+    description = _Description(home)
     description.add("", value)
     return description.entries
 
@@ -64,7 +64,8 @@ def _entries(value: Any) -> dict[str, str]:
 class _Description:
     """Entries of a value and of what it refers to."""
 
-    def __init__(self):
+    def __init__(self, home: str = ""):
+        self._home = home  # the package whose code is described even where it is installed
         self.entries: dict[str, str] = {}
         self._seen: dict[int, tuple[str, Any]] = {}  # id → (key, the object, which keeps the id its own)
         self._contents: dict[int, tuple[str, Any]] = {}  # likewise, of what only its digest shows
@@ -113,14 +114,22 @@ class _Description:
         self._seen[id(value)] = key or NAME, value
         return True
 
+    def _is_of_library(self, value: Any) -> bool:
+        """Whether a library made a module, class or function, wherever it was bound since."""
+        if isinstance(value, types.FunctionType):
+            name, file = value.__globals__.get("__name__"), value.__globals__.get("__file__")
+        else:
+            name, file = getattr(value, "__module__", None) or getattr(value, "__name__", None), None
+        return _package(name) != self._home and is_of_library(name, file)
+
     def _add_function(self, key: str, function: types.FunctionType) -> None:
         code = function.__code__
         if _checks_types(function):
             self.add(key, function.__wrapped__)  # pyright: ignore[reportFunctionMemberAccess]
-        elif not is_installed(function):
+        elif not self._is_of_library(function):
             if self._is_new(key, function):
                 self._put(key, code.co_qualname)
-                self._put(_join(key, "source"), source(code))
+                self._put(_join(key, "source"), source(function))
                 self._add_each(key, closure(function) | defaults(function))
                 self._add_globals(key, function)
         elif not _is_closed(function):
@@ -134,14 +143,14 @@ class _Description:
         for name, *attributes in sorted(references(function.__code__)):
             if name in function.__globals__ and not name.startswith("__"):  # __name__ depends on the process
                 value = function.__globals__[name]
-                while attributes and isinstance(value, types.ModuleType) and not is_installed_module(value.__name__):
+                while attributes and isinstance(value, types.ModuleType) and not self._is_of_library(value):
                     attribute = attributes.pop(0)
                     name, value = f"{name}.{attribute}", getattr(value, attribute, None)
                 found[name] = value
         self._add_each(key, found)
 
     def _add_class(self, key: str, cls: type) -> None:
-        if is_installed_module(cls.__module__):
+        if self._is_of_library(cls):
             self._put(key, _qualified(cls))
         elif self._is_new(key, cls):
             self._put(key, cls.__qualname__)
@@ -153,7 +162,7 @@ class _Description:
         wrapped = innermost = _wrapped(wrapper)
         while _wrapped(innermost) is not None:
             innermost = _wrapped(innermost)
-        if isinstance(innermost, types.FunctionType) and not _is_closed(innermost) and is_installed(innermost):
+        if isinstance(innermost, types.FunctionType) and not _is_closed(innermost) and self._is_of_library(innermost):
             self._put(key, _qualified(innermost))
         elif self._is_new(key, wrapper):
             self.add(key, wrapped)
@@ -164,10 +173,10 @@ class _Description:
     def _add_object(self, key: str, value: Any) -> None:
         """Anything else, by its type and its contents: one by one where people wrote them, otherwise by a digest."""
         cls, name = type(value), getattr(value, "__name__", None)
-        is_ours = not is_installed_module(cls.__module__)
+        is_ours = not self._is_of_library(cls)
         if (is_ours or id(value) in self._seen) and not self._is_new(key, value):
             return
-        if hasattr(value, "__qualname__") and is_installed_module(getattr(value, "__module__", None)):
+        if hasattr(value, "__qualname__") and self._is_of_library(value):
             self._put(key, _qualified(value))  # functions that have no code
             return
         text = cls.__qualname__ if is_ours else _qualified(cls)
@@ -199,7 +208,7 @@ class _Description:
 
     def _digest_within(self, owner: Any, part: Any) -> str:
         """Digest of a part of an object, the same wherever the object is found; what refers back to it, ends there."""
-        inner = _Description()
+        inner = _Description(self._home)
         inner._seen = {**self._seen, id(owner): (NAME, owner)}
         inner._contents = self._contents
         inner.add("", part)
@@ -222,6 +231,27 @@ def _qualified(value: Any) -> str:
     return f"{getattr(value, '__module__', None) or type(value).__module__}.{name}"
 
 
+def _package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
+def _home(function: Any) -> str:
+    """The package of a function, of the innermost one where it is wrapped; none for what a library made."""
+    while (inner := _inside(function)) is not None:
+        function = inner
+    if not isinstance(function, types.FunctionType) or _is_closed(function):
+        return ""
+    package = _package(function.__globals__.get("__name__"))
+    return "" if package == _package(__name__) else package
+
+
+def _inside(function: Any) -> Any:
+    """What a partial, a method or a wrapper calls."""
+    if isinstance(function, types.MethodType):
+        return function.__func__
+    return _wrapped(function) or getattr(function, "__wrapped__", getattr(function, "func", None))
+
+
 def _wrapped(value: Any) -> Any:
     """The function inside of one that was compiled, cached or given derivatives of its own; otherwise None."""
     if isinstance(value, _COMPILED):
@@ -236,7 +266,7 @@ def _is_offered(value: Any) -> bool:
     if not isinstance(value, types.MethodType | types.BuiltinMethodType) or not isinstance(name, str):
         return False
     module = type(owner).__module__
-    return is_installed_module(module) and getattr(sys.modules.get(module), name, None) == value
+    return is_of_library(module) and getattr(sys.modules.get(module), name, None) == value
 
 
 def _checks_types(function: types.FunctionType) -> bool:
@@ -321,6 +351,9 @@ def _function_of(member: Any) -> Any:
 
 def _is_written(name: str, member: Any, cls: type) -> bool:
     is_special = name.startswith("__")
-    if isinstance(member, types.FunctionType):  # all but what a dataclass makes from its fields
-        return not (is_special and dataclasses.is_dataclass(cls) and member.__code__.co_filename == "<string>")
+    if isinstance(member, types.FunctionType):  # all but what a dataclass or a named tuple makes from its fields
+        code = inspect.unwrap(member).__code__
+        is_of_dataclass = is_special and dataclasses.is_dataclass(cls) and code.co_filename.startswith("<")
+        is_of_tuple = hasattr(cls, "_fields") and (name == "__new__" or code.co_qualname.startswith("namedtuple."))
+        return not (is_of_dataclass or is_of_tuple)
     return not is_special and name != "_abc_impl" and not inspect.isdatadescriptor(member)

@@ -1,6 +1,7 @@
 """What decides a function's result shows in its description, and nothing else does."""
 
 import collections
+import dataclasses
 import datetime
 import decimal
 import fractions
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import types
+import typing
 
 import equinox as eqx
 import jax
@@ -136,6 +138,7 @@ def test_entries_are_called_as_in_the_code(experiment):
         ("x + helpers.SHIFT", "x - helpers.SHIFT", {"source"}),
         ("import helpers", "import math\n\nimport helpers", set()),
         ("  # a comment", "  # another one", set()),
+        ("Its documentation.", "Another one.", set()),
     ],
 )
 def test_an_edit_shows_where_it_was_made(experiment, load, old, new, changed):
@@ -151,48 +154,48 @@ def test_an_edit_of_another_module_shows(experiment, load):
     assert differences(before, after) == {"MODEL.type.__call__.helpers.twice.source"}
 
 
-def test_a_file_that_was_edited_after_its_import_does_not_count(experiment, tmp_path):
+EDITED = SCRIPT.replace("a comment", "b comment").replace("depth)  #", "-depth)  #")
+
+
+def test_what_runs_counts_and_not_what_was_written_to_the_file_since(experiment, tmp_path):
     before = describe(experiment.one_run)
-    (tmp_path / "experiment.py").write_text(SCRIPT.replace("a comment", "b comment").replace("depth)  #", "-depth)  #"))
-    after = describe(experiment.one_run)
-    assert differences(before, after) == {"source"}
-    assert after["source"].startswith("bytecode ")
+    (tmp_path / "experiment.py").write_text(EDITED)
+    assert describe(experiment.one_run) == before
+
+
+def test_a_function_that_its_file_no_longer_holds_is_told_by_its_bytecode(experiment, load, tmp_path):
+    (tmp_path / "experiment.py").write_text(EDITED.replace("T = 100.0", "import math\n\nT = 100.0"))
+    described = describe(experiment.one_run)
+    assert described["source"].startswith("bytecode ")
+    assert described["helper.source"].startswith("def helper(x):")  # which only moved
+    assert differences(described, describe(load(SCRIPT).one_run)) == {"source"}
 
 
 def test_the_description_is_the_same_in_every_process(experiment, tmp_path):
     cloudpickle = pytest.importorskip("cloudpickle")
+    modules = [sys.modules[name] for name in ("experiment", "helpers")]
     namespace = {}
     exec("def in_memory(x, words={'alpha', 'beta'}): return x if x in {'gamma', 'delta'} else [words]", namespace)
     objects = [each() for each in OBJECTS] + [{len, sum, "a", "b"}, np.random.default_rng(0)]
     holder = functools.partial(max, *objects)
     functions = [experiment.one_run, namespace["in_memory"], jax.jit(experiment.Model(2)), holder]
-    (tmp_path / "functions").write_bytes(cloudpickle.dumps(functions))
+    (tmp_path / "by_name").write_bytes(cloudpickle.dumps(functions))
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    (tmp_path / "by_value").write_bytes(cloudpickle.dumps(functions))
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
     # As a script, the module is called otherwise; sets have another order with another seed.
     code = (
         "import cloudpickle, json, runpy; from nfa_flow.sweep.identity import describe; "
-        "functions = cloudpickle.load(open('functions', 'rb')); "
+        "by_value = cloudpickle.load(open('by_value', 'rb')); by_name = cloudpickle.load(open('by_name', 'rb')); "
         "script = runpy.run_path('experiment.py', run_name='__main__')['one_run']; "
-        "print(json.dumps([describe(each) for each in (*functions, script)]))"
+        "print(json.dumps([describe(each) for each in (*by_value, *by_name, script)]))"
     )
     environment = {"PYTHONHASHSEED": "7", "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, check=True)
-    here = [describe(each) for each in (*functions, experiment.one_run)]
-    assert [differences(*pair) for pair in zip(json.loads(run.stdout), here, strict=True)] == [set()] * 5
-
-
-def test_only_the_text_is_missing_of_what_was_pickled_by_value(experiment):
-    cloudpickle = pytest.importorskip("cloudpickle")
-    modules = [sys.modules[name] for name in ("experiment", "helpers")]
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    copy = cloudpickle.loads(cloudpickle.dumps(experiment.one_run))
-    for module in modules:
-        cloudpickle.unregister_pickle_by_value(module)
-    entries = describe(copy)
-    missing = differences(entries, describe(experiment.one_run))
-    # Some versions of cloudpickle keep the name of the file, and then nothing is missing.
-    assert {key.split(".")[-1] for key in missing} <= {"source"}
-    assert all(entries[key].startswith("bytecode ") for key in missing)
+    here = [describe(each) for each in (*functions, *functions, experiment.one_run)]
+    assert [differences(*pair) for pair in zip(json.loads(run.stdout), here, strict=True)] == [set()] * 9
 
 
 def test_code_without_a_file_is_told_by_its_bytecode():
@@ -245,6 +248,28 @@ def test_arguments_of_a_partial_show():
     assert differences(entries, describe(functools.partial(run_with, 0.2, key=jax.random.key(3)))) == {"arguments.0"}
     assert differences(entries, describe(functools.partial(run_with, 0.1, key=jax.random.key(4)))) == {"arguments.key"}
     assert describe(eqx.Partial(run_with, 0.1))["func"] == "run_with"
+
+
+class Reading(typing.NamedTuple):
+    loss: float
+    power: int = 2
+
+    def scaled(self):
+        return self.loss * self.power
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    rate: float
+    power: int = 2
+
+
+def test_of_named_tuples_and_dataclasses_only_what_was_written_shows():
+    entries = describe(lambda: (Reading, Setting))
+    assert {name for name in entries if name.startswith(("Reading.", "Setting."))} == (
+        {"Reading._fields", "Reading._field_defaults", "Reading.base.tuple"}
+        | {"Reading.scaled", "Reading.scaled.source", "Setting.power"}
+    )
 
 
 class Layer(eqx.Module):
@@ -444,6 +469,40 @@ def test_long_entries_are_shortened_to_a_digest():
     assert first != other
 
 
+@pytest.fixture
+def load_package(tmp_path, monkeypatch):
+    """Write SCRIPT and HELPERS as a package of that name into a folder below, and import the script's function."""
+
+    def load_package(folder, name):
+        package = tmp_path / folder / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "experiment.py").write_text(SCRIPT.replace("import helpers", "from . import helpers"))
+        (package / "helpers.py").write_text(HELPERS)
+        monkeypatch.syspath_prepend(package.parent)
+        return importlib.import_module(f"{name}.experiment").one_run
+
+    return load_package
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, jax.jit, lambda function: functools.partial(function, 2)])
+def test_a_package_is_described_the_same_installed_or_not(load_package, wrap):
+    installed, own = load_package("site-packages", "mine_installed"), load_package("src", "mine")
+    entries = describe(wrap(installed))
+    assert entries["helper.source"].startswith("def helper(x):")
+    assert entries["MODEL.type.__call__.helpers.twice.source"].startswith("def twice(x):")
+    assert entries == describe(wrap(own))
+
+
+def test_another_package_that_is_installed_counts_by_name(load_package):
+    installed = load_package("site-packages", "mine_installed")
+    assert describe(lambda: installed())["installed"] == "mine_installed.experiment.one_run"
+
+
 def test_an_experiment_of_a_study_counts_with_its_text_and_constants():
     found = describe(depth.one_run)
     assert "linear_teacher" in found["source"] and found["_SAMPLES"] == "200"
+    assert found["observables.source"].startswith("def observables(")
+    assert found["linear_teacher"].startswith("nfa_flow.data.")
+    training = describe_value(depth.TRAININGS["GD .03"])
+    assert training["steps"] == "1000" and "gradient_descent" in training["type.__call__.source"]
