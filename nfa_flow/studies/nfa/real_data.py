@@ -1,0 +1,233 @@
+"""Real data: balance keeps NFM^L = AGOP along the flow whatever the data and the loss, and what else training leaves.
+
+Digits by squared loss and by cross-entropy, and diabetes. A seed draws the split into training and held-out samples, the
+start and the minibatches. Data that a linear map separates leave the cross-entropy without a minimum: its weights grow
+like log t for ever (Soudry et al. 2018), and what is shown of it belongs to the horizon. A linear network of one output
+has an AGOP of rank one, on which no slope can rest: on diabetes its fitted exponent is undefined, and all exponents do
+equally well, so that the law at constant 1 says more there than any score that leaves the scale free.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ... import measure, nets
+from ...data import Dataset, diabetes, digits
+from ...plot.bands import bands
+from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...sweep import Grid, looped
+from ...trajectory import Trajectory
+from ..experiment import Claim, Experiment, quantiles
+from ..training import Descent, ExactFlow, Untrained
+from .common import EXACT, observables
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SAMPLES, _BATCH, _WIDTH = 300, 30, 16
+DEPTH = 3
+_START = 0.3
+_T1 = 100.0
+
+
+class Problem(NamedTuple):
+    """Real data, all of them, and the loss by which a network learns them."""
+
+    load: Callable[[], Dataset]
+    loss: str
+
+
+class Method(NamedTuple):
+    """A kind of network, how it starts, and how it is trained."""
+
+    activation: str
+    init: nets.AbstractInitialisation
+    training: Any
+
+
+class Case(NamedTuple):
+    """A problem and what is done about it."""
+
+    problem: Problem
+    method: Method
+
+
+DIABETES = "diabetes, squared loss"
+PROBLEMS = {
+    "digits, squared loss": Problem(digits, "mse"),
+    "digits, cross-entropy": Problem(digits, "cross_entropy"),
+    DIABETES: Problem(diabetes, "mse"),
+}
+
+
+_linear = partial(Method, "identity", nets.Balanced(_START))
+_ADAM = Descent("adam", 0.003, 3_000, _BATCH)
+FLOW, UNTRAINED = "linear, exact flow", "linear, untrained Gaussian"
+METHODS = {
+    FLOW: _linear(ExactFlow(_T1, rtol=1e-9)),
+    "linear, SGD momentum": _linear(Descent("momentum", 0.003, 3_000, _BATCH)),
+    "linear, Adam": _linear(_ADAM),
+    "linear, AdamW": _linear(Descent("adamw", 0.003, 3_000, _BATCH, adamw_decay=0.1)),
+    "tanh, Adam": Method("tanh", nets.Gaussian(), _ADAM),
+    "ReLU, Adam": Method("relu", nets.Gaussian(), _ADAM),
+    # Balanced networks satisfy the ansatz before training, so these need others as a baseline.
+    UNTRAINED: Method("identity", nets.Gaussian(), Untrained()),
+}
+CASES = {
+    f"{problem}: {method}": Case(PROBLEMS[problem], METHODS[method]) for problem in PROBLEMS for method in METHODS
+}
+_QUICK = (
+    *(f"{problem}: {method}" for problem in PROBLEMS for method in (FLOW, UNTRAINED)),
+    "digits, cross-entropy: ReLU, Adam",
+)
+
+
+def grid(quick: bool) -> Grid:
+    """Problems with ways to train × seeds."""
+    cases = {name: CASES[name] for name in (_QUICK if quick else CASES)}
+    return Grid(case=looped(cases), seed=range(8 if quick else 16))
+
+
+def one_run(key: PRNGKeyArray, case: Case) -> Trajectory:
+    """A network on some of the samples, tested on the others."""
+    (load, loss), (activation, init, training) = case
+    split_key, net_key, batch_key = jax.random.split(key, 3)
+    data, held_out = split(split_key, load(), _SAMPLES)
+    widths = [data.inputs] + [_WIDTH] * (DEPTH - 1) + [data.outputs]
+    net = nets.MLP(widths, key=net_key, activation=activation, init=init)
+    observe = observables(1 / DEPTH, loss) | {
+        "law_error": measure.alignment(1 / DEPTH, metric="fixed_scale_error"),
+        "best": measure.best_cosine,
+        "accuracy": lambda net, data: accuracy(net, held_out),
+    }
+    options = {} if isinstance(training, Untrained) else {"loss": loss}
+    return training(net, data, batch_key, observe=observe, progress=False, **options)
+
+
+def split(key: PRNGKeyArray, data: Dataset, samples: int) -> tuple[Dataset, Dataset]:
+    """So many samples at random, and the others."""
+    order = jax.random.permutation(key, data.samples)
+    first, rest = order[:samples], order[samples:]
+    return Dataset(data.x[first], data.y[first]), Dataset(data.x[rest], data.y[rest])
+
+
+def accuracy(net: Any, data: Dataset) -> Float[Array, ""]:
+    """The share of samples whose largest output is that of their class; NaN where there is one output only."""
+    if data.outputs == 1:
+        return jnp.asarray(jnp.nan)
+    return jnp.mean(jnp.argmax(jax.vmap(net)(data.x), axis=1) == jnp.argmax(data.y, axis=1))
+
+
+def of_problem(dataset: "xarray.Dataset", problem: str) -> "xarray.Dataset":
+    """The runs on a problem along the dimension `method`, which always has all of them: each keeps its colour."""
+    cases = [f"{problem}: {method}" for method in METHODS]
+    return dataset.reindex(case=cases).assign_coords(case=list(METHODS)).rename(case="method")
+
+
+_PANELS = {
+    "relative_error": "relative error of NFM $\\propto$ AGOP$^{1/3}$",
+    "best.relative_error": "relative error at the best $\\alpha$",
+    "exponent.exponent": "fitted exponent $\\hat\\alpha$",
+    "loss": "training loss $\\mathcal{L}$",
+}
+
+
+def figure(dataset: "xarray.Dataset") -> "Figure":
+    """Error at 1/L and at the best exponent, fitted exponent and loss through time, a row for each problem."""
+    from matplotlib.lines import Line2D
+
+    sheet, axes = new_figure(len(_PANELS), rows=len(PROBLEMS))
+    for row, problem in enumerate(PROBLEMS):
+        panels = axes[row * len(_PANELS) : (row + 1) * len(_PANELS)]
+        _draw_row(panels, of_problem(dataset, problem), problem)
+    entries: dict[str, Any] = {}
+    for i, method in enumerate(METHODS):
+        if method != UNTRAINED and any(case.endswith(f": {method}") for case in dataset["case"].values):
+            entries[method] = Line2D([], [], color=color_of(i, len(METHODS)))
+    entries[UNTRAINED] = Line2D([], [], color=GREY, linestyle=":")
+    entries["$1/L$"] = Line2D([], [], color="black", linestyle="--")
+    title = f"median and 10–90 % over {dataset.sizes['seed']} seeds; dotted in colour: before training"
+    legend_below(sheet, entries, title)
+    return sheet
+
+
+def _draw_row(axes: "list[Axes]", runs: "xarray.Dataset", problem: str) -> None:
+    trained, untrained = runs.drop_sel(method=UNTRAINED), runs.sel(method=UNTRAINED).isel(time=0)
+    for ax, (name, label) in zip(axes, _PANELS.items(), strict=True):
+        bands(trained, name, hue="method", ax=ax, label=label, legend=False)
+        baseline = untrained[name].values
+        if np.isfinite(baseline).any():
+            ax.axhline(np.nanmedian(baseline), color=GREY, linestyle=":", linewidth=1.2, zorder=0)
+        ax.set_title(problem)
+    axes[2].axhline(1 / DEPTH, color="black", linestyle="--", linewidth=1.2, zorder=5)
+
+
+def claims(dataset: "xarray.Dataset") -> list[Claim]:
+    """That balance keeps the law along the flow on each problem, and what the others score."""
+    found = []
+    for problem in PROBLEMS:
+        runs = of_problem(dataset, problem)
+        found.append(_claim_law(runs.sel(method=FLOW), problem))
+        if problem == DIABETES:
+            found.append(_claim_undefined(runs))
+        for method in METHODS:
+            if f"{problem}: {method}" in dataset["case"].values:
+                found.append(_report(runs.sel(method=method), f"{problem}: {method}"))
+    return found
+
+
+def _claim_law(flow: "xarray.Dataset", problem: str) -> Claim:
+    worst, failed = float(flow["law_error"].max()), int((flow["status"] != "completed").sum())
+    loss = f"loss {_median(flow['loss'].isel(time=0))} → {_median(flow['loss_at_end'])} at t = {_T1:g}"
+    measured = f"≤ {worst:.1g}; {loss}; {failed} of {flow['status'].size} runs failed"
+    statement = f"{problem}: balanced, exact flow: NFM^L = AGOP at all times, the constant being 1"
+    expected = f"‖NFM − AGOP^{{1/L}}‖ ≤ {EXACT:g} ‖NFM‖"
+    return Claim(statement, expected, measured, bool(worst <= EXACT and not failed))
+
+
+def _claim_undefined(runs: "xarray.Dataset") -> Claim:
+    linear = runs["exponent.exponent"].sel(method=[name for name in METHODS if name.startswith("linear")])
+    defined = int(linear.notnull().sum())
+    statement = f"{DIABETES}: a linear network of one output has no fitted exponent"
+    return Claim(statement, "undefined at all times, AGOP having rank one", f"defined {defined} times", defined == 0)
+
+
+def _report(runs: "xarray.Dataset", what: str) -> Claim:
+    """Scores before training and at the end, which are one where there is no training."""
+    scores = {
+        "error at 1/L": "relative_error",
+        "at the best α": "best.relative_error",
+        "best α": "best.exponent",
+        "α̂": "exponent.exponent",
+        "loss": "loss",
+        "accuracy": "accuracy",
+    }
+    told = [f"{label} {_told(runs, name)}" for label, name in scores.items() if runs[name].notnull().any()]
+    return Claim(f"{what}: before training → at the end", "reported", "; ".join(told), None)
+
+
+def _told(runs: "xarray.Dataset", name: str) -> str:
+    end = quantiles(runs[f"{name}_at_end"])
+    return end if runs["times"].max() == 0 else f"{_median(runs[name].isel(time=0))} → {end}"
+
+
+def _median(values: "xarray.DataArray") -> str:
+    return f"{float(values.median()):.2g}"
+
+
+REAL_DATA = Experiment(
+    name="real-data",
+    question="What is left of the ansatz on real data, by squared loss and by cross-entropy?",
+    one_run=one_run,
+    grid=grid,
+    figure=figure,
+    claims=claims,
+    seconds=(40, 250),
+)
