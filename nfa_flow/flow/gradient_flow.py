@@ -18,6 +18,7 @@ from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, run_to_end
 from ..losses import Loss
+from ..nets import MLP
 from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
 from ..observation import Observe, Observer, make_observer
 from ..sharpness import sharpness_of
@@ -70,7 +71,7 @@ def gradient_flow(
     - `t1`, `t0`: end and start in gradient-flow time; to go on from an earlier run pass its `net` and `end_time`.
     - `weight_decay`: λ ≥ 0.
     - `mobility`: m > 0: one number per layer of an `MLP`, or a tree of numbers or arrays in the structure of the
-      network's floating-point arrays.
+      network's floating-point arrays. By default that of the parametrisation of an `MLP`, and 1 where it has none.
     - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
       memory grows with the number of observations only. Without it, the loss. Pass the same function objects again to
@@ -110,6 +111,7 @@ def gradient_flow(
     began = time.perf_counter()
     if certify:
         require_certifiable(solver, observe)
+    mobility = _own_mobility(net) if mobility is None else mobility
     parameters, objective = make_objective(net, data, loss, weight_decay, mobility=mobility)
     observer = make_observer(observe, data, net, keep_parameters=save_nets or certify)
     t0, t1, save_times = _check_times(t0, t1, save_at)
@@ -126,6 +128,15 @@ def gradient_flow(
     run = certified(flow, observer, rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
     run = with_balance_error(run, net, t0, weight_decay, mobility)
     return conclude(run if save_nets else dataclasses.replace(run, nets=None), throw)
+
+
+def _own_mobility(net: Any) -> Mobility | None:
+    """What the parametrisation of a network asks for."""
+    if not isinstance(net, MLP) or net.parametrization is None:
+        return None
+    if net.parametrization.rule != "sgd":
+        raise wrong("mobility", f"given for a network whose {net.parametrization.name} is meant for Adam", "None")
+    return net.mobility
 
 
 def _flow(

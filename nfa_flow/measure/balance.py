@@ -15,6 +15,8 @@ def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
 
     Gradient flow conserves D_l wherever the activation between the two layers is the identity; with weight decay λ it
     shrinks as exp(−2λt), for any loss and any data. Where layer l has a bias b_l, that holds of D_l − b_lb_lᵀ instead.
+    In a network with a parametrisation W_l/√m_l stands for W_l, with the mobilities m_l that the flow then has; their
+    decay has a law only where m_l = m_{l+1}.
 
     **Arguments:** `net`: the network; `data`: unused, so that it serves as an observable.
     **Returns:** one symmetric matrix per hidden layer, of that layer's width.
@@ -24,4 +26,7 @@ def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
     if not isinstance(net, MLP):
         raise wrong("net", "an `nfa_flow.nets.MLP`", f"a {type(net).__name__}")
     weights = net.weights
+    if net.parametrization is not None:
+        m = net.parametrization.effective(net.widths).mobility
+        weights = tuple(W / each**0.5 for W, each in zip(weights, m, strict=True))
     return tuple(after.T @ after - before @ before.T for before, after in zip(weights[:-1], weights[1:], strict=True))

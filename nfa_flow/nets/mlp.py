@@ -11,6 +11,8 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from ..checks import require_integer, wrong
 from .activations import PIECEWISE_LINEAR, Activation, name_of, resolve
 from .initialisation import AbstractInitialisation, Gaussian
+from .parametrisation import AbstractParametrization
+from .parametrisation_schemes import resolve_parametrization
 
 
 class MLP(eqx.Module):
@@ -20,15 +22,20 @@ class MLP(eqx.Module):
     - `widths`: (inputs, hidden widths …, outputs), at least two entries; L = len(widths) − 1 layers.
     - `key`: PRNG key for the initial weights.
     - `activation`: a name (see `nfa_flow.nets.ACTIVATIONS`), a function of an array, or one of these per hidden layer.
-    - `init`: an initialisation of the weights; biases start at zero.
+    - `init`: an initialisation of the weights, `Gaussian()` by default; biases start at zero.
+    - `parametrization`: how start and learning rates depend on the widths: "SP", "NTP", "muP", "MeanField", "Spectral",
+      or an object such as `nf.nets.muP("adam")`. It takes the place of `init`, and `gradient_flow` follows its
+      mobilities; optimisers do where `nf.nets.scale_by_parametrization()` is chained after them.
     - `bias`: whether every layer has a bias.
     - `dtype`: of the parameters; JAX's default float if None.
 
-    **Raises:** ValueError for bad widths, an unknown activation, or an initialisation that the widths cannot hold.
+    **Raises:** ValueError for bad widths, an unknown activation or parametrisation, an initialisation or a
+    parametrisation that the widths cannot hold, or both of them.
     """
 
     layers: tuple[eqx.nn.Linear, ...]
     activations: tuple[Callable[[Array], Array], ...] = eqx.field(static=True)
+    parametrization: AbstractParametrization | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -36,7 +43,8 @@ class MLP(eqx.Module):
         *,
         key: PRNGKeyArray,
         activation: Activation | Sequence[Activation] = "identity",
-        init: AbstractInitialisation = Gaussian(),  # noqa: B008  (immutable)
+        init: AbstractInitialisation | None = None,
+        parametrization: AbstractParametrization | str | None = None,
         bias: bool = False,
         dtype: DTypeLike | None = None,
     ):
@@ -53,7 +61,14 @@ class MLP(eqx.Module):
                 "activation", f"one name or function, or one for each of the {hidden} hidden layers", activation
             )
         self.activations = tuple(resolve(each) for each in activation)
-        self.layers = tuple(_linear(W, bias) for W in init(key, tuple(widths), dtype))
+        self.parametrization = None if parametrization is None else resolve_parametrization(parametrization)
+        if self.parametrization is None:
+            draw = Gaussian() if init is None else init
+        elif init is None:
+            draw = self.parametrization.draw
+        else:
+            raise wrong("init", f"left out, as the parametrisation {self.parametrization.name} sets the start", init)
+        self.layers = tuple(_linear(W, bias) for W in draw(key, tuple(widths), dtype))
 
     def __call__(self, x: Float[Array, " inputs"], *, key: PRNGKeyArray | None = None) -> Float[Array, " outputs"]:
         """The prediction for one sample; `jax.vmap` it over rows of a data matrix."""
@@ -90,6 +105,21 @@ class MLP(eqx.Module):
             raise wrong("weights", f"matrices of shapes {shapes}", given)
         new = [jnp.asarray(W, old.dtype) for W, old in zip(weights, self.weights, strict=True)]
         return eqx.tree_at(lambda net: [linear.weight for linear in net.layers], self, new)
+
+    @property
+    def mobility(self) -> "tuple[float, ...] | MLP | None":
+        """By what the parametrisation multiplies the learning rate of each layer; None without a parametrisation.
+
+        One number per layer. Biases have numbers of their own: with them it is a tree in the shape of the network.
+        """
+        if self.parametrization is None:
+            return None
+        weights = self.parametrization.effective(self.widths).mobility
+        if self.layers[0].bias is None:
+            return weights
+        biases = self.parametrization.bias_mobility(self.widths)
+        where = lambda net: [linear.weight for linear in net.layers] + [linear.bias for linear in net.layers]
+        return eqx.tree_at(where, self, [*weights, *biases])
 
     @property
     def depth(self) -> int:
@@ -141,8 +171,9 @@ class MLP(eqx.Module):
             return super().__repr__()
         names = [name_of(activation) or getattr(activation, "__name__", "?") for activation in self.activations]
         shown = names[0] if len(set(names)) == 1 else ", ".join(names) or "no hidden layer"
+        scheme = "" if self.parametrization is None else f", {self.parametrization.name}"
         bias = "" if self.layers[0].bias is None else ", bias"
-        return f"MLP({'-'.join(map(str, self.widths))}, {shown}{bias}, {self.weights[0].dtype})"
+        return f"MLP({'-'.join(map(str, self.widths))}, {shown}{scheme}{bias}, {self.weights[0].dtype})"
 
 
 def _linear(weight: Float[Array, "fan_out fan_in"], bias: bool) -> eqx.nn.Linear:

@@ -100,3 +100,98 @@ def test_a_tree_of_another_structure_is_named():
     net, data = problem()
     with pytest.raises(ValueError, match="`mobility` must be positive numbers.*dict of another structure"):
         nf.gradient_flow(net, data, 1.0, mobility={"a": 1.0})
+
+
+WIDTHS, END = (3, 6, 6, 2), 3.0
+MUP = nf.nets.MLP(WIDTHS, key=jax.random.key(1), activation="tanh", parametrization="muP")
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
+
+
+def dissipation(net, data):
+    """Σ m_l ‖∇_l ℒ‖²."""
+    gradient = jax.grad(lambda W: nf.measure.loss(net.with_weights(W), data))(net.weights)
+    return sum(m * jnp.sum(g**2) for m, g in zip(net.mobility, gradient, strict=True))
+
+
+@pytest.fixture(scope="module")
+def mup_run():
+    """The flow of a muP network, observed at its ends and at the nodes of a quadrature between them."""
+    observe = {"loss": nf.measure.loss, "dissipation": dissipation}
+    times = [0.0, *(END / 2 * (1 + NODES)), END]
+    return nf.gradient_flow(MUP, problem()[1], END, observe=observe, save_at=times, **TIGHT)
+
+
+class WithMultipliers(eqx.Module):
+    """muP as Tensor Programs IV writes it: √n W_1, W_2, W_3/√n in the forward pass, one learning rate for all."""
+
+    net: nf.nets.MLP
+
+    def __call__(self, x):
+        return self.net.with_weights([n * W for n, W in zip(FACTORS, self.net.weights, strict=True)])(x)
+
+
+FACTORS = (6**0.5, 1.0, 6**-0.5)
+
+
+def test_mup_is_the_plain_flow_of_a_network_with_multipliers(mup_run):
+    raw = WithMultipliers(MUP.with_weights([W / n for n, W in zip(FACTORS, MUP.weights, strict=True)]))
+    # Without its parametrisation, whose mobilities are those of the other coordinates.
+    run = nf.gradient_flow(raw, problem()[1], END, observe={}, **TIGHT)
+    for n, raw_W, W in zip(FACTORS, run.net.net.weights, mup_run.net.weights, strict=True):
+        assert jnp.linalg.norm(n * raw_W - W) < 20 * 1e-9 * jnp.linalg.norm(W)  # 10 × rtol each
+
+
+def test_the_loss_falls_by_what_the_mobilities_dissipate(mup_run):
+    """ℒ(0) − ℒ(T) = ∫ Σ m_l ‖∇_l ℒ‖² dt."""
+    loss, rate = np.asarray(mup_run.observed["loss"]), np.asarray(mup_run.observed["dissipation"])
+    lost = loss[0] - loss[-1]
+    assert lost > 0.1 * loss[0]
+    np.testing.assert_allclose(END / 2 * WEIGHTS @ rate[1:-1], lost, rtol=1e-7)
+
+
+def test_the_next_network_of_a_parametrisation_compiles_nothing(mup_run, compilations):
+    net, data = MUP.with_weights([2 * W for W in MUP.weights]), problem()[1]
+    observe = {"loss": nf.measure.loss, "dissipation": dissipation}
+    compilations()
+    nf.gradient_flow(net, data, 2.0, observe=observe, save_at=np.linspace(0, 2, 22), **TIGHT)
+    assert compilations() == 0
+
+
+def test_a_linear_mup_network_keeps_the_balance_of_its_mobilities():
+    net = nf.nets.MLP(WIDTHS, key=jax.random.key(1), parametrization="muP")
+    run = nf.gradient_flow(net, problem()[1], 10.0, save_at=[0.0, 10.0], observe={"D": nf.measure.balance}, **TIGHT)
+    n, (W_1, W_2, W_3) = WIDTHS[1], net.weights
+    for D, by_hand in zip(
+        run.observed["D"], (W_2.T @ W_2 - W_1 @ W_1.T / n, n * W_3.T @ W_3 - W_2 @ W_2.T), strict=True
+    ):
+        np.testing.assert_allclose(D[0], by_hand, atol=1e-14)
+        np.testing.assert_allclose(D[1], D[0], atol=1e-7 * np.linalg.norm(by_hand))
+
+
+def euler(net, t1=0.2, **options):
+    """One or two cheap steps, which tell mobilities apart."""
+    data, solver = problem()[1], diffrax.Euler()
+    return nf.gradient_flow(net, data, t1, solver=solver, dt0=0.1, observe={}, progress=False, **options)
+
+
+def test_given_mobilities_take_the_place_of_those_of_the_parametrisation():
+    plain = nf.nets.MLP(WIDTHS, key=jax.random.key(2), activation="tanh").with_weights(MUP.weights)
+    own, given = euler(MUP), euler(MUP, mobility=[1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(weights_of(given.net), weights_of(euler(plain, mobility=[1.0] * 3).net))
+    np.testing.assert_array_equal(weights_of(own.net), weights_of(euler(plain, mobility=MUP.mobility).net))
+    assert jnp.linalg.norm(weights_of(own.net) - weights_of(given.net)) > 0.01
+
+
+def test_biases_move_with_mobilities_of_their_own():
+    net = nf.nets.MLP([3, 6, 2], key=jax.random.key(1), activation="tanh", bias=True, parametrization="muP")
+    gradient = eqx.filter_grad(nf.measure.loss)(net, problem()[1])
+    moved = euler(net, t1=0.1).net
+    for new, old, g, (m, m_bias) in zip(moved.layers, net.layers, gradient.layers, [(6, 6), (1 / 6, 1)], strict=True):
+        np.testing.assert_allclose(new.weight, old.weight - 0.1 * m * g.weight, rtol=1e-12)
+        np.testing.assert_allclose(new.bias, old.bias - 0.1 * m_bias * g.bias, rtol=1e-12)
+
+
+def test_a_flow_does_not_follow_the_learning_rates_of_adam():
+    net = nf.nets.MLP(WIDTHS, key=jax.random.key(1), activation="tanh", parametrization=nf.nets.muP("adam"))
+    with pytest.raises(ValueError, match="`mobility` must be given for a network whose muP is meant for Adam"):
+        euler(net)
