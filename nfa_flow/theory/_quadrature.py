@@ -6,6 +6,7 @@ does not count.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -52,13 +53,18 @@ def adapted_rules(argument: str, function: Callable[[Any], Any], bound: float) -
 
 def _on_panels(argument, function, left, right, nodes) -> Rule:
     """The rule on each panel, panels × nodes."""
-    x, w = leggauss(nodes)
+    x, w, D = _reference(nodes)
     half = (right - left)[:, None] / 2
     z = (left + right)[:, None] / 2 + half * x
-    # The derivative of the polynomial through the values.
-    D = legvander(x, nodes - 2) @ legder(np.linalg.inv(legvander(x, nodes - 1)))
     values = values_of(argument, function, z)
     return Rule(z, half * w, values, values @ D.T / half)
+
+
+@lru_cache
+def _reference(nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes and weights on [−1, 1], and the matrix from values to slopes of the polynomial through them."""
+    x, w = leggauss(nodes)
+    return x, w, legvander(x, nodes - 2) @ legder(np.linalg.inv(legvander(x, nodes - 1)))
 
 
 def values_of(

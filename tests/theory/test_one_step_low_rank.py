@@ -31,9 +31,9 @@ def test_of_a_relu_it_follows_from_the_smoothed_relu():
     spread, shift = np.hypot(1, tau * DIRECTION.scatter * v), tau * u * v
     m = shift * norm.cdf(shift / spread) + spread * norm.pdf(shift / spread) - norm.pdf(0)
     h = normalised_hermite(x, K) * weights
-    # Nodes that weigh less than 1e-18 are left out, and the rules of 64 and 100 nodes agree to this.
+    # τ = 0.52, where the rules of 40 and 100 nodes agree to this.
     np.testing.assert_allclose(
-        spike_matrix("relu", eta, DIRECTION, width, orders=K), width**0.5 * h @ m @ h.T, atol=1e-8
+        spike_matrix("relu", eta, DIRECTION, width, orders=K), width**0.5 * h @ m @ h.T, atol=1e-6
     )
 
 
