@@ -14,6 +14,10 @@ from .hermite import hermite as hermite
 from .hermite import hermite_series as hermite_series
 from .hermite import information_exponent as information_exponent
 from .lambda_balanced import lambda_balanced_nfm as lambda_balanced_nfm
+from .linear_mup import LinearMuP as LinearMuP
+from .linear_mup import infinite_linear_mup as infinite_linear_mup
+from .linear_mup import infinite_width_nfm as infinite_width_nfm
+from .linear_mup import linear_mup as linear_mup
 from .one_step_bulk import feature_bulk_edge as feature_bulk_edge
 from .one_step_bulk import feature_outliers as feature_outliers
 from .one_step_low_rank import spike_matrix as spike_matrix

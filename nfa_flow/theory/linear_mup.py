@@ -1,0 +1,136 @@
+"""The two-layer linear network in the maximal update parametrisation, closed at every width, the infinite one included.
+
+With f(x) = Px, P = W_2W_1, hidden width n and the mobilities n and 1/n of muP, gradient flow of the squared loss is
+closed in A = W_1ᵀW_1/n, P and C = nW_2W_2ᵀ, which know nothing of n:
+
+    A' = −(PᵀE + EᵀP),   P' = −(CE + EA),   C' = −(EPᵀ + PEᵀ),   E = P S_xx − S_yx.
+
+Only the start depends on n: it is random with deviations of order n^{−½}, and A = αI, P = 0, C = βI for n = ∞, when W_1
+starts with the variance α and W_2 with β/n². So NFM = nA and AGOP = PᵀP are known exactly at infinite width.
+
+They are tied at all times, for any data and any loss. Gradient flow conserves D = vᵀv − uuᵀ of u = W_1/√n, v = √n W_2.
+At n = ∞ (D + αI)(D − βI) = 0 at the start, hence always; between the two layers this reads
+
+    AGOP = A² + (β − α)A − αβI,   so that   NFM/n = A = ½[(α − β)I + ((α + β)²I + 4 AGOP)^{½}]:
+
+NFM is an affine function of AGOP where AGOP ≪ (α + β)², and of its square root where AGOP ≫ (α + β)².
+
+**Source:** Bordelon & Pehlevan 2022 (closed equations of deep linear networks at infinite width); the tie between NFM
+and AGOP extends that of λ-balanced networks, Dominé et al. 2024.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from ..checks import wrong
+from ._host import ArrayLike, Number, as_array, as_number, as_times
+
+_RTOL = 1e-12
+
+
+class LinearMuP(NamedTuple):
+    """A two-layer linear muP network through time, in what does not depend on its width n.
+
+    `nfm` = A = W_1ᵀW_1/n (the NFM itself is n times that), `end_to_end` = P = W_2W_1, `readout` = C = nW_2W_2ᵀ and
+    `agop` = PᵀP.
+    """
+
+    nfm: Float64[np.ndarray, "t d d"]
+    end_to_end: Float64[np.ndarray, "t c d"]
+    readout: Float64[np.ndarray, "t c c"]
+    agop: Float64[np.ndarray, "t d d"]
+
+
+def linear_mup(times: ArrayLike, W_1: ArrayLike, W_2: ArrayLike, S_xx: ArrayLike, S_yx: ArrayLike) -> LinearMuP:
+    """A network of finite width under gradient flow with the mobilities n and 1/n, as of `nf.nets.muP()`.
+
+    Integrated by scipy's DOP853 at a relative tolerance of 1e-12 of the largest entry.
+
+    **Arguments:** `times`: (t,), non-negative, ascending; `W_1`: (n, d) and `W_2`: (c, n), the weights at t = 0;
+    `S_xx`: XᵀX/samples, (d, d), and `S_yx`: YᵀX/samples, (c, d), for data in rows.
+    **Returns:** a `LinearMuP`.
+    **Raises:** ValueError for shapes that do not fit.
+    """
+    W_1 = as_array("W_1", W_1, "n", "d")
+    W_2 = as_array("W_2", W_2, "c", len(W_1))
+    return _flow(times, W_1.T @ W_1 / len(W_1), W_2 @ W_1, len(W_1) * W_2 @ W_2.T, S_xx, S_yx)
+
+
+def infinite_linear_mup(
+    times: ArrayLike, S_xx: ArrayLike, S_yx: ArrayLike, *, alpha: Number | None = None, beta: Number = 1.0
+) -> LinearMuP:
+    """The limit of infinite width, from independent weights.
+
+    It is also the plain gradient flow of a network of the finite width d + c from [√α I; 0] and [0, √β I].
+
+    **Arguments:** `times`, `S_xx`, `S_yx`: as in `linear_mup`; `alpha`: variance of the entries of W_1 at the start,
+    1/d by default, as of `nf.nets.muP()`; `beta`: n² times that of W_2.
+    **Returns:** a `LinearMuP`.
+    **Raises:** ValueError for shapes that do not fit or a variance that is not positive.
+    """
+    S_yx = as_array("S_yx", S_yx, "c", "d")
+    outputs, inputs = S_yx.shape
+    alpha, beta = _variances(alpha, beta, inputs)
+    return _flow(times, alpha * np.eye(inputs), np.zeros_like(S_yx), beta * np.eye(outputs), S_xx, S_yx)
+
+
+def infinite_width_nfm(P: ArrayLike, *, alpha: Number | None = None, beta: Number = 1.0) -> Float64[np.ndarray, "d d"]:
+    """NFM/n = ½[(α − β)I + ((α + β)²I + 4 AGOP)^{½}] of an infinitely wide two-layer linear muP network, AGOP = PᵀP.
+
+    It holds at all times of a gradient flow from independent weights, for any data and any loss.
+
+    **Arguments:** `P`: end-to-end matrix, (c, d); `alpha`, `beta`: as in `infinite_linear_mup`.
+    **Returns:** (d, d).
+    **Raises:** ValueError for something else than a matrix, or a variance that is not positive.
+    """
+    P = as_array("P", P, "c", "d")
+    alpha, beta = _variances(alpha, beta, P.shape[1])
+    _, s, Vt = np.linalg.svd(P)
+    singular = np.zeros(P.shape[1])
+    singular[: s.size] = s
+    return (Vt.T * (alpha - beta + np.hypot(alpha + beta, 2 * singular)) / 2) @ Vt
+
+
+def _variances(alpha: Number | None, beta: Number, inputs: int) -> tuple[float, float]:
+    alpha = 1 / inputs if alpha is None else as_number("alpha", alpha, above=0)
+    return alpha, as_number("beta", beta, above=0)
+
+
+def _flow(times, A, P, C, S_xx, S_yx) -> LinearMuP:
+    from scipy.integrate import solve_ivp
+
+    moments = as_array("times", as_times(times), "t")
+    if np.any(np.diff(moments) < 0):
+        raise wrong("times", "in ascending order", moments.tolist())
+    outputs, inputs = P.shape
+    S_xx = as_array("S_xx", S_xx, inputs, inputs)
+    S_yx = as_array("S_yx", S_yx, outputs, inputs)
+
+    def unpack(flat):
+        A, P, C = np.split(flat, [A0.size, A0.size + P0.size])
+        return A.reshape(A0.shape), P.reshape(P0.shape), C.reshape(C0.shape)
+
+    def field(_, flat):
+        A, P, C = unpack(flat)
+        E = P @ S_xx - S_yx
+        pull, push = P.T @ E, E @ P.T
+        return -np.concatenate([(pull + pull.T).ravel(), (C @ E + E @ A).ravel(), (push + push.T).ravel()])
+
+    A0, P0, C0 = A, P, C
+    path = [np.concatenate([A.ravel(), P.ravel(), C.ravel()])]
+    for stretch in pairwise([0.0, *moments]):
+        flat = path[-1]
+        if stretch[1] > stretch[0]:
+            solution = solve_ivp(field, stretch, flat, "DOP853", rtol=_RTOL, atol=_RTOL * np.max(np.abs(flat)))
+            if not solution.success:
+                raise RuntimeError(f"scipy could not integrate the muP network: {solution.message}")
+            flat = solution.y[:, -1]
+        path.append(flat)
+    states = [unpack(flat) for flat in path[1:]]
+    A, P, C = (
+        np.reshape([each[i] for each in states], (len(states), *start.shape)) for i, start in enumerate((A, P, C))
+    )
+    return LinearMuP(nfm=A, end_to_end=P, readout=C, agop=P.mT @ P)
