@@ -7,6 +7,7 @@ A unit of work is a handful of lanes of one group. Its results come back as plai
 import dataclasses
 import importlib.util
 import pickle
+import secrets
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from typing import Any
@@ -18,6 +19,7 @@ from .engine import Lane
 from .local import TICK_SECONDS, Results, uses_float64
 from .plan import Group
 from .result import RunResult, failed
+from .watch import Watch
 
 _MOST_LANES = 32
 _UNITS_PER_GROUP = 16
@@ -42,17 +44,20 @@ class RemoteWorkers:
     def results(self) -> Generator[Results, None, None]:
         """Results as they come, and an empty list every now and then; what has not begun is cancelled at the end.
 
-        **Raises:** RuntimeError when the executor loses its workers, or cannot run the function.
+        **Raises:** RuntimeError when the executor loses its workers, or cannot run the function; ValueError when the
+        function cannot be sent to them.
         """
-        submit = self._executor.submit
+        submit, watch = self._executor.submit, Watch(self._executor)
         waiting: dict[Future, int] = {}
+        attempt = secrets.token_hex(8)
         try:
             for unit in self._units:
-                waiting[submit(run_unit, self._pack(unit), uses_float64())] = len(unit[-1].lanes)
+                waiting[submit(run_unit, self._packed(unit), uses_float64(), attempt)] = len(unit[-1].lanes)
             while waiting:
                 done, _ = wait(waiting, timeout=TICK_SECONDS, return_when=FIRST_COMPLETED)
                 self.running = sum(lanes for future, lanes in waiting.items() if future.running())
                 if not done:
+                    watch.look()
                     yield []
                 # An executor that breaks fails many at once, and the first of them ends the sweep.
                 for future in sorted(done, key=_failed):
@@ -62,9 +67,19 @@ class RemoteWorkers:
             for future in waiting:
                 future.cancel()
 
+    def _packed(self, unit: _UnitOfWork) -> bytes | _UnitOfWork:
+        try:
+            return self._pack(unit)
+        except Exception as error:
+            must_be = "a function that can be sent to other processes, with settings that can"
+            raise wrong("one_run", must_be, f"one that cannot ({type(error).__name__}: {error})") from error
 
-def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool) -> Results:
-    """Run some lanes of one group in this process, on its first device."""
+
+def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool, attempt: str) -> Results:
+    """Run some lanes of one group in this process, on its first device.
+
+    `attempt` tells a call from the same one in another sweep: dask would repeat the error that it kept of that.
+    """
     if uses_float64() != x64:
         raise RuntimeError(
             f"this worker has jax_enable_x64={not x64}, but the sweep was called with {x64}: "

@@ -1,24 +1,26 @@
 """Sweeps in other processes: the same bits, whatever runs them, and a worker that dies loses nothing finished."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import sys
 import types
 
 import distributed
+import jax
 import numpy as np
 import pytest
 from sweep.problems import dies_once, linear
 
 import nfa_flow as nf
+from nfa_flow.sweep import watch
 
 GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(6))
 
-
 _CANNOT_LOAD = "cannot load `one_run` or its settings .ModuleNotFoundError: No module named 'module_of_nobody'"
 
-# A scheduler without workers waits for new ones, as it should; a test must not.
+# Whatever a scheduler or a process waits for, a test does not.
 starts_processes = pytest.mark.timeout(300)
 
 
@@ -28,11 +30,23 @@ def expected():
 
 
 @pytest.fixture
-def workers_import_tests(monkeypatch):
-    """Let new processes find these tests, and use float64 as this one does."""
+def workers_import_tests(monkeypatch, tmp_path):
+    """Let new processes find these tests, use float64 as this one does, and share what they compile."""
     folder = os.path.dirname(os.path.dirname(__file__))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@pytest.fixture
+def out_of_reach(monkeypatch):
+    """A function in a module that this process has, and no worker can import."""
+    module = types.ModuleType("module_of_nobody")
+    module.linear = types.FunctionType(linear.__code__, linear.__globals__, "linear", linear.__defaults__)
+    module.linear.__module__, module.linear.__qualname__ = module.__name__, "linear"
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.linear
 
 
 def spawning(workers):
@@ -45,9 +59,20 @@ def test_threads_of_an_executor_give_the_same(expected):
     assert dataset.identical(expected)
 
 
+def test_a_worker_of_another_precision_is_told():
+    enter = lambda: jax.enable_x64(False).__enter__()  # holds for the thread
+    with concurrent.futures.ThreadPoolExecutor(1, initializer=enter) as executor:
+        with pytest.raises(RuntimeError, match="JAX_ENABLE_X64=1 for the workers"):
+            nf.sweep(linear, GRID, executor=executor, progress=False)
+
+
 @starts_processes
-def test_processes_give_the_same_and_a_dead_one_loses_nothing_finished(expected, workers_import_tests, tmp_path):
+def test_processes_give_the_same_and_a_dead_one_loses_nothing_finished(
+    expected, workers_import_tests, out_of_reach, tmp_path
+):
     with spawning(1) as executor:
+        with pytest.raises(RuntimeError, match=_CANNOT_LOAD):
+            nf.sweep(out_of_reach, GRID, executor=executor, progress=False)
         dataset = nf.sweep(linear, GRID, executor=executor, progress=False)
         assert dataset.identical(expected)
         options = {"store": tmp_path / "store.zarr", "batch": "off", "progress": False}
@@ -66,44 +91,105 @@ def test_processes_give_the_same_and_a_dead_one_loses_nothing_finished(expected,
 def test_dask_gives_the_same_and_survives_a_killed_worker(expected, workers_import_tests, out_of_reach, tmp_path):
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with cluster, distributed.Client(cluster) as client:
+        options = {"executor": client.get_executor(), "progress": False}
         with pytest.raises(RuntimeError, match=_CANNOT_LOAD):
-            nf.sweep(out_of_reach, GRID, executor=client.get_executor(), progress=False)
+            nf.sweep(out_of_reach, GRID, **options)
         scale = 0.5
-        dataset = nf.sweep(
-            lambda key, weight_decay: linear(key, scale, weight_decay),
-            GRID,
-            executor=client.get_executor(),
-            progress=False,
-        )
+        dataset = nf.sweep(lambda key, weight_decay: linear(key, scale, weight_decay), GRID, **options)
         for name in ("loss", "nfm", "status", "total_steps"):
             np.testing.assert_array_equal(dataset[name], expected[name])
         grid = nf.Grid(seed=range(6), marker=[str(tmp_path / "marker")], parent=[os.getpid()])
-        dataset = nf.sweep(dies_once, grid, executor=client.get_executor(), batch="off", progress=False)
+        dataset = nf.sweep(dies_once, grid, batch="off", **options)
     assert (tmp_path / "marker").exists()
     assert (dataset["status"] == "completed").all()
 
 
-@starts_processes
-def test_a_worker_of_another_precision_is_told(workers_import_tests, monkeypatch):
-    monkeypatch.setenv("JAX_ENABLE_X64", "0")
-    with spawning(1) as executor, pytest.raises(RuntimeError, match="JAX_ENABLE_X64=1 for the workers"):
-        nf.sweep(linear, GRID, executor=executor, progress=False)
+def test_a_function_that_cannot_be_sent_is_refused():
+    with spawning(1) as executor, pytest.raises(ValueError, match="`one_run` must be a function that can be sent"):
+        nf.sweep(lambda key: linear(key), nf.Grid(), executor=executor, progress=False)
 
 
 @pytest.fixture
-def out_of_reach(monkeypatch):
-    """A function in a module that this process has, and no worker can import."""
-    module = types.ModuleType("module_of_nobody")
-    module.linear = types.FunctionType(linear.__code__, linear.__globals__, "linear", linear.__defaults__)
-    module.linear.__module__, module.linear.__qualname__ = module.__name__, "linear"
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return module.linear
+def impatient(monkeypatch):
+    monkeypatch.setattr(watch, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "_PERIOD_SECONDS", 0.1)
+
+
+@pytest.fixture
+def cluster():
+    """A dask cluster of threads, without workers so far."""
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=0, **options) as cluster:
+        yield cluster
 
 
 @starts_processes
-def test_processes_that_cannot_import_the_function_say_so(workers_import_tests, out_of_reach):
-    with spawning(1) as executor, pytest.raises(RuntimeError, match=_CANNOT_LOAD):
-        nf.sweep(out_of_reach, GRID, executor=executor, progress=False)
+def test_a_cluster_without_workers_is_told(cluster, impatient):
+    with distributed.Client(cluster) as client:
+        with pytest.raises(RuntimeError, match="no workers for 0.5 s, and none are on their way"):
+            nf.sweep(linear, GRID, executor=client.get_executor(), progress=False)
+
+
+class Attended(concurrent.futures.Executor):
+    """Passes for one of dask, with a client that says what it is told to say."""
+
+    __module__ = "distributed"
+
+    def __init__(self, nthreads, cluster):
+        self._client = types.SimpleNamespace(nthreads=nthreads, cluster=cluster)
+
+
+def gone():
+    raise OSError("no scheduler")
+
+
+@pytest.mark.parametrize(
+    ("nthreads", "cluster", "waits"),
+    [
+        (lambda: {"tcp://a": 1}, None, True),
+        (dict, types.SimpleNamespace(workers={"a job": "in the queue"}), True),
+        (dict, types.SimpleNamespace(workers={}), False),
+        (dict, types.SimpleNamespace(), True),  # of a kind that does not tell
+        (dict, None, False),
+        (gone, None, True),  # its futures tell
+    ],
+)
+def test_workers_that_are_on_their_way_are_waited_for(nthreads, cluster, waits, monkeypatch):
+    monkeypatch.setattr(watch, "_PATIENCE_SECONDS", -1)
+    monkeypatch.setattr(watch, "_PERIOD_SECONDS", 0)
+    with contextlib.nullcontext() if waits else pytest.raises(RuntimeError, match="none are on their way"):
+        watch.Watch(Attended(nthreads, cluster)).look()
+
+
+class Fickle:
+    """`linear`, that can be loaded only where there is this file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __call__(self, key, weight_decay):
+        return linear(key, weight_decay=weight_decay)
+
+    def __reduce__(self):
+        return load_fickle, (self.file,)
+
+
+def load_fickle(file):
+    if not file.exists():
+        raise FileNotFoundError("nothing there")
+    return Fickle(file)
+
+
+@starts_processes
+def test_dask_tries_again_what_failed_in_an_earlier_sweep(cluster, expected, tmp_path):
+    cluster.scale(1)
+    with distributed.Client(cluster) as client:
+        run = lambda: nf.sweep(Fickle(tmp_path / "it"), GRID, executor=client.get_executor(), progress=False)
+        with pytest.raises(RuntimeError, match="FileNotFoundError: nothing there") as kept:
+            run()
+        (tmp_path / "it").touch()
+        np.testing.assert_array_equal(run()["loss"], expected["loss"])
+        assert kept.value.__cause__
 
 
 class Scripted(concurrent.futures.Executor):
