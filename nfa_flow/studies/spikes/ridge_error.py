@@ -119,7 +119,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
 
 def _draw(ax: "Axes", runs: "xarray.Dataset", teacher: HermiteSeries, activation: str) -> dict[str, Any]:
     alphas, theory = runs["alpha"].values, {}
-    fine = np.linspace(alphas[0], alphas[-1], 30)
+    fine = np.linspace(alphas[0], alphas[-1], 16)
     finite = np.array([of_finite_spikes(int(runs["samples"]), teacher, activation, alpha) for alpha in fine])
     for i, (name, color) in enumerate(_LOSSES.items()):
         low, median, high = middle(runs[f"features.{name}_at_end"].transpose("alpha", "seed").values)

@@ -81,7 +81,7 @@ def _draw_sizes(ax: "Axes", runs: "xarray.Dataset", activation: str) -> dict[str
         low, median, high = middle(values[k])
         ax.plot(alphas, median, color=PALETTE[k], marker="o", markersize=3, label=f"$s_{k + 1}$ seen")
         ax.fill_between(alphas, low, high, color=PALETTE[k], alpha=0.2, linewidth=0)
-    fine = np.linspace(alphas[0], alphas[-1], 60)
+    fine = np.linspace(alphas[0], alphas[-1], 30)
     entries = entries_of(ax)
     entries["spikes predicted"] = ax.plot(fine, predicted(n, activation, fine.tolist()).T, **THEORY)[0]
     orders = [k for k in (1, 2, 3) if expansion(activation).has(k)]

@@ -52,7 +52,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     alphas, counts = dataset["alpha"].values, dataset["samples"].values.tolist()
     sheet, axes = new_figure(2)
     sheet.set_figwidth(9)
-    fine = np.linspace(alphas[0], alphas[-1], 30)
+    fine = np.linspace(alphas[0], alphas[-1], 16)
     stairs = np.setdiff1d(np.linspace(alphas[0], alphas[-1], 400), spike_boundaries(12))
     entries: dict[str, Any] = {}
     for j, n in enumerate(counts):
