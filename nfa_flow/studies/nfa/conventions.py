@@ -122,7 +122,9 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
         loss = quantiles(dataset["loss_at_end"].sel(training=training))
         rise = quantiles((trained > untrained).sum(axis=0), "{:.0f}")
         measured = f"{rise} of {len(DEFINITIONS)}; loss {loss}"
-        found.append(Claim(f"{training}: definitions by which a network gains on an untrained one", "reported", measured, None))
+        found.append(
+            Claim(f"{training}: definitions by which a network gains on an untrained one", "reported", measured, None)
+        )
         for name, before, after in zip(DEFINITIONS, untrained, trained, strict=True):
             measured = f"{quantiles(before, '{:.2f}')} → {quantiles(after, '{:.2f}')}"
             found.append(Claim(f"{training}: {name}: untrained → trained", "reported", measured, None))

@@ -1,0 +1,112 @@
+"""Pieces of the experiment on real data, on datasets whose scores are known; the study runs it whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+
+import nfa_flow as nf
+from nfa_flow.data import Dataset
+from nfa_flow.studies.nfa import real_data
+from nfa_flow.studies.nfa.common import EXACT
+from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, accuracy, claims, of_problem, split
+
+SCORES = (
+    "loss",
+    "relative_error",
+    "law_error",
+    "exponent.exponent",
+    "best.relative_error",
+    "best.exponent",
+    "accuracy",
+)
+
+
+def dataset(cases=tuple(f"{problem}: {FLOW}" for problem in PROBLEMS), *, status="completed", **scores):
+    """A sweep of three seeds and two times without its runs; each score is the same in all, 0 unless given."""
+    shape, dims = (len(cases), 3, 2), ("case", "seed", "time")
+    variables = {}
+    for name in SCORES:
+        values = np.full(shape, float(scores.get(name.replace(".", "_"), 0)))
+        variables |= {f"{prefix}{name}": (dims, values) for prefix in ("", "untrained.")}
+        variables[f"{name}_at_end"] = (dims[:2], values[..., -1])
+    variables["status"] = (dims[:2], np.full(shape[:2], status))
+    return xarray.Dataset(variables, coords={"case": list(cases), "seed": np.arange(3)})
+
+
+def law(found):
+    return [claim.holds for claim in claims(found) if "NFM^L = AGOP" in claim.statement]
+
+
+@pytest.mark.parametrize(("error", "holds"), [(0.9 * EXACT, True), (1.1 * EXACT, False), (np.nan, False)])
+def test_the_law_holds_up_to_the_tolerance_on_every_problem(error, holds):
+    assert law(dataset(law_error=error, exponent_exponent=np.nan)) == [holds] * len(PROBLEMS)
+
+
+def test_one_time_at_which_the_law_is_missed_refutes_it():
+    found = dataset()
+    found["law_error"][1, 2, 0] = 2 * EXACT
+    assert law(found) == [True, False, True]
+
+
+def test_the_law_is_not_claimed_of_runs_that_failed():
+    assert law(dataset(status="failed")) == [False] * len(PROBLEMS)
+
+
+@pytest.mark.parametrize(("exponent", "holds"), [(np.nan, True), (1 / 3, False)])
+def test_a_fitted_exponent_of_a_linear_network_on_diabetes_would_be_a_mistake(exponent, holds):
+    (claim,) = [each for each in claims(dataset(exponent_exponent=exponent)) if "one output" in each.statement]
+    assert claim.holds is holds
+
+
+def test_what_optimisers_do_is_reported():
+    case = f"{DIABETES}: tanh, Adam"
+    (report,) = [
+        claim for claim in claims(dataset((*dataset()["case"].values, case))) if claim.statement.startswith(case)
+    ]
+    assert report.holds is None and "error at 1/L" in report.measured
+
+
+def test_a_linear_network_of_one_output_has_an_undefined_exponent():
+    data = nf.data.diabetes()
+    for init in (nf.nets.Balanced(0.3), nf.nets.Gaussian()):
+        net = nf.nets.MLP([10, 16, 16, 1], key=jax.random.key(0), init=init)
+        assert np.isnan(nf.measure.fit_exponent(net, data).exponent)
+
+
+def test_samples_are_split_into_two_parts_that_together_are_all():
+    whole = Dataset(jnp.arange(10.0)[:, None], jnp.arange(10.0)[:, None] ** 2)
+    parts = split(jax.random.key(0), whole, 7)
+    assert [part.samples for part in parts] == [7, 3]
+    np.testing.assert_array_equal(np.sort(np.concatenate([part.x[:, 0] for part in parts])), whole.x[:, 0])
+    for part in parts:
+        np.testing.assert_array_equal(part.y, part.x**2)
+    other, _ = split(jax.random.key(1), whole, 7)
+    assert not np.array_equal(other.x, parts[0].x)
+
+
+def test_accuracy_is_the_share_of_samples_whose_class_comes_first():
+    targets = jnp.eye(4)[jnp.array([0, 1, 2, 3])]
+    outputs = jnp.array([[2.0, 1, 0, 0], [0, 5, 1, 0], [3, 0, 2, 0], [-4, -3, -2, -1]])
+    assert accuracy(lambda x: x, Dataset(outputs, targets)) == 0.75
+    assert np.isnan(accuracy(lambda x: x[:1], Dataset(outputs, targets[:, 0])))
+
+
+def test_methods_keep_their_places_whatever_has_run():
+    runs = of_problem(dataset(loss=2.0), DIABETES)
+    assert list(runs["training"].values) == list(METHODS)
+    assert runs["loss"].sel(training=FLOW).notnull().all()
+    assert runs["loss"].drop_sel(training=FLOW).isnull().all()
+
+
+def test_linear_networks_start_balanced_and_others_are_held_out():
+    inits = [method.init for method in METHODS.values() if method.activation == "identity"]
+    assert inits == [nf.nets.Balanced(real_data._START)] * len(inits)
+    assert all(real_data._SAMPLES < problem.load().samples for problem in PROBLEMS.values())
+
+
+def test_the_quick_grid_is_a_part_of_the_full_one():
+    quick, full = real_data.grid(True), real_data.grid(False)
+    assert all(set(quick.dimensions[name]) <= set(full.dimensions[name]) for name in full.dimensions)
+    assert len(quick.dimensions["seed"]) >= 8
