@@ -8,7 +8,16 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.studies.nfa import initialisation
-from nfa_flow.studies.nfa.initialisation import INITIALISATION, INITS, Chosen, LowRank, MeanField, departure, unlearnt
+from nfa_flow.studies.nfa.initialisation import (
+    INITIALISATION,
+    INITS,
+    Chosen,
+    LowRank,
+    MeanField,
+    departure,
+    least_unlearnt,
+    unlearnt,
+)
 
 KEY = jax.random.key(0)
 TIMES = initialisation._TIMES
@@ -42,14 +51,39 @@ def test_nothing_is_left_to_learn_of_least_squares_and_all_of_zero():
     assert unlearnt(net.with_weights([0 * best]), data) == pytest.approx(1, abs=1e-12)
 
 
+def test_the_share_left_to_learn_is_that_of_the_loss():
+    data = nf.data.linear_teacher(KEY, 30, 4, 2, noise=0.5)
+    net = nf.nets.MLP([4, 3, 2], key=KEY)
+    loss = lambda A: nf.measure.loss(nf.nets.MLP([4, 2], key=KEY).with_weights([A]), data)
+    least, zero = loss(jnp.linalg.solve(data.S_xx, data.S_xy).T), loss(jnp.zeros((2, 4)))
+    share = (nf.measure.loss(net, data) - least) / (zero - least)
+    assert unlearnt(net, data) == pytest.approx(float(share), rel=1e-12)
+
+
+def test_the_best_map_of_rank_four_leaves_the_smallest_mode_of_whitened_data():
+    data = nf.data.linear_teacher(KEY, 40, 6, 5, whiten=True)
+    A = jnp.linalg.solve(data.S_xx, data.S_xy).T
+    U, s, Vt = jnp.linalg.svd(A, full_matrices=False)
+    truncated = nf.nets.MLP([6, 5], key=KEY).with_weights([(U[:, :4] * s[:4]) @ Vt[:4]])
+    assert least_unlearnt(data) == pytest.approx(float(s[4] ** 2 / jnp.sum(s**2)), rel=1e-12)
+    assert unlearnt(truncated, data) == pytest.approx(float(least_unlearnt(data)), rel=1e-12)
+
+
 def made(scales=(1e-6, 1e-3, 1e-2, 0.1, 1.0, 3.0), *, power=2.0, departs=1.0, rank_left=0.0):
-    """Two seeds of each start, whose error is scale^power and who learn at once after departs/scale."""
+    """Two seeds of each start, whose error is scale^power, of balance scale², who learn at once after departs/scale."""
     scale = np.array(scales)[None, :, None, None]
     shape = (len(INITS), len(scales), 2, TIMES.size)
     is_learnt = np.broadcast_to(TIMES > departs / scale, shape)
-    error = np.broadcast_to(np.where(TIMES > 0, np.minimum(scale**power, 0.8), 0.7), shape)
-    dims, left = ("init", "scale", "seed"), np.where(is_learnt, 0.0, 1.0)
-    variables = {"relative_error": error, "unlearnt": left, "rank_left": np.full(shape, rank_left)}
+    least = np.broadcast_to(np.where(np.array(list(INITS)) == "rank 2", 0.1, 0.0)[:, None, None, None], shape)
+    of_scale = {
+        "relative_error": np.where(TIMES > 0, np.minimum(scale**power, 0.8), 0.7),
+        "imbalance": scale**2,
+        "nfm_norm": 2.0,
+        "unlearnt": np.where(is_learnt, least, 1.0),
+        "least_unlearnt": 0.1,
+        "rank_left": rank_left,
+    }
+    dims, variables = ("init", "scale", "seed"), {name: np.broadcast_to(v, shape) for name, v in of_scale.items()}
     every = {name: ((*dims, "time"), values) for name, values in variables.items()}
     ends = {f"{name}_at_end": (dims, values[..., -1]) for name, values in variables.items()}
     coords = {"init": list(INITS), "scale": list(scales), "seed": [0, 1], "time": TIMES}
@@ -64,13 +98,17 @@ def test_departure_lies_between_observations_and_is_undefined_for_those_who_stay
 
 
 def test_each_claim_fails_with_its_law():
-    verdicts = lambda dataset: [claim.holds for claim in INITIALISATION.claims(dataset)]
-    assert verdicts(made()) == [True, True, True, None, None, None, True, None]
-    assert verdicts(made(power=1.9))[0] is False
-    assert verdicts(made(rank_left=1e-3))[6] is False
-    never = made()
-    never["unlearnt_at_end"] = never["unlearnt_at_end"] + 1e-3
-    assert verdicts(never)[2] is False
+    laws = lambda dataset: [claim.holds for claim in INITIALISATION.claims(dataset) if claim.holds is not None]
+    broken = lambda dataset: [place for place, holds in enumerate(laws(dataset)) if not holds]
+    error, imbalance, saddle, horizon, stays, rank, best = range(7)
+    assert laws(made()) == [True] * 7
+    assert broken(made(power=1.9)) == [error, imbalance]
+    assert broken(made(rank_left=1e-3)) == [rank]
+    assert broken(made().map(lambda values: values + 1e-3 if values.name == "unlearnt_at_end" else values)) == [
+        horizon,
+        best,
+    ]
+    assert broken(made(departs=0.01)) == [stays]
     late = made()
     late["unlearnt"] = late["unlearnt"].where((late["scale"] != 1e-3) | (late["time"] > 5e4), 1.0)
-    assert verdicts(late)[1] is False
+    assert broken(late) == [saddle]

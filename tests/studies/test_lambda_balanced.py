@@ -29,11 +29,20 @@ def dataset():
 
 def test_claims_hold_along_the_flow_and_fail_off_the_identity(dataset):
     claims = LAMBDA_BALANCED.claims(dataset)
-    assert [claim.holds for claim in claims] == [True] * 5 + [None]
+    assert [claim.holds for claim in claims] == [True] * 6 + [None]
     off = dataset.assign({"nfm": 1.001 * dataset["nfm"]})
     off["exponent.exponent"] = dataset["exponent.exponent"] + 1e-3
     off["exponent.exponent_at_end"] = dataset["b"] - dataset["exponent.exponent_at_end"]
-    assert [claim.holds for claim in LAMBDA_BALANCED.claims(off)] == [False] * 5 + [None]
+    off["end_to_end"] = dataset["end_to_end"] * (1 + 1e-3 * dataset["b"])
+    assert [claim.holds for claim in LAMBDA_BALANCED.claims(off)] == [False] * 6 + [None]
+
+
+def test_a_seed_with_a_run_that_failed_is_left_out_and_counted(dataset):
+    failed = dataset.where((dataset["b"] != 2.0) | (dataset["seed"] != 1))
+    failed["status"] = dataset["status"].where((dataset["b"] != 2.0) | (dataset["seed"] != 1), "max_steps")
+    claims = LAMBDA_BALANCED.claims(failed)
+    assert [claim.holds for claim in claims] == [True] * 6 + [None]
+    assert claims[0].measured.endswith("in 3 of 6 runs")
 
 
 def test_the_exponent_of_the_identity_is_a_half_without_imbalance_and_turns_with_its_sign(dataset):
