@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ...data import Dataset, single_index
 from ...nets import MLP
 from ...one_step import (
-    cancel_output,
     feature_spectrum,
     features,
     gradient_vector,
@@ -35,7 +34,6 @@ PHI, PSI = 0.3, 0.6  # d/n and d/N
 NOISE = 0.5
 PENALTY = 0.01
 TEACHER = hermite_series([0, 1, 0.5**0.5])  # z + (z² − 1)/√2
-KEPT, CANCELLED = "own output kept", "own output cancelled"
 _TEST = 2  # batches of samples to test on
 
 THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5}
@@ -50,15 +48,13 @@ class Draw(NamedTuple):
     fresh: Dataset
 
 
-def draw(key: PRNGKeyArray, samples: int, activation: str, teacher: HermiteSeries, output: str = KEPT) -> Draw:
-    """A network and data at the ratios of this study, where its own output is kept in the residuals or cancelled."""
+def draw(key: PRNGKeyArray, samples: int, activation: str, teacher: HermiteSeries) -> Draw:
+    """A network and data at the ratios of this study."""
     data_key, net_key = jax.random.split(key)
     n, inputs, width = sizes(samples, PHI, PSI)
     data = single_index(data_key, (2 + _TEST) * n, inputs, noise=NOISE, link=teacher)
     net = two_layer_net(net_key, inputs, width, activation)
     batch = Dataset(data.x[:n], data.y[:n], index=data.index)
-    if output == CANCELLED:
-        batch = cancel_output(net, batch)
     return Draw(net, batch, Dataset(data.x[n:], data.y[n:], index=data.index))
 
 
@@ -99,12 +95,11 @@ def expansion(function: str | HermiteSeries) -> Hermite:
     return hermite(function)
 
 
-def direction_of(activation: str, teacher: HermiteSeries = TEACHER, output: str = KEPT) -> GradientDirection:
-    """The first gradient in the limit, with its scatter, at the ratios of this study."""
-    options: dict[str, Any] = {"noise": NOISE, "activation": expansion(activation), "own_output": output == KEPT}
+def direction_of(activation: str, teacher: HermiteSeries = TEACHER) -> GradientDirection:
+    """The first gradient in the limit, with the network's own output and the scatter, at the ratios of this study."""
     with warnings.catch_warnings():  # of a teacher that teaches nothing, as one of them is meant to
         warnings.simplefilter("ignore", UserWarning)
-        return gradient_direction(expansion(teacher), PHI, **options)
+        return gradient_direction(expansion(teacher), PHI, noise=NOISE, activation=expansion(activation))
 
 
 def energy(teacher: HermiteSeries) -> float:
