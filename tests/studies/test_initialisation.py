@@ -8,10 +8,10 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.studies.nfa import initialisation
+from nfa_flow.studies.nfa.common import OneOf
 from nfa_flow.studies.nfa.initialisation import (
     INITIALISATION,
     INITS,
-    Chosen,
     LowRank,
     MeanField,
     departure,
@@ -37,7 +37,8 @@ def test_mean_field_layers_are_gaussian_ones_over_the_root_of_their_width():
 
 
 def test_a_start_chosen_by_a_traced_place_is_that_start():
-    draw = jax.jit(lambda place: Chosen(place, 0.3)(KEY, (4, 4, 4), jnp.float64))
+    options = tuple(make(0.3) for make in INITS.values())
+    draw = jax.jit(lambda place: OneOf(options, place)(KEY, (4, 4, 4), jnp.float64))
     for place, make in enumerate(INITS.values()):
         for chosen, own in zip(draw(place), make(0.3)(KEY, (4, 4, 4), jnp.float64), strict=True):
             np.testing.assert_allclose(chosen, own, rtol=1e-12)

@@ -1,12 +1,15 @@
 """The Neural Feature Ansatz, settled: exact flow against optimisers, on synthetic and on real data."""
 
 from ..study import Study
+from .conventions import CONVENTIONS
 from .counterexample import COUNTEREXAMPLE
 from .depth import DEPTH
 from .initialisation import INITIALISATION
 from .label_noise import LABEL_NOISE
 from .lambda_balanced import LAMBDA_BALANCED
+from .linear_layers import LINEAR_LAYERS
 from .random_relu import RANDOM_RELU
+from .real_data import REAL_DATA
 from .step_size import STEP_SIZE
 from .weight_decay import WEIGHT_DECAY
 
@@ -20,7 +23,10 @@ neural_feature_ansatz = Study(
         LAMBDA_BALANCED,
         INITIALISATION,
         LABEL_NOISE,
+        LINEAR_LAYERS,
         COUNTEREXAMPLE,
         RANDOM_RELU,
+        REAL_DATA,
+        CONVENTIONS,
     ),
 )

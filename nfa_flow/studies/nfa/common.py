@@ -4,13 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float
+import jax
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from ... import measure
+from ... import measure, nets
 from ...losses import Loss
+from ...nets.initialisation import Weights
 
 # What a trajectory at a relative tolerance of 1e-9 may miss a law of the exact flow by.
 EXACT = 1e-7
+
+
+class OneOf(nets.AbstractInitialisation):
+    """One of several initialisations by its place, which may be traced, so that one program serves all of them."""
+
+    options: tuple[nets.AbstractInitialisation, ...]
+    place: int | Int[Array, ""]
+
+    def __call__(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
+        return jax.lax.switch(self.place, [lambda init=init: init(key, widths, dtype) for init in self.options])
 
 
 def observables(power: float | Float[Array, ""], loss: Loss = "mse") -> dict[str, Callable[[Any, Any], Any]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _WIDTHS, _SAMPLES, _BATCH = (20, 64, 64, 1), 500, 50
 _STEPS = 3_000
-APART = 0.1  # between the highest and the lowest score of a network: well above the spread of any of them over seeds
+APART = 0.1  # between the highest and the lowest score of one and the same network
 
 UNTRAINED = "untrained"
 TRAININGS = {

@@ -37,7 +37,7 @@ TRAININGS = {
     "AdamW .001": Descent("adamw", 0.001, 3_000, adamw_decay=0.1),
     _UNTRAINED: Untrained(),
 }
-_QUICK = ("exact flow", "GD .03", "Adam .001", _UNTRAINED)
+_QUICK = ("exact flow", "Adam .001", _UNTRAINED)
 
 
 def grid(quick: bool) -> Grid:

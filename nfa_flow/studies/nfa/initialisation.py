@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from ... import measure, nets
 from ...data import Dataset, linear_teacher
@@ -28,7 +28,7 @@ from ...sweep import Grid, batched
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment, quantiles
 from ..training import ExactFlow
-from .common import EXACT, observables
+from .common import EXACT, OneOf, observables
 from .weight_decay import imbalance, left_out
 
 if TYPE_CHECKING:
@@ -81,18 +81,6 @@ INITS = {
 }
 
 
-class Chosen(nets.AbstractInitialisation):
-    """One of `INITS` by its place, which may be traced, so that one program serves all of them."""
-
-    place: int | Int[Array, ""]
-    scale: float | Float[Array, ""]
-
-    def __call__(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
-        return jax.lax.switch(
-            self.place, [lambda init=init: init(self.scale)(key, widths, dtype) for init in INITS.values()]
-        )
-
-
 def grid(quick: bool) -> Grid:
     """Shapes × scales × seeds."""
     scales = [each for each in _SCALES if each not in (1e-5, 1e-4)] if quick else _SCALES
@@ -104,7 +92,9 @@ def one_run(key: PRNGKeyArray, init: int | Array, scale: float | Array) -> Traje
     """Three linear layers on the data of a linear teacher with label noise."""
     data_key, net_key = jax.random.split(key)
     data = linear_teacher(data_key, _SAMPLES, _INPUTS, _OUTPUTS, noise=0.1)
-    net = nets.MLP([_INPUTS] * _DEPTH + [_OUTPUTS], key=net_key, init=Chosen(init, scale))
+    net = nets.MLP(
+        [_INPUTS] * _DEPTH + [_OUTPUTS], key=net_key, init=OneOf(tuple(make(scale) for make in INITS.values()), init)
+    )
     least = least_unlearnt(data)
     observe = observables(1 / _DEPTH) | {
         "imbalance": imbalance,

@@ -19,10 +19,10 @@ from ...flow import gradient_flow
 from ...plot.at_end import at_end
 from ...plot.bands import bands
 from ...plot.style import color_of, house_style, new_figure
-from ...sweep import Grid, looped
+from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment, quantiles
-from .common import EXACT, observables
+from .common import EXACT, OneOf, observables
 
 if TYPE_CHECKING:
     import xarray
@@ -47,7 +47,7 @@ def grid(quick: bool) -> Grid:
     """Depths × initialisations × decay rates × seeds."""
     return Grid(
         depth=looped([3] if quick else [2, 3]),
-        init=INITS,
+        init=batched({name: place for place, name in enumerate(INITS)}),
         weight_decay=_DECAYS[::2] + _DECAYS[-1:] if quick else _DECAYS,
         seed=range(8 if quick else 16),
         t1=horizon,
@@ -62,12 +62,12 @@ def horizon(weight_decay: float) -> float:
 
 
 def one_run(
-    key: PRNGKeyArray, depth: int, init: nets.AbstractInitialisation, weight_decay: float, t1: float
+    key: PRNGKeyArray, depth: int, init: int | Array, weight_decay: float | Array, t1: float | Array
 ) -> Trajectory:
     """A linear network of `depth` layers on the data of a linear teacher with label noise."""
     data_key, net_key = jax.random.split(key)
     data = linear_teacher(data_key, _SAMPLES, _INPUTS, _OUTPUTS, noise=0.1)
-    net = nets.MLP([_INPUTS] * depth + [_OUTPUTS], key=net_key, init=init)
+    net = nets.MLP([_INPUTS] * depth + [_OUTPUTS], key=net_key, init=OneOf(tuple(INITS.values()), init))
     options = {"save_at": t1 * jnp.asarray(_FRACTIONS), "rtol": 1e-9, "progress": False}
     observe = observables(1 / depth) | {"imbalance": imbalance}
     return gradient_flow(net, data, t1, weight_decay=weight_decay, observe=observe, **options)
