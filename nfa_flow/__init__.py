@@ -9,6 +9,7 @@ from . import one_step as one_step
 from . import plot as plot
 from . import studies as studies
 from . import theory as theory
+from . import width as width
 from .data import Dataset as Dataset
 from .descent import gradient_descent as gradient_descent
 from .flow import GradientNormBelow as GradientNormBelow

@@ -76,14 +76,12 @@ class AbstractParametrization(abc.ABC):
 
     @property
     def r(self) -> float:
-        """In a step the features of the last hidden layer change by Θ(n^{−r}).
+        """In a step the features of the last hidden layer change by Θ(n^{−r}): as the layer below does that moves most.
 
         For SGD r = min(a_L + b_L, 2a_L + c_L) − 1 + min_l(2a_l + c_l + [l = 1]) over the layers l < L; for Adam, where
         the size of gradients does not count, r = min_l(a_l + c_l + [l = 1]) − 1.
         """
-        mu = self.exponents.mobility_exponents
-        gradient = min(self.exponents.std_exponents[-1], mu[-1]) if self.rule == "sgd" else 0.0
-        return gradient - 1 + min([mu[0] + 1, *mu[1:-1]])
+        return min(self.exponents.update_exponents[:-1])
 
     @property
     def is_stable(self) -> bool:
@@ -94,7 +92,7 @@ class AbstractParametrization(abc.ABC):
         """
         first, *between, last = self.exponents.std_exponents
         starts = abs(first) < _SAME and all(abs(sigma - 0.5) < _SAME for sigma in between)
-        bounded = ((last, 0.5), (self.r, 0.0), (last + self.r, 1.0), (self.exponents.mobility_exponents[-1], 1.0))
+        bounded = ((last, 0.5), (self.r, 0.0), (last + self.r, 1.0), (self.exponents.update_exponents[-1], 0.0))
         return starts and all(value > bound - _SAME for value, bound in bounded)
 
     @property
@@ -155,6 +153,17 @@ class ABC(AbstractParametrization):
         """2a_l + c_l, or a_l + c_l for Adam."""
         weight = 2 if self.rule == "sgd" else 1
         return tuple(weight * a + c for a, c in zip(self.a, self.c, strict=True))
+
+    @property
+    def update_exponents(self) -> tuple[float, ...]:
+        """r_l such that in a step ‖ΔW_l‖/√(fan_out/fan_in), a layer's own effect on what it puts out, is Θ(n^{−r_l}).
+
+        Gradients with respect to activations are Θ(n^{−min(a_L + b_L, 2a_L + c_L)}), and an update of low rank adds up
+        over the fan-in.
+        """
+        first, *between, last = self.mobility_exponents
+        gradient = min(self.std_exponents[-1], last) if self.rule == "sgd" else 0.0
+        return (first + gradient, *(mu + gradient - 1 for mu in between), last - 1)
 
     def at_depth(self, layers: int) -> "ABC":
         """The exponents of a network of so many layers (two have no hidden-to-hidden layer), one entry per layer.

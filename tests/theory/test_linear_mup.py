@@ -93,8 +93,8 @@ def test_finite_widths_come_to_the_limit_as_one_over_the_root_of_the_width(rng, 
 
     squares = [np.mean([deviation(n) for _ in range(seeds)]) for n in widths]
     slope = np.polyfit(np.log(widths), np.log(squares), 1)[0] / 2
-    # Were one direction to decide, a mean of 40 squares would have the relative error (2/40)^{1/2}, and the slope through
-    # three points a factor 8 apart that over √2 log 8, halved as it is of squares: four of these.
+    # Were one direction to decide, a mean of 40 squares would have the relative error (2/40)^{1/2}, and the slope
+    # through three points a factor 8 apart that over √2 log 8, halved as it is of squares: four of these.
     assert abs(slope + 0.5) < 4 * 0.5 * np.sqrt(2 / seeds) / (np.sqrt(2) * np.log(8))
 
 

@@ -1,0 +1,9 @@
+"""What changes with the width of a network: powers of it, limits, and what a parametrisation promises of them."""
+
+from .coordinate_check import CoordinateCheck as CoordinateCheck
+from .coordinate_check import Scaling as Scaling
+from .coordinate_check import coordinate_check as coordinate_check
+from .fits import WidthExponent as WidthExponent
+from .fits import WidthLimit as WidthLimit
+from .fits import width_exponent as width_exponent
+from .fits import width_limit as width_limit

@@ -1,0 +1,180 @@
+"""Does training scale with the width as the parametrisation promises? Sizes against width, with verdicts.
+
+Of networks of growing width, the sizes of activations, outputs and updates are measured before and after training, as
+powers of n. A stable parametrisation promises all of them, layer by layer: activations n⁰ at the start, updates
+n^{−r_l}, changes of the activations n^{−r} with the smallest r_l up to there, outputs n^{½ − (a_L + b_L)} at the start.
+What is not as promised is an error in the code, a width too small for the limit, or training too long for it.
+
+**Source:** Yang et al. 2022 (Tensor Programs V), appendix on the coordinate check; the exponents are those of Yang & Hu
+2021 and Yang & Littwin 2023, the sizes of updates those of Yang, Simon & Bernstein 2023.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64, PRNGKeyArray
+
+from ..checks import require_integer, require_number, wrong
+from ..data import Dataset
+from ..nets import MLP, AbstractParametrization
+from .fits import require_widths, width_exponent
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How one size grows with the width n.
+
+    `sizes`: (widths, seeds); `exponent`, `error`: of n, fitted, with its standard error; `promised`: None where there
+    is no promise; `holds`: None where nothing can be said.
+    """
+
+    sizes: Float64[np.ndarray, "w s"]
+    exponent: float
+    error: float
+    promised: float | None
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class CoordinateCheck:
+    """The sizes of a coordinate check by name, as `scalings`; `print` shows the table."""
+
+    parametrization: AbstractParametrization
+    widths: tuple[int, ...]
+    scalings: Mapping[str, Scaling]
+
+    @property
+    def passed(self) -> bool | None:
+        """False if a promise is broken, True if all hold, None if that is open, as of an unstable parametrisation."""
+        verdicts = [scaling.holds for scaling in self.scalings.values()]
+        return False if False in verdicts else None if None in verdicts else True
+
+    def __str__(self) -> str:
+        words = {True: "holds", False: "BROKEN", None: "open"}
+        title = f"{self.parametrization.name}, widths {', '.join(map(str, self.widths))}: {words[self.passed]}"
+        rows = [f"{'':<20}{'exponent':>17}{'promised':>10}"]
+        for name, scaling in self.scalings.items():
+            promised = "none" if scaling.promised is None else f"{scaling.promised + 0.0:+.2f}"  # no −0.00
+            fitted = f"{scaling.exponent:+.3f} ± {scaling.error:.3f}"
+            rows.append(f"{name:<20}{fitted:>17}{promised:>10}  {words[scaling.holds]}")
+        return "\n".join([title, *rows])
+
+
+def coordinate_check(
+    build: Callable[[int, PRNGKeyArray], MLP],
+    train: Callable[[MLP, Dataset], MLP],
+    data: Dataset,
+    widths: Sequence[int],
+    *,
+    key: PRNGKeyArray,
+    seeds: int = 4,
+    tolerance: float = 0.25,
+) -> CoordinateCheck:
+    """Train networks of several widths and compare how their coordinates scale with what the parametrisation promises.
+
+    Sizes are root mean squares over samples and entries: `activation l` of h_l = σ(W_l …) at the start and `change l`
+    of h_l by training, for the hidden layers; `output` at the start and `output change`; and `update l`, the spectral
+    norm ‖ΔW_l‖ over √(fan_out/fan_in). With two standard errors e to spare, a promise holds if |exponent − promised| +
+    2e ≤ `tolerance`, and is broken if |exponent − promised| − 2e > `tolerance`; in between it is open.
+
+    **Arguments:**
+    - `build`: `(width, key) -> MLP`, with a parametrisation.
+    - `train`: `(net, data) -> net`, such as `lambda net, data: nf.gradient_flow(net, data, 1.0).net`: to the same time,
+      or for the same number of steps, at every width.
+    - `data`: a fixed set, also for the sizes.
+    - `widths`: at least three, increasing.
+    - `key`: PRNG key; every width and seed gets its own.
+    - `seeds`: networks per width.
+    - `tolerance`: of exponents. ¼ tells apart those of the parametrisations in use, which are multiples of ½.
+
+    **Returns:** a `CoordinateCheck`.
+    **Raises:** ValueError naming the argument.
+    """
+    require_widths(widths)
+    require_integer("seeds", seeds, at_least=1)
+    require_number("tolerance", tolerance, above=0)
+    measured, nets = [], []
+    for width in widths:
+        nets = [build(width, each) for each in jax.random.split(jax.random.fold_in(key, width), seeds)]
+        for net in nets:
+            if not isinstance(net, MLP) or net.parametrization is None:
+                raise wrong("build", "a function (width, key) to an `MLP` with a parametrisation", f"one to {net!r}")
+        measured.append([_sizes(net, train(net, data), data) for net in nets])
+    parametrization, depth = nets[0].parametrization, nets[0].depth
+    promises = promised_exponents(parametrization, depth)
+    sizes = {name: np.array([[each[name] for each in row] for row in measured]) for name in promises}
+    scalings = {name: _scaling(widths, sizes[name], promise, tolerance) for name, promise in promises.items()}
+    return CoordinateCheck(parametrization, tuple(widths), scalings)
+
+
+def promised_exponents(parametrization: AbstractParametrization, layers: int) -> dict[str, float | None]:
+    """The powers of the width of the sizes in a coordinate check, by name; None where nothing is promised.
+
+    **Arguments:** `parametrization`: a stable one promises everything, others nothing; `layers`: L, at least 2.
+    **Raises:** ValueError naming `layers`.
+    """
+    own = parametrization.exponents.at_depth(layers)
+    hidden = range(1, layers)
+    names = [f"{what} {l}" for what in ("activation", "change", "update") for l in hidden]
+    names = [*names, f"update {layers}", "output", "output change"]
+    if not own.is_stable:
+        return dict.fromkeys(names)
+    r, start = own.update_exponents, own.std_exponents[-1]
+    changes = [-min(r[:l]) for l in hidden]
+    return dict(
+        zip(
+            names,
+            [*(0.0 for _ in hidden), *changes, *(-each for each in r), 0.5 - start, -min(r[-1], start + own.r - 1)],
+            strict=True,
+        )
+    )
+
+
+def _sizes(net: MLP, trained: MLP, data: Dataset) -> dict[str, float]:
+    sizes = {name: float(size) for name, size in _root_mean_squares(net, trained, data.x).items()}
+    for l, (before, after) in enumerate(zip(net.weights, trained.weights, strict=True), start=1):
+        fan_out, fan_in = before.shape
+        sizes[f"update {l}"] = _largest_singular_value(np.asarray(after - before)) * (fan_in / fan_out) ** 0.5
+    return sizes
+
+
+def _largest_singular_value(update: Float[np.ndarray, "fan_out fan_in"]) -> float:
+    """From the Gram matrix of the narrower side, which keeps its accuracy at a tenth of the cost of all of them."""
+    import scipy.linalg
+
+    if not np.isfinite(update).all():
+        return np.nan
+    narrow = update if len(update) <= len(update.T) else update.T
+    largest = scipy.linalg.eigvalsh(narrow @ narrow.T, subset_by_index=[len(narrow) - 1] * 2)
+    return float(np.sqrt(max(largest[0], 0.0)))
+
+
+@eqx.filter_jit
+@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+def _root_mean_squares(net: MLP, trained: MLP, x: Float[Array, "n d"]) -> dict[str, Float[Array, ""]]:
+    rms = lambda values: jnp.sqrt(jnp.mean(values**2))
+    outputs = lambda net: jax.vmap(net)(x)
+    sizes = {"output": rms(outputs(net)), "output change": rms(outputs(trained) - outputs(net))}
+    for l in range(1, net.depth):
+        before, after = (jax.vmap(lambda each, f=f, l=l: f.to_layer(l + 1, each))(x) for f in (net, trained))
+        sizes |= {f"activation {l}": rms(before), f"change {l}": rms(after - before)}
+    return sizes
+
+
+def _scaling(
+    widths: Sequence[int], sizes: Float64[np.ndarray, "w s"], promised: float | None, tolerance: float
+) -> Scaling:
+    if not np.isfinite(sizes).all():  # blown up, which nobody promises
+        return Scaling(sizes, np.nan, np.nan, promised, None if promised is None else False)
+    if sizes.min() == 0:
+        return Scaling(sizes, np.nan, np.nan, promised, None)
+    exponent, error = width_exponent(widths, sizes)
+    if promised is None:
+        return Scaling(sizes, exponent, error, promised, None)
+    gap = abs(exponent - promised)
+    holds = True if gap + 2 * error <= tolerance else False if gap - 2 * error > tolerance else None
+    return Scaling(sizes, exponent, error, promised, holds)
