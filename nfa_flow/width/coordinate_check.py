@@ -11,6 +11,7 @@ What is not as promised is an error in the code, a width too small for the limit
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -97,18 +98,19 @@ def coordinate_check(
     require_widths(widths)
     require_integer("seeds", seeds, at_least=1)
     require_number("tolerance", tolerance, above=0)
-    measured, nets = [], []
-    for width in widths:
-        nets = [build(width, each) for each in jax.random.split(jax.random.fold_in(key, width), seeds)]
-        for net in nets:
-            if not isinstance(net, MLP) or net.parametrization is None:
-                raise wrong("build", "a function (width, key) to an `MLP` with a parametrisation", f"one to {net!r}")
-        measured.append([_sizes(net, train(net, data), data) for net in nets])
-    parametrization, depth = nets[0].parametrization, nets[0].depth
-    promises = promised_exponents(parametrization, depth)
+    nets = [[build(n, each) for each in jax.random.split(jax.random.fold_in(key, n), seeds)] for n in widths]
+    parametrization = [_parametrization_of(net) for row in nets for net in row][0]
+    promises = promised_exponents(parametrization, nets[0][0].depth)
+    measured = [[_sizes(net, train(net, data), data) for net in row] for row in nets]
     sizes = {name: np.array([[each[name] for each in row] for row in measured]) for name in promises}
     scalings = {name: _scaling(widths, sizes[name], promise, tolerance) for name, promise in promises.items()}
     return CoordinateCheck(parametrization, tuple(widths), scalings)
+
+
+def _parametrization_of(net: Any) -> AbstractParametrization:
+    if not isinstance(net, MLP) or net.parametrization is None:
+        raise wrong("build", "a function (width, key) to an `MLP` with a parametrisation", f"one to {net!r}")
+    return net.parametrization
 
 
 def promised_exponents(parametrization: AbstractParametrization, layers: int) -> dict[str, float | None]:
