@@ -58,3 +58,10 @@ def test_the_claim_needs_one_network_that_fits_and_violates():
     assert "4 of 6 fit, 1 undefined, 1 with any α, 1 failed" in claims[-1].measured
     kept = made([FIT] * 3, [0.01, 0.02, 0.05], [0.5] * 3, ["completed"] * 3)
     assert not RANDOM_RELU.claims(kept)[0].holds
+
+
+def test_the_interval_holds_its_fraction_also_at_the_ends():
+    for total in range(1, 300):
+        for count in (0, total):
+            low, high = wilson(count, total)
+            assert low <= count / total <= high

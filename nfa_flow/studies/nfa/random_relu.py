@@ -125,7 +125,8 @@ def wilson(count: int | np.ndarray, total: int, z: float = 1.96) -> tuple[Any, A
         return count * np.nan, count * np.nan
     p, spread = count / total, z**2 / total
     centre, half = p + spread / 2, np.sqrt(p * (1 - p) * spread + spread**2 / 4)
-    return (centre - half) / (1 + spread), (centre + half) / (1 + spread)
+    # Rounding must not put all of them, or none, outside.
+    return np.minimum((centre - half) / (1 + spread), p), np.maximum((centre + half) / (1 + spread), p)
 
 
 def figure(dataset: "xarray.Dataset") -> "Figure":

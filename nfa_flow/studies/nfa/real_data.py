@@ -107,8 +107,6 @@ def one_run(key: PRNGKeyArray, case: Case) -> Trajectory:
     }
     untrained = nets.MLP(widths, key=null_key, activation=activation)
     null = {name: score(untrained, data) for name, score in scores.items()}
-    if isinstance(training, ExactFlow):  # no exponent does noticeably better than 1/L there
-        del scores["best"]
     observe = scores | {
         "law_error": measure.alignment(1 / DEPTH, metric="fixed_scale_error"),
         "accuracy": lambda net, data: accuracy(net, held_out),
