@@ -1,8 +1,5 @@
 """Small runs shared by the tests of sweeps, in a module of their own so that other processes can import them."""
 
-import os
-import signal
-
 import diffrax
 import jax
 import numpy as np
@@ -28,11 +25,3 @@ def slow(key, weight_decay):
     """Some ten milliseconds: many small steps."""
     net = nf.nets.MLP([4, 5, 1], key=key, activation="identity", init=nf.nets.Gaussian(0.5))
     return nf.gradient_flow(net, DATA, 2e3, weight_decay=weight_decay, save_at=[0.0, 1.0, 2e3], solver=TSIT5, rtol=1e-9)
-
-
-def dies_once(key, seed, marker, parent):
-    """A run whose worker is killed when it gets to seed 4 for the first time; never the process that waits for it."""
-    if int(seed) == 4 and not os.path.exists(marker) and os.getpid() != parent:
-        open(marker, "x").close()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return linear(key)

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import types
 
@@ -11,12 +12,12 @@ import distributed
 import jax
 import numpy as np
 import pytest
-from sweep.problems import dies_once, linear
+from sweep.problems import linear
 
 import nfa_flow as nf
 from nfa_flow.sweep import watch
 
-GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(6))
+GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(100))
 
 _CANNOT_LOAD = "cannot load `one_run` or its settings .ModuleNotFoundError: No module named 'module_of_nobody'"
 
@@ -66,42 +67,49 @@ def test_a_worker_of_another_precision_is_told():
             nf.sweep(linear, GRID, executor=executor, progress=False)
 
 
+def killer(worker):
+    """Kills a process, as what a sweep tells its counts to, once something is finished; and the counts by then."""
+    seen = []
+
+    def kill(tally):
+        if tally.done and not seen:
+            os.kill(worker, signal.SIGKILL)
+            seen.append(tally.done)
+
+    return kill, seen
+
+
 @starts_processes
 def test_processes_give_the_same_and_a_dead_one_loses_nothing_finished(
     expected, workers_import_tests, out_of_reach, tmp_path
 ):
+    store = tmp_path / "store.zarr"
     with spawning(1) as executor:
         with pytest.raises(RuntimeError, match=_CANNOT_LOAD):
             nf.sweep(out_of_reach, GRID, executor=executor, progress=False)
-        dataset = nf.sweep(linear, GRID, executor=executor, progress=False)
-        assert dataset.identical(expected)
-        options = {"store": tmp_path / "store.zarr", "batch": "off", "progress": False}
-        grid = nf.Grid(seed=range(6), marker=[str(tmp_path / "marker")], parent=[os.getpid()])
+        assert nf.sweep(linear, GRID, executor=executor, progress=False).identical(expected)
+        kill, _ = killer(executor.submit(os.getpid).result())
         with pytest.raises(RuntimeError, match="the executor could not run a part of the sweep .*BrokenProcessPool"):
-            nf.sweep(dies_once, grid, executor=executor, **options)
-    assert (tmp_path / "marker").exists()
-    kept = set((tmp_path / "store.zarr" / "runs").iterdir())
+            nf.sweep(linear, GRID, executor=executor, store=store, progress=kill)
+    kept = set((store / "runs").iterdir())
     assert kept
-    dataset = nf.sweep(dies_once, grid, **options)
-    assert (dataset["status"] == "completed").all()
-    assert kept < set((tmp_path / "store.zarr" / "runs").iterdir())
+    assert nf.sweep(linear, GRID, store=store, progress=False).identical(expected)
+    assert kept < set((store / "runs").iterdir())
 
 
 @starts_processes
-def test_dask_gives_the_same_and_survives_a_killed_worker(expected, workers_import_tests, out_of_reach, tmp_path):
+def test_dask_gives_the_same_also_when_a_worker_is_killed(expected, workers_import_tests, out_of_reach):
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with cluster, distributed.Client(cluster) as client:
-        options = {"executor": client.get_executor(), "progress": False}
+        executor, scale = client.get_executor(), 0.5
         with pytest.raises(RuntimeError, match=_CANNOT_LOAD):
-            nf.sweep(out_of_reach, GRID, **options)
-        scale = 0.5
-        dataset = nf.sweep(lambda key, weight_decay: linear(key, scale, weight_decay), GRID, **options)
-        for name in ("loss", "nfm", "status", "total_steps"):
-            np.testing.assert_array_equal(dataset[name], expected[name])
-        grid = nf.Grid(seed=range(6), marker=[str(tmp_path / "marker")], parent=[os.getpid()])
-        dataset = nf.sweep(dies_once, grid, batch="off", **options)
-    assert (tmp_path / "marker").exists()
-    assert (dataset["status"] == "completed").all()
+            nf.sweep(out_of_reach, GRID, executor=executor, progress=False)
+        kill, seen = killer(min(client.run(os.getpid).values()))
+        one_run = lambda key, weight_decay: linear(key, scale, weight_decay)
+        dataset = nf.sweep(one_run, GRID, executor=executor, progress=kill)
+    assert seen[0] < len(GRID)
+    for name in ("loss", "nfm", "status", "total_steps"):
+        np.testing.assert_array_equal(dataset[name], expected[name])
 
 
 def test_a_function_that_cannot_be_sent_is_refused():
