@@ -15,13 +15,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, PRNGKeyArray
 
+from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP, AbstractParametrization
+from .coordinates import Coordinates
 from .fits import require_widths, width_exponent
 
 
@@ -77,10 +78,8 @@ def coordinate_check(
 ) -> CoordinateCheck:
     """Train networks of several widths and compare how their coordinates scale with what the parametrisation promises.
 
-    Sizes are root mean squares over samples and entries: `activation l` of h_l = σ(W_l …) at the start and `change l`
-    of h_l by training, for the hidden layers; `output` at the start and `output change`; and `update l`, the spectral
-    norm ‖ΔW_l‖ over √(fan_out/fan_in). With two standard errors e to spare, a promise holds if |exponent − promised| +
-    2e ≤ `tolerance`, and is broken if |exponent − promised| − 2e > `tolerance`; in between it is open.
+    The sizes are those of `Coordinates`. With two standard errors e to spare, a promise holds if |exponent − promised|
+    + 2e ≤ `tolerance`, and is broken if |exponent − promised| − 2e > `tolerance`; in between it is open.
 
     **Arguments:**
     - `build`: `(width, key) -> MLP`, with a parametrisation.
@@ -102,7 +101,7 @@ def coordinate_check(
     parametrization = [_parametrization_of(net) for row in nets for net in row][0]
     promises = promised_exponents(parametrization, nets[0][0].depth)
     measured = [[_sizes(net, train(net, data), data) for net in row] for row in nets]
-    sizes = {name: np.array([[each[name] for each in row] for row in measured]) for name in promises}
+    sizes = {name: np.array([[each[name] for each in row] for row in measured], float) for name in promises}
     scalings = {name: _scaling(widths, sizes[name], promise, tolerance) for name, promise in promises.items()}
     return CoordinateCheck(parametrization, tuple(widths), scalings)
 
@@ -136,35 +135,10 @@ def promised_exponents(parametrization: AbstractParametrization, layers: int) ->
     )
 
 
-def _sizes(net: MLP, trained: MLP, data: Dataset) -> dict[str, float]:
-    sizes = {name: float(size) for name, size in _root_mean_squares(net, trained, data.x).items()}
-    for l, (before, after) in enumerate(zip(net.weights, trained.weights, strict=True), start=1):
-        fan_out, fan_in = before.shape
-        sizes[f"update {l}"] = _largest_singular_value(np.asarray(after - before)) * (fan_in / fan_out) ** 0.5
-    return sizes
-
-
-def _largest_singular_value(update: Float[np.ndarray, "fan_out fan_in"]) -> float:
-    """From the Gram matrix of the narrower side, which keeps its accuracy at a tenth of the cost of all of them."""
-    import scipy.linalg
-
-    if not np.isfinite(update).all():
-        return np.nan
-    narrow = update if len(update) <= len(update.T) else update.T
-    largest = scipy.linalg.eigvalsh(narrow @ narrow.T, subset_by_index=[len(narrow) - 1] * 2)
-    return float(np.sqrt(max(largest[0], 0.0)))
-
-
+@on_one_blas_thread
 @eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def _root_mean_squares(net: MLP, trained: MLP, x: Float[Array, "n d"]) -> dict[str, Float[Array, ""]]:
-    rms = lambda values: jnp.sqrt(jnp.mean(values**2))
-    outputs = lambda net: jax.vmap(net)(x)
-    sizes = {"output": rms(outputs(net)), "output change": rms(outputs(trained) - outputs(net))}
-    for l in range(1, net.depth):
-        before, after = (jax.vmap(lambda each, f=f, l=l: f.to_layer(l + 1, each))(x) for f in (net, trained))
-        sizes |= {f"activation {l}": rms(before), f"change {l}": rms(after - before)}
-    return sizes
+def _sizes(net: MLP, trained: MLP, data: Dataset) -> dict[str, Float[Array, ""]]:
+    return Coordinates(net)(trained, data)
 
 
 def _scaling(

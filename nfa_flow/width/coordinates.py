@@ -1,0 +1,49 @@
+"""The sizes of what a network puts out and of what training has changed in it, layer by layer."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..data import Dataset
+from ..nets import MLP
+
+
+class Coordinates(eqx.Module):
+    """An observable: root mean squares of activations and outputs, and norms of updates, since an initial network.
+
+    By name, for each hidden layer `activation l` of h_l = σ(W_l …) at the start, `change l` of h_l since; `output` at
+    the start, `output change`; and for each layer `update l`, the spectral norm ‖ΔW_l‖ over √(fan_out/fan_in).
+
+    **Arguments:** `initial`: the network that training began with.
+    """
+
+    initial: MLP
+
+    @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+    def __call__(self, net: MLP, data: Dataset) -> dict[str, Float[Array, ""]]:
+        before, after = (_activations(each, data.x) for each in (self.initial, net))
+        sizes = {f"activation {l}": _rms(h) for l, h in enumerate(before[:-1], start=1)}
+        sizes |= {
+            f"change {l}": _rms(h - h_0) for l, (h_0, h) in enumerate(zip(before[:-1], after[:-1], strict=True), 1)
+        }
+        for l, (W_0, W) in enumerate(zip(self.initial.weights, net.weights, strict=True), start=1):
+            fan_out, fan_in = W.shape
+            sizes[f"update {l}"] = largest_singular_value(W - W_0) * (fan_in / fan_out) ** 0.5
+        return sizes | {"output": _rms(before[-1]), "output change": _rms(after[-1] - before[-1])}
+
+
+def largest_singular_value(W: Float[Array, "p q"]) -> Float[Array, ""]:
+    """The spectral norm, from the Gram matrix of the narrower side: at a tenth of the cost of all singular values."""
+    narrow = W if W.shape[0] <= W.shape[1] else W.T
+    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(narrow @ narrow.T)[-1], 0))
+
+
+def _activations(net: MLP, x: Float[Array, "n d"]) -> list[Float[Array, "n _"]]:
+    """h_1, …, h_{L−1} and the outputs."""
+    hidden = [jax.vmap(lambda each, l=l: net.to_layer(l + 1, each))(x) for l in range(1, net.depth)]
+    return [*hidden, jax.vmap(net)(x)]
+
+
+def _rms(values: Float[Array, "..."]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.mean(values**2))
