@@ -118,8 +118,10 @@ def test_each_claim_fails_with_its_law():
 def test_the_reports_tell_whether_more_layers_help_and_that_kinks_are_not_certified():
     trend, report, kinked, _, untrained = LINEAR_LAYERS.claims(made())[2:]
     assert trend.statement == "tanh head, exact flow: error at 1/k, from k = 1 to 2"
-    assert trend.measured.startswith(
-        "0.87 (0.87–0.87) → 0.59 (0.59–0.59), smaller in 8 of 8 seeds; κ^{1/k} 16 (16–16) → 4"
+    assert trend.measured == (
+        "0.87 (0.87–0.87) → 0.59 (0.59–0.59), smaller in 8 of 8 seeds, "
+        "at t = 0 0.87 (0.87–0.87) → 0.59 (0.59–0.59); "
+        "α̂k 0.9 (0.9–0.9) → 0.9 (0.9–0.9), at t = 0 0.9 (0.9–0.9) → 0.9 (0.9–0.9); κ^{1/k} 16 (16–16) → 4 (4–4)"
     )
     assert report.measured.startswith("error at 1/k 0.87, 0.59; error at the best α 0.44, 0.29; α̂ 0.9, 0.45; κ 16, 16")
     assert "not certified" in kinked.statement

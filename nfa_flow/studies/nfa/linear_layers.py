@@ -9,6 +9,10 @@ monotone (Löwner 1934, Heinz 1951), β₋^{1/k} NFM ≤ AGOP^{1/k} ≤ β₊^{1
 of β₋^{1/k} and β₊^{1/k} and δ half their difference, is N^{1/2} Y N^{1/2} with N = NFM and ‖Y‖ ≤ δ, whence
 ‖X‖_F² = tr(YNYN) ≤ ‖YN‖_F² ≤ δ²‖N‖_F²: the relative error at 1/k and the best scale is at most δ/c =
 (κ^{1/k} − 1)/(κ^{1/k} + 1). Diagonal M and B attain it for every κ and k, so κ alone allows no better one.
+
+More linear layers lessen the error in two ways. The root alone does, as it brings both matrices nearer to a projector:
+at t = 0, M and B have the same law for every k, and the error falls all the same. What training adds is told by α̂k,
+which is 1 for B ∝ I, and which the root alone hardly changes.
 """
 
 from functools import reduce
@@ -22,7 +26,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ... import measure, nets
 from ...data import Dataset, multi_index
 from ...plot.at_end import at_end
-from ...plot.style import GREY, color_of, house_style, label_of, legend_below, new_figure
+from ...plot.style import AT_START, GREY, color_of, house_style, label_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment, quantiles
@@ -97,25 +101,41 @@ def bound(root: Any) -> Any:
 
 def figure(dataset: "xarray.Dataset") -> "Figure":
     """Error and exponent of the flow against k, error of others, and the error of the flow against κ^{1/k}."""
+    from matplotlib.lines import Line2D
+
     others = [(training, "relative_error") for training in dataset["training"].values if training != FLOW]
     panels = [(FLOW, "relative_error"), (FLOW, "exponent.exponent"), *others]
     sheet, axes = new_figure(len(panels) + 1)
     for ax, (training, name) in zip(axes, panels, strict=False):
-        at_end(dataset.sel(training=training), name, against="k", hue="head", ax=ax)
-        null = dataset[f"untrained.{name}_at_end"].isel(training=0).median(["seed", "head"])
-        ax.plot(dataset["k"], null, color=GREY, linestyle=":", label=UNTRAINED)
+        at_end(dataset.sel(training=training), name, against="k", hue="head", ax=ax, label=_LABELS[name])
+        _draw_baselines(ax, dataset.isel(training=0), name)
         ax.set(title=f"{training}, at the end", xlabel="linear layers $k$", xticks=dataset["k"].values)
     axes[1].plot(dataset["k"], 1 / dataset["k"], "k--", linewidth=1.2, zorder=5, label="$1/k$")
+    axes[1].set_yscale("log")  # equal ratios to 1/k are equally far from it
     for ax in (axes[0], *axes[2:-1]):
         ax.set(yscale="linear", ylim=(0, 1))
     _draw_bound(axes[-1], dataset.sel(training=FLOW))
     handles, labels = axes[1].get_legend_handles_labels()
     entries: dict[str, Any] = dict(zip(labels, handles, strict=True))
+    entries[f"{AT_START}, linear layers balanced"] = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
     runs = f"median and 10–90 % over {dataset.sizes['seed']} seeds; last panel: every run, untrained ones in grey"
     legend_below(sheet, entries, runs)
     return sheet
 
 
+def _draw_baselines(ax: "Axes", runs: "xarray.Dataset", name: str) -> None:
+    """The same networks at their start, and others with nothing balanced, of all heads together."""
+    for i, head in enumerate(runs["head"].values):
+        start = runs[name].sel(head=head).isel(time=0).median("seed")
+        ax.plot(runs["k"], start, color=color_of(i, runs.sizes["head"]), linestyle=":", linewidth=1)
+    null = runs[f"untrained.{name}_at_end"].median(["seed", "head"])
+    ax.plot(runs["k"], null, color=GREY, linestyle="-.", linewidth=1, label=UNTRAINED)
+
+
+_LABELS = {
+    "relative_error": "relative error of NFM $\\propto$ AGOP$^{1/k}$",
+    "exponent.exponent": label_of("exponent.exponent"),
+}
 _MARKERS = "os^D"
 
 
@@ -131,7 +151,7 @@ def _draw_bound(ax: "Axes", flow: "xarray.Dataset") -> None:
                 ax.scatter(root, error, s=9, marker=marker, color=color, alpha=0.6, linewidth=0)
     roots = np.geomspace(1, ax.get_xlim()[1] * 1.2, 200)
     ax.plot(roots, bound(roots), "k--", linewidth=1.2)
-    ax.set(xscale="log", ylim=(0, 1), xlabel="$\\kappa(B)^{1/k}$", ylabel=label_of("relative_error"))
+    ax.set(xscale="log", ylim=(0, 1), xlabel="$\\kappa(B)^{1/k}$", ylabel=_LABELS["relative_error"])
     ax.set_title(f"{FLOW}, at the end")
     entries = {
         f"$k = {k}$": Line2D([], [], color=GREY, marker=marker, linewidth=0, markersize=3)
@@ -174,15 +194,22 @@ def _claim_bound(smooth: "xarray.Dataset") -> Claim:
 
 def _trend(runs: "xarray.Dataset", what: str) -> Claim:
     """Whether more linear layers make the ansatz truer, seed by seed."""
-    first, last = runs.isel(k=0), runs.isel(k=-1)
-    fewer, more = (each["relative_error_at_end"] for each in (first, last))
-    roots = [each["kappa_at_end"] ** (1 / each["k"]) for each in (first, last)]
-    statement = f"{what}: error at 1/k, from k = {int(first['k'])} to {int(last['k'])}"
+    ends = runs.isel(k=[0, -1])
+    start, errors, k = ends.isel(time=0), ends["relative_error_at_end"], ends["k"]
+    fewer, more = errors.isel(k=0), errors.isel(k=1)
     measured = (
-        f"{quantiles(fewer)} → {quantiles(more)}, smaller in {int((more < fewer).sum())} of {more.size} seeds; "
-        f"κ^{{1/k}} {quantiles(roots[0])} → {quantiles(roots[1])}"
+        f"{_change(errors)}, smaller in {int((more < fewer).sum())} of {more.size} seeds, "
+        f"at t = 0 {_change(start['relative_error'])}; "
+        f"α̂k {_change(ends['exponent.exponent_at_end'] * k)}, at t = 0 {_change(start['exponent.exponent'] * k)}; "
+        f"κ^{{1/k}} {_change(ends['kappa_at_end'] ** (1 / k))}"
     )
-    return Claim(statement, "reported; falls if κ^{1/k} → 1", measured, None)
+    statement = f"{what}: error at 1/k, from k = {int(k[0])} to {int(k[1])}"
+    return Claim(statement, "reported; falls at t = 0 too, α̂k does not; α̂k = 1 iff B ∝ I", measured, None)
+
+
+def _change(values: "xarray.DataArray") -> str:
+    """From the first k to the second."""
+    return " → ".join(quantiles(values.isel(k=i)) for i in (0, 1))
 
 
 _TOLD = {
@@ -213,5 +240,5 @@ LINEAR_LAYERS = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(25, 150),
+    seconds=(25, 230),
 )
