@@ -75,6 +75,27 @@ def test_most_networks_have_to_be_scored_apart():
     assert claims(dataset(ALIKE, trained))[0].holds is False
 
 
+def sign(untrained, trained):
+    (claim,) = [
+        claim for claim in claims(dataset(untrained, trained)) if "depends on the definition" in claim.statement
+    ]
+    return claim.holds
+
+
+def test_training_that_raises_one_definition_and_lowers_another_has_a_sign_by_definition():
+    trained = ALIKE.copy()
+    trained[0] += 0.1
+    trained[1:] -= 0.1
+    trained[0, 0] = 0.4  # one seed of eight may differ
+    assert sign(ALIKE, trained)
+    trained[0, 1] = 0.4
+    assert not sign(ALIKE, trained)
+
+
+def test_training_that_raises_all_definitions_has_one_sign():
+    assert not sign(ALIKE, ALIKE + 0.1)
+
+
 def test_the_table_has_a_row_for_every_definition_with_both_of_its_scores():
     trained = levels(*np.linspace(0.1, 0.7, len(DEFINITIONS)))
     rows = [claim for claim in claims(dataset(ALIKE, trained)) if claim.statement.endswith("untrained → trained")]

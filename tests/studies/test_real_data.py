@@ -10,7 +10,7 @@ import nfa_flow as nf
 from nfa_flow.data import Dataset
 from nfa_flow.studies.nfa import real_data
 from nfa_flow.studies.nfa.common import EXACT
-from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, accuracy, claims, of_problem, split
+from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, claims, held_out_score, of_problem, split
 
 SCORES = (
     "loss",
@@ -19,7 +19,7 @@ SCORES = (
     "exponent.exponent",
     "best.relative_error",
     "best.exponent",
-    "accuracy",
+    "held_out",
 )
 
 
@@ -86,11 +86,17 @@ def test_samples_are_split_into_two_parts_that_together_are_all():
     assert not np.array_equal(other.x, parts[0].x)
 
 
-def test_accuracy_is_the_share_of_samples_whose_class_comes_first():
+def test_the_held_out_score_of_classes_is_the_share_of_samples_whose_class_comes_first():
     targets = jnp.eye(4)[jnp.array([0, 1, 2, 3])]
     outputs = jnp.array([[2.0, 1, 0, 0], [0, 5, 1, 0], [3, 0, 2, 0], [-4, -3, -2, -1]])
-    assert accuracy(lambda x: x, Dataset(outputs, targets)) == 0.75
-    assert np.isnan(accuracy(lambda x: x[:1], Dataset(outputs, targets[:, 0])))
+    assert held_out_score(lambda x: x, Dataset(outputs, targets)) == 0.75
+
+
+def test_the_held_out_score_of_one_output_is_the_explained_share_of_the_variance():
+    data = Dataset(jnp.arange(5.0)[:, None], 3 + jnp.arange(5.0)[:, None])
+    assert held_out_score(lambda x: x + 3, data) == 1
+    assert held_out_score(lambda x: 0 * x + 5, data) == 0
+    assert held_out_score(lambda x: x + 4, data) == 0.5  # an offset of 1, where the variance is 2
 
 
 def test_methods_keep_their_places_whatever_has_run():
