@@ -20,8 +20,8 @@ class Study:
     without running anything where all is there.
     """
 
-    name: tyro.conf.Positional[Literal["nfa"]]
-    """nfa: the Neural Feature Ansatz, exact flow against optimisers"""
+    name: tyro.conf.Positional[Literal["nfa", "spikes"]]
+    """nfa: the Neural Feature Ansatz, exact flow against optimisers; spikes: one gradient step, predicted and seen"""
     figure: tuple[str, ...] = ()
     """names of experiments, all by default"""
     quick: bool = False
@@ -60,7 +60,7 @@ class Study:
 def _study(name: str) -> Any:
     import nfa_flow as nf
 
-    return {study.name: study for study in (nf.studies.neural_feature_ansatz,)}[name]
+    return {study.name: study for study in (nf.studies.neural_feature_ansatz, nf.studies.one_step_spikes)}[name]
 
 
 def _table(claims: Any) -> Any:

@@ -3,4 +3,5 @@
 from .experiment import Claim as Claim
 from .experiment import Experiment as Experiment
 from .nfa import neural_feature_ansatz as neural_feature_ansatz
+from .spikes import one_step_spikes as one_step_spikes
 from .study import Study as Study

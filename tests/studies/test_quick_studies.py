@@ -1,0 +1,68 @@
+"""The quick studies, run whole by the command line: their claims, figures and stores."""
+
+import csv
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import nfa_flow as nf
+from nfa_flow.cli import main
+
+STUDIES = (nf.studies.neural_feature_ansatz, nf.studies.one_step_spikes)
+
+
+@pytest.fixture(scope="module", params=STUDIES, ids=lambda study: study.name)
+def study(request):
+    yield request.param
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def folder(study, quick_study):
+    """What the quick study leaves."""
+    return quick_study(study.name)
+
+
+@pytest.fixture(scope="module")
+def results(study, folder):
+    return study.load(folder)
+
+
+@pytest.fixture(scope="module")
+def claims(study, results):
+    return study.claims(results)
+
+
+def test_every_experiment_ran_over_at_least_eight_seeds_and_was_drawn(study, folder, results):
+    assert list(results) == [experiment.name for experiment in study.experiments]
+    for name, dataset in results.items():
+        assert dataset.sizes["seed"] >= 8
+        assert (folder / f"{name}.png").stat().st_size > 10_000
+
+
+def test_every_experiment_says_something_and_every_claim_holds_or_is_a_report(results, claims):
+    assert {name for name, _ in claims} == set(results)
+    assert not [(name, claim) for name, claim in claims if claim.holds is False]
+
+
+def test_the_table_of_claims_is_written(folder, claims):
+    rows = list(csv.DictReader((folder / "claims.csv").open()))
+    assert [(row["experiment"], row["measured"]) for row in rows] == [(name, claim.measured) for name, claim in claims]
+
+
+def test_the_same_command_draws_again_without_running(study, folder, capsys):
+    name = study.experiments[0].name
+    drawn = (folder / f"{name}.png").stat().st_mtime_ns
+    written = {file: file.stat().st_mtime_ns for file in (folder / f"{name}.zarr" / "runs").rglob("*")}
+    main(["study", study.name, "--quick", "--figure", name, "--out", str(folder), "--no-progress"])
+    assert (folder / f"{name}.png").stat().st_mtime_ns > drawn and "does not hold" not in capsys.readouterr().out
+    assert written
+    assert {file: file.stat().st_mtime_ns for file in (folder / f"{name}.zarr" / "runs").rglob("*")} == written
+
+
+def test_the_same_seed_gives_the_same_numbers(quick_study):
+    study = nf.studies.neural_feature_ansatz
+    stored = study.load(quick_study(study.name), ["step-size"])["step-size"].sel(learning_rate=[0.01], seed=[0, 3])
+    again = nf.sweep(study["step-size"].one_run, nf.Grid(learning_rate=nf.looped([0.01]), seed=[0, 3]), progress=False)
+    np.testing.assert_array_equal(again["relative_error"], stored["relative_error"])
