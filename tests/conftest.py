@@ -10,8 +10,13 @@ from pathlib import Path
 # Two test processes on two cores leave nothing for BLAS threads, which would spin against each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import jax
+import matplotlib
+import pytest
+from hypothesis import settings
+
 # Most of the time goes into compiling small programs, which these flags make up to three times as fast; with programs
-# as users have them: `XLA_FLAGS= pytest`. A JAX that does not know one of them would stop at once.
+# as users have them: `XLA_FLAGS= pytest`. JAX reads them when it is first used, and stops at once if it knows one not.
 if "XLA_FLAGS" not in os.environ:
     hasty = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
     attempt = subprocess.run(
@@ -21,11 +26,6 @@ if "XLA_FLAGS" not in os.environ:
 
 # Shells take Ctrl-C from jobs in their background, and tests are interrupted by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-import jax
-import matplotlib
-import pytest
-from hypothesis import settings
 
 jax.config.update("jax_enable_x64", True)
 matplotlib.use("Agg")
