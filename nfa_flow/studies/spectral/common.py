@@ -1,0 +1,193 @@
+"""What the experiments on the spectral condition share: a task, networks of any width, and ways to train them.
+
+A parametrisation is a start and a rate per layer, in numbers. They are looked up by the place of a case, which JAX may
+trace, so that one compiled program per width serves all parametrisations and optimisers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
+
+from ... import nets
+from ...data import Dataset, digits, standardise
+from ...descent import normalize_by_spectral_norm
+from ...nets.initialisation import Weights
+from ...width import WidthExponent, width_exponent
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+
+INPUTS, OUTPUTS, SAMPLES = 16, 10, 64
+LAYERS = ("input", "hidden", "read-out")
+# Of fitted powers of the width, as in `nf.width`: it tells apart those of the schemes in use, multiples of ½.
+TOLERANCE = 0.25
+
+# What one learning rate for all layers makes of the standard start, with gradient descent and with Adam.
+ONE_RATE = nets.ABC((0, 0, 0), (0, 0.5, 0.5), (0, 0, 0), name="SP, one rate")
+ONE_RATE_ADAM = nets.ABC((0, 0, 0), (0, 0.5, 0.5), (0, 0, 0), rule="adam", name="SP, one rate")
+
+Place = int | Int[Array, ""]
+
+
+def shape_of(width: int) -> tuple[int, ...]:
+    """(inputs, two hidden widths, outputs)."""
+    return (INPUTS, width, width, OUTPUTS)
+
+
+def fans(width: int) -> list[tuple[int, int]]:
+    """(fan_out, fan_in) of each layer."""
+    return list(zip(shape_of(width)[1:], shape_of(width)[:-1], strict=True))
+
+
+def task() -> Dataset:
+    """Some handwritten digits of 4 × 4 pixels, each the mean of four; inputs and one-hot targets standardised."""
+    images = digits()
+    pixels = images.x.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, INPUTS)
+    data = standardise(Dataset(pixels, (images.y - 0.1) / 0.3))
+    return Dataset(data.x[:SAMPLES], data.y[:SAMPLES])
+
+
+class Drawn(nets.AbstractInitialisation):
+    """Normal weights of given standard deviations, which may be traced; from one key those of a parametrisation."""
+
+    std: Float[Array, " L"]
+
+    def __call__(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
+        keys = jax.random.split(key, len(widths) - 1)
+        return tuple(
+            self.std[l].astype(dtype) * jax.random.normal(keys[l], (widths[l + 1], widths[l]), dtype)
+            for l in range(len(keys))
+        )
+
+
+def network(key: PRNGKeyArray, width: int, schemes: Sequence[nets.AbstractParametrization], place: Place) -> nets.MLP:
+    """A tanh network that starts as the parametrisation at this place has it."""
+    std = jnp.asarray([scheme.effective(shape_of(width)).std for scheme in schemes])
+    return nets.MLP(shape_of(width), key=key, activation="tanh", init=Drawn(std[place]))
+
+
+GD, ADAM, NORMALISED, MUON = "GD", "Adam", "normalised", "Muon"
+UPDATES: Mapping[str, optax.GradientTransformation] = {
+    GD: optax.sgd(1.0),
+    ADAM: optax.adam(1.0),
+    NORMALISED: optax.chain(normalize_by_spectral_norm(), optax.sgd(1.0)),
+    # It takes matrices as fan_in × fan_out unless told otherwise.
+    MUON: optax.contrib.muon(1.0, muon_weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(1, 0)),
+}
+
+
+class Case(NamedTuple):
+    """A start, an optimiser of the learning rate 1 by name, and a learning rate; `rescaled`: see `factors`."""
+
+    scheme: nets.AbstractParametrization
+    update: str
+    rate: float
+    rescaled: bool = False
+
+    def factors(self, width: int) -> tuple[float, ...]:
+        """What multiplies the updates of each layer: for gradient descent and Adam as the parametrisation has it.
+
+        Normalised updates have the size √(fan_out/fan_in) by themselves. Muon's have √max(1, fan_out/fan_in) as optax
+        has it, and are rescaled where that is asked for.
+        """
+        if self.update in (GD, ADAM):
+            return self.scheme.effective(shape_of(width)).mobility
+        return tuple(min(1.0, fan_out / fan_in) ** 0.5 if self.rescaled else 1.0 for fan_out, fan_in in fans(width))
+
+
+def places(cases: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:
+    """Name → place among all the cases."""
+    return {name: list(cases).index(name) for name in names}
+
+
+def optimizer(
+    cases: Sequence[Case], width: int, place: Place, rate: float | Float[Array, ""] | None = None
+) -> optax.GradientTransformation:
+    """What trains the case at this place, at its own learning rate or another one."""
+    names = list(dict.fromkeys(case.update for case in cases))
+    look_up = lambda rows: jnp.asarray(rows)[place]
+    factors = look_up([case.factors(width) for case in cases])
+    rate = look_up([case.rate for case in cases]) if rate is None else rate
+    update = one_of(look_up([names.index(case.update) for case in cases]), [UPDATES[name] for name in names])
+    return optax.chain(update, scale_layers(rate * factors))
+
+
+def one_of(place: Place, options: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
+    """One of several transformations by its place, which may be traced; it carries the states of all."""
+
+    def init(params: PyTree) -> tuple:
+        return tuple(option.init(params) for option in options)
+
+    def update(updates: PyTree, states: tuple, params: PyTree | None = None) -> tuple[PyTree, tuple]:
+        def use(i: int, updates: PyTree, states: tuple) -> tuple[PyTree, tuple]:
+            updates, state = options[i].update(updates, states[i], params)
+            return updates, (*states[:i], state, *states[i + 1 :])
+
+        branches = [lambda u, s, i=i: use(i, u, s) for i in range(len(options))]
+        return jax.lax.switch(place, branches, updates, states)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_layers(factors: Float[Array, " L"]) -> optax.GradientTransformation:
+    """Multiply the updates of each layer of an `MLP` by a factor."""
+    return optax.stateless(
+        lambda net, params=None: net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
+    )
+
+
+def exponent(values: "xarray.DataArray") -> WidthExponent:
+    """The power of the width with which a size grows over (width, seed); NaN where a size is not defined."""
+    sizes = values.transpose("width", "seed").values
+    if not (np.isfinite(sizes).all() and sizes.min() > 0):
+        return WidthExponent(np.nan, np.nan)
+    return width_exponent(values["width"].values.tolist(), sizes)
+
+
+def verdict(fits: Sequence[WidthExponent], promised: Sequence[float]) -> bool | None:
+    """Whether all powers are the promised ones within the tolerance, with two standard errors to spare.
+
+    False where one is beyond it by two standard errors, or not defined; None where that is open, as in `nf.width`.
+    """
+    gaps = [(abs(fit.exponent - power), 2 * fit.error) for fit, power in zip(fits, promised, strict=True)]
+    if all(gap + spare <= TOLERANCE for gap, spare in gaps):
+        return True
+    return None if all(gap - spare <= TOLERANCE for gap, spare in gaps) else False
+
+
+def told(fit: WidthExponent) -> str:
+    """An exponent as text."""
+    return f"{round(fit.exponent, 2) + 0.0:+.2f} ± {fit.error:.2f}".replace("-", "−")  # no −0.00
+
+
+def draw_sizes(ax: "Axes", values: "xarray.DataArray", color: Any, promised: float | None = None, **style: Any) -> Any:
+    """Medians over the seeds against the width, a band of quantiles, and the promised slope, dashed; the line."""
+    n = values["width"].values
+    low, median, high = np.quantile(values.transpose("seed", "width").values, (0.1, 0.5, 0.9), axis=0)
+    (line,) = ax.plot(n, median, color=color, marker="o", markersize=3.5, **style)
+    ax.fill_between(n, low, high, color=color, alpha=0.2, linewidth=0)
+    if promised is not None:
+        centre, middle = np.exp(np.log(median).mean()), np.exp(np.log(n).mean())
+        ax.plot(n, centre * (n / middle) ** promised, "k--", linewidth=0.9, zorder=5)
+    return line
+
+
+def set_widths(ax: "Axes", widths: np.ndarray) -> None:
+    """Logarithmic axes, of widths and of sizes, these of a decade at least: what is flat is to look flat."""
+    ax.set(xscale="log", yscale="log", xlabel="width $n$")
+    ax.set_xticks(widths, [str(width) for width in widths])
+    ax.set_xticks([], minor=True)
+    low, high = np.log10(ax.get_ylim())
+    if high - low < 1:
+        ax.set_ylim(10 ** ((low + high - 1) / 2), 10 ** ((low + high + 1) / 2))
+
+
+def powers_as_text(powers: Sequence[float]) -> str:
+    """Promised powers, as `told` writes fitted ones."""
+    return ", ".join(f"{power + 0.0:+g}".replace("-", "−") if power else "0" for power in powers)
