@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 # Most of the time goes into compiling small programs, which these flags make up to three times as fast; with programs
-# as users have them: `XLA_FLAGS= pytest`. JAX reads them when it is first used, and stops at once if it knows one not.
+# as users have them: `XLA_FLAGS= pytest`. JAX reads them when it is first used, and dies of one that it does not know.
 if "XLA_FLAGS" not in os.environ:
     hasty = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
     attempt = subprocess.run(
