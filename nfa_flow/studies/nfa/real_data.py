@@ -107,6 +107,7 @@ def one_run(key: PRNGKeyArray, case: Case) -> Trajectory:
     }
     untrained = nets.MLP(widths, key=null_key, activation=activation)
     null = {name: score(untrained, data) for name, score in scores.items()}
+    null["held_out"] = held_out_score(untrained, held_out)
     observe = scores | {
         "law_error": measure.alignment(1 / DEPTH, metric="fixed_scale_error"),
         "held_out": lambda net, data: held_out_score(net, held_out),
@@ -170,7 +171,7 @@ def _draw_row(axes: "list[Axes]", runs: "xarray.Dataset", problem: str) -> None:
     for ax, (name, label) in zip(axes, labels.items(), strict=True):
         bands(runs, name, hue="training", ax=ax, label=label, legend=False)
         baseline = untrained(runs.sel(training=FLOW), name)
-        if np.isfinite(baseline).any() and name != "held_out":
+        if np.isfinite(baseline).any():
             ax.axhline(np.nanmedian(baseline), color=GREY, linestyle=":", linewidth=1.2, zorder=0)
         ax.set_title(problem)
     axes[2].axhline(1 / DEPTH, color="black", linestyle="--", linewidth=1.2, zorder=5)
