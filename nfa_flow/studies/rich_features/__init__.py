@@ -1,0 +1,14 @@
+"""Rich features: across width, parametrisations and data, and against what is known of infinite width."""
+
+from ..study import Study
+from .features import FEATURES
+from .infinite_width import INFINITE_WIDTH
+
+rich_features = Study(
+    name="rich-features",
+    source=(
+        "Chen, Yang, Zhao & Gu 2025, Global Convergence and Rich Feature Learning in L-Layer Infinite-Width Neural "
+        "Networks under μP Parametrization"
+    ),
+    experiments=(FEATURES, INFINITE_WIDTH),
+)

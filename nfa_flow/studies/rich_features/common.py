@@ -1,0 +1,126 @@
+"""What the experiments on rich features share: networks of any width under each parametrisation, and their training.
+
+A parametrisation is a start and a rate per layer, in numbers. They are looked up by its place, which JAX may trace, so
+that one compiled program per width serves all parametrisations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ... import nets
+from ...data import Dataset
+from ...descent import gradient_descent
+from ...flow import gradient_flow, log_times
+from ...trajectory import Trajectory
+from ...width import WidthExponent, width_exponent
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+
+SCHEMES = {"SP": nets.SP(), "NTP": nets.NTP(), "MeanField": nets.MeanField(), "muP": nets.muP()}
+HIDDEN = 2  # hidden layers
+# Of fitted powers of the width, as in `nf.width`: it tells apart those of the schemes, which are multiples of ½.
+TOLERANCE = 0.25
+
+Place = int | Int[Array, ""]
+
+
+def widths_of(quick: bool) -> list[int]:
+    """Hidden widths."""
+    return [64, 128, 256] if quick else [64, 128, 256, 512, 1024]
+
+
+def places() -> dict[str, int]:
+    """Name of a parametrisation → its place."""
+    return {name: place for place, name in enumerate(SCHEMES)}
+
+
+def network(
+    key: PRNGKeyArray, data: Dataset, width: int, scheme: Place, activation: str
+) -> tuple[nets.MLP, tuple[Float[Array, ""], ...]]:
+    """A network that starts as the parametrisation at this place has it, and the mobilities of its layers."""
+    shape = (data.inputs, *[width] * HIDDEN, data.outputs)
+    effective = [each.effective(shape) for each in SCHEMES.values()]
+    std = jnp.asarray([each.std for each in effective])
+    mobility = jnp.asarray([each.mobility for each in effective])[scheme]
+    net = nets.MLP(shape, key=key, activation=activation)  # which starts as SP does
+    ratios = std[scheme] / std[places()["SP"]]
+    return net.with_weights([r * W for r, W in zip(ratios, net.weights, strict=True)]), tuple(mobility)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Trains a network by its exact gradient flow."""
+
+    t1: float
+    rtol: float
+
+    def __call__(
+        self, net: nets.MLP, data: Dataset, mobility: Sequence[Any], key: PRNGKeyArray, **options: Any
+    ) -> Trajectory:
+        """The run; the key is for others."""
+        times = np.concatenate([[0.0], log_times(self.t1 / 1000, self.t1, 12)])
+        return gradient_flow(
+            net, data, self.t1, mobility=mobility, rtol=self.rtol, save_at=times, progress=False, **options
+        )
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Trains a network by stochastic gradient descent, whose time is learning rate × step."""
+
+    rate: float
+    steps: int
+    batch_size: int
+
+    def __call__(
+        self, net: nets.MLP, data: Dataset, mobility: Sequence[Any], key: PRNGKeyArray, **options: Any
+    ) -> Trajectory:
+        """The run; the key is for the minibatches."""
+        step = optax.stateless(
+            lambda net, params=None: net.with_weights(
+                [-self.rate * m * W for m, W in zip(mobility, net.weights, strict=True)]
+            )
+        )
+        batches: Any = {"batch_size": self.batch_size, "key": key, "learning_rate": self.rate}
+        steps = np.unique(np.concatenate([[0], np.geomspace(1, self.steps, 12).round()])).astype(int)
+        return gradient_descent(net, data, step, self.steps, save_at=steps, progress=False, **batches, **options)
+
+
+def exponent(values: "xarray.DataArray") -> WidthExponent:
+    """The power of the width with which a size grows over (width, seed); NaN where a size is not defined."""
+    sizes = values.transpose("width", "seed").values
+    if not (np.isfinite(sizes).all() and sizes.min() > 0):
+        return WidthExponent(np.nan, np.nan)
+    return width_exponent(values["width"].values.tolist(), sizes)
+
+
+def holds(fit: WidthExponent, promised: float) -> bool:
+    """Whether it is the promised one within the tolerance, with two standard errors to spare."""
+    return bool(abs(fit.exponent - promised) + 2 * fit.error <= TOLERANCE)
+
+
+def told(fit: WidthExponent) -> str:
+    """An exponent as text."""
+    return f"{round(fit.exponent, 2) + 0.0:+.2f} ± {fit.error:.2f}".replace("-", "−")  # no −0.00
+
+
+def draw_slope(ax: "Axes", values: "xarray.DataArray", power: float) -> None:
+    """A dashed line of a promised power of the width through the middle of sizes over (width, seed)."""
+    n, sizes = values["width"].values, values.median("seed").values
+    centre, middle = np.exp(np.log(sizes).mean()), np.exp(np.log(n).mean())
+    ax.plot(n, centre * (n / middle) ** power, "k--", linewidth=1.0, zorder=5)
+
+
+def set_widths(ax: "Axes", widths: np.ndarray) -> None:
+    """A logarithmic axis of widths, with a tick at each, and sizes on the other."""
+    ax.set(xscale="log", yscale="log", xlabel="width $n$")
+    ax.set_xticks(widths, [str(width) for width in widths])
+    ax.set_xticks([], minor=True)
