@@ -174,7 +174,8 @@ def _draw_row(axes: "list[Axes]", runs: "xarray.Dataset", problem: str) -> None:
         if np.isfinite(baseline).any():
             ax.axhline(np.nanmedian(baseline), color=GREY, linestyle=":", linewidth=1.2, zorder=0)
         ax.set_title(problem)
-    axes[2].axhline(1 / DEPTH, color="black", linestyle="--", linewidth=1.2, zorder=5)
+    if runs["exponent.exponent"].notnull().any():
+        axes[2].axhline(1 / DEPTH, color="black", linestyle="--", linewidth=1.2, zorder=5)
 
 
 def untrained(runs: "xarray.Dataset", name: str) -> np.ndarray:
