@@ -178,6 +178,13 @@ def draw_sizes(ax: "Axes", values: "xarray.DataArray", color: Any, promised: flo
     return line
 
 
+def shade_of(i: int, widths: int) -> Any:
+    """A colour for each of several widths, from dark to light."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.85 * i / max(widths - 1, 1))
+
+
 def set_widths(ax: "Axes", widths: np.ndarray) -> None:
     """Logarithmic axes, of widths and of sizes, these of a decade at least: what is flat is to look flat."""
     ax.set(xscale="log", yscale="log", xlabel="width $n$")

@@ -27,7 +27,6 @@ class LayerNorms(eqx.Module):
 
     initial: MLP
 
-    @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
     def __call__(self, net: MLP, data: Dataset) -> dict[str, Float[Array, " L"]]:
         before, after = (_features(each, data.x) for each in (self.initial, net))
         rows = zip(self.initial.weights, net.weights, before[:-1], before[1:], after[1:], strict=True)
