@@ -137,9 +137,11 @@ def one_of(place: Place, options: Sequence[optax.GradientTransformation]) -> opt
 
 def scale_layers(factors: Float[Array, " L"]) -> optax.GradientTransformation:
     """Multiply the updates of each layer of an `MLP` by a factor."""
-    return optax.stateless(
-        lambda net, params=None: net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
-    )
+
+    def scale(net: Any, params: Any = None) -> nets.MLP:
+        return net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
+
+    return optax.stateless(scale)
 
 
 def exponent(values: "xarray.DataArray") -> WidthExponent:

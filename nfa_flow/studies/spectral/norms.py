@@ -147,7 +147,7 @@ def _draw_row(axes: Any, dataset: "xarray.Dataset", name: str, cases: dict[str, 
             promised = powers_of_step(CASES[case])[layer] if step else None
             lines[scheme] = draw_sizes(ax, values, color, promised, label=scheme)
             if not step:
-                ax.plot(widths, [edge(CASES[case], n, layer) for n in widths], "k--", linewidth=0.9, zorder=5)
+                ax.plot(widths, [edge(CASES[case], int(n), layer) for n in widths], "k--", linewidth=0.9, zorder=5)
         set_widths(ax, widths)
         ax.set(title=f"{LAYERS[layer]}, {what}", ylabel=label if layer == 0 else "")
     _draw_powers(axes[3], dataset, name, cases, step)

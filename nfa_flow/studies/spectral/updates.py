@@ -86,7 +86,7 @@ def _draw_baseline(ax: "Axes", dataset: "xarray.Dataset", name: str) -> None:
 def turned(stable_rank: "xarray.DataArray") -> "xarray.DataArray":
     """The alignment of a matrix with the same singular values, turned at random: √(stable rank / fan_in)."""
     fan_in = np.array([shape_of(int(width))[_HIDDEN] for width in stable_rank["width"].values])
-    return np.sqrt(stable_rank / stable_rank["width"].copy(data=fan_in))
+    return (stable_rank / stable_rank["width"].copy(data=fan_in)) ** 0.5
 
 
 def claims(dataset: "xarray.Dataset") -> list[Claim]:
