@@ -1,5 +1,6 @@
 """Trajectories as labelled datasets and as Zarr stores. Nothing is pickled."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,12 +15,14 @@ import numpy as np
 import xarray
 
 from .checks import wrong
-from .nets import MLP
+from .nets import ABC, MLP, Spectral
 from .nets.activations import name_of
 from .trajectory import STATUS, Trajectory, flatten, has_nan
 
 WRITE: dict[str, Any] = {"consolidated": False, "zarr_format": 3}
 READ: dict[str, Any] = {"consolidated": False, "engine": "zarr"}
+
+_SCHEMES: dict[str, Any] = {each.__name__: each for each in (ABC, Spectral)}
 
 
 def to_xarray(run: Trajectory) -> xarray.Dataset:
@@ -105,12 +108,24 @@ def _fill(like: Any, arrays: xarray.Dataset) -> Any:
 
 
 def _describe(net: Any) -> dict[str, Any] | None:
-    """What rebuilds an `MLP` with named activations; None for any other network."""
+    """What rebuilds an `MLP` with named activations and a parametrisation of this library; None for any other."""
     names = [name_of(activation) for activation in net.activations] if isinstance(net, MLP) else [None]
-    if None in names:
+    if None in names or type(net.parametrization) not in (*_SCHEMES.values(), type(None)):
         return None
-    return {"widths": net.widths, "activation": names, "bias": net.layers[0].bias is not None}
+    scheme = net.parametrization
+    kept = None if scheme is None else {"kind": type(scheme).__name__} | dataclasses.asdict(scheme)
+    return {
+        "widths": net.widths,
+        "activation": names,
+        "bias": net.layers[0].bias is not None,
+        "parametrization": kept,
+    }
 
 
 def _rebuild(description: dict[str, Any] | None) -> MLP | None:
-    return None if description is None else MLP(**description, key=jax.random.key(0))
+    if description is None:
+        return None
+    scheme = description.pop("parametrization", None)  # which older stores do not have
+    if scheme is not None:
+        scheme = _SCHEMES[scheme.pop("kind")](**scheme)
+    return MLP(**description, parametrization=scheme, key=jax.random.key(0))

@@ -3,6 +3,7 @@
 from ..study import Study
 from .features import FEATURES
 from .infinite_width import INFINITE_WIDTH
+from .rich_data import RICH_DATA
 
 rich_features = Study(
     name="rich-features",
@@ -10,5 +11,5 @@ rich_features = Study(
         "Chen, Yang, Zhao & Gu 2025, Global Convergence and Rich Feature Learning in L-Layer Infinite-Width Neural "
         "Networks under μP Parametrization"
     ),
-    experiments=(FEATURES, INFINITE_WIDTH),
+    experiments=(FEATURES, RICH_DATA, INFINITE_WIDTH),
 )

@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 # Two Gram matrices of 16 samples have 32 rows, half of the smallest width. Fewer inputs than samples, so that the
 # features of a linear network cannot be independent.
 SAMPLES, _INPUTS = 16, 12
-_T1 = 300.0
-# Features count as linearly independent if σ_min > 1e-5 σ_max: what the flow may be off by, with a margin of ten.
-RTOL, RESOLUTION = 1e-6, 1e-5
+_T1 = 100.0
+# Features count as linearly independent if σ_min > 1e-4 σ_max: what the flow may be off by, with a margin of ten.
+RTOL, RESOLUTION = 1e-5, 1e-4
 
 
 class Case(NamedTuple):
@@ -83,7 +83,7 @@ _QUICK = (FLOW,)
 def grid(quick: bool) -> Grid:
     """Activations with ways to train × widths × parametrisations × seeds."""
     cases = {name: CASES[name] for name in (_QUICK if quick else CASES)}
-    return Grid(case=looped(cases), width=looped(widths_of(quick)), scheme=batched(places()), seed=range(8))
+    return Grid(case=looped(cases), width=looped(widths_of(quick)), scheme=batched(places(quick)), seed=range(8))
 
 
 def one_run(key: PRNGKeyArray, case: Case, width: int, scheme: int | Array) -> Trajectory:
@@ -154,31 +154,30 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     """The powers of the width, independence where the theorem has it, what it does to the error; and all the rest."""
     found = []
     for name in dataset["case"].values:
-        runs = dataset.sel(case=name)
-        found += [claim_change(runs.sel(scheme=scheme), name, scheme) for scheme in runs["scheme"].values]
-        found.append(claim_independence(runs.sel(scheme="muP"), name))
+        runs, reported = dataset.sel(case=name), "" if CASES[name].is_covered else "outside of the theorem"
+        found += [claim_change(runs.sel(scheme=scheme), name, scheme, reported) for scheme in runs["scheme"].values]
+        found.append(claim_independence(runs.sel(scheme="muP"), name, reported))
         found += [report(runs.sel(scheme=scheme), f"{name}, {scheme}") for scheme in runs["scheme"].values]
     return [*found, _claim_error(dataset.sel(case=FLOW)), _report_zero(dataset.sel(case=FLOW, scheme="muP"))]
 
 
-def claim_change(runs: "xarray.Dataset", name: str, scheme: str, is_covered: bool | None = None) -> Claim:
-    """That the features of each layer change by the power of the width that the parametrisation promises."""
-    is_covered = CASES[name].is_covered if is_covered is None else is_covered
+def claim_change(runs: "xarray.Dataset", what: str, scheme: str, reported: str = "") -> Claim:
+    """That features of each layer change by the promised power of the width; `reported`: why that is not claimed."""
     fits = {l: exponent(runs[f"features.change_{l}_at_end"]) for l in range(1, HIDDEN + 1)}
-    powers = {l: promised(scheme, l) for l in fits}
-    measured = ", ".join(told(fit) for fit in fits.values())
-    if None in powers.values():
-        return Claim(f"{name}, {scheme}: change of h_l ∝ n^p, p", "reported; not stable as n grows", measured, None)
-    expected = ", ".join(f"{power:+.1f}".replace("-", "−") for power in powers.values() if power is not None)
-    verdict = all(holds(fits[l], power) for l, power in powers.items() if power is not None)
-    outside = "" if is_covered else "; outside of the theorem"
-    statement = f"{name}, {scheme}: change of h_l ∝ n^p, p"
-    return Claim(statement, f"{expected} (± {TOLERANCE}){outside}", measured, verdict if is_covered else None)
+    statement, measured = f"{what}, {scheme}: change of h_l ∝ n^p, p", ", ".join(told(fit) for fit in fits.values())
+    powers = {l: power for l in fits if (power := promised(scheme, l)) is not None}
+    if not powers:
+        return Claim(statement, "reported; not stable as n grows", measured, None)
+    expected = ", ".join(f"{power + 0.0:g}".replace("-", "−") for power in powers.values())
+    if reported:
+        return Claim(statement, f"reported; {expected} as n → ∞; {reported}", measured, None)
+    failed = (runs["status"] != "completed").any()
+    verdict = not failed and all(holds(fits[l], power) for l, power in powers.items())
+    return Claim(statement, f"{expected} (± {TOLERANCE})", measured, bool(verdict))
 
 
-def claim_independence(mup: "xarray.Dataset", name: str, is_covered: bool | None = None) -> Claim:
+def claim_independence(mup: "xarray.Dataset", what: str, reported: str = "") -> Claim:
     """Under muP features stay independent in every run at every time, and do in the limit of infinite width."""
-    is_covered = CASES[name].is_covered if is_covered is None else is_covered
     layers = range(1, HIDDEN + 1)
     least = min(float(mup[f"features.independence_{l}"].min()) for l in layers)
     failed = int((mup["status"] != "completed").sum())
@@ -186,11 +185,11 @@ def claim_independence(mup: "xarray.Dataset", name: str, is_covered: bool | None
     measured = (
         f"σ_min/σ_max ≥ {least:.1e}; λ_min → {', '.join(f'{v:.2g} ± {e:.1g}' for v, e in limits)}; {failed} failed"
     )
+    statement = f"{what}, muP: features of every layer stay linearly independent"
+    if reported:
+        return Claim(statement, f"reported; {reported}", measured, None)
     verdict = least > RESOLUTION and not failed and all(value > 2 * error for value, error in limits)
-    statement = f"{name}, muP: features of every layer stay linearly independent"
     expected = f"σ_min/σ_max > {RESOLUTION:g} in all runs; limit of λ_min > 0 by 2 standard errors"
-    if not is_covered:
-        return Claim(statement, "reported; outside of the theorem", measured, None)
     return Claim(statement, expected, measured, bool(verdict))
 
 
@@ -241,5 +240,5 @@ FEATURES = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(80, 900),
+    seconds=(60, 950),
 )
