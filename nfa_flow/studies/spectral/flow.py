@@ -199,5 +199,5 @@ FLOW = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(30, 200),
+    seconds=(30, 100),
 )

@@ -230,5 +230,5 @@ NORMS = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(40, 200),
+    seconds=(30, 170),
 )

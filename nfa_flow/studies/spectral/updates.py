@@ -136,5 +136,5 @@ UPDATES = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(20, 200),
+    seconds=(10, 60),
 )
