@@ -112,7 +112,7 @@ def _describe(net: Any) -> dict[str, Any] | None:
     names = [name_of(activation) for activation in net.activations] if isinstance(net, MLP) else [None]
     if None in names or type(net.parametrization) not in (*_SCHEMES.values(), type(None)):
         return None
-    scheme = net.parametrization
+    scheme: Any = net.parametrization
     kept = None if scheme is None else {"kind": type(scheme).__name__} | dataclasses.asdict(scheme)
     return {
         "widths": net.widths,

@@ -120,9 +120,8 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     entries: dict[str, Any] = {}
     for dim in ("scheme", "case"):
         count = dataset.sizes[dim]
-        linestyle, marker = ("-", "o") if dim == "scheme" else ("-", "s")
         for i, name in enumerate(dataset[dim].values):
-            style: Any = {"color": color_of(i, count), "linestyle": linestyle, "marker": marker, "markersize": 3.5}
+            style: Any = {"color": color_of(i, count), "marker": "o", "markersize": 3.5}
             entries[f"{'above' if dim == 'scheme' else 'below'}: {name}"] = Line2D([], [], **style)
     entries["untrained"] = Line2D([], [], color=GREY, linestyle=":")
     entries["promised power of $n$"] = Line2D([], [], color="black", linestyle="--")
