@@ -138,7 +138,7 @@ def one_of(place: Place, options: Sequence[optax.GradientTransformation]) -> opt
 def scale_layers(factors: Float[Array, " L"]) -> optax.GradientTransformation:
     """Multiply the updates of each layer of an `MLP` by a factor."""
 
-    def scale(net: Any, params: Any = None) -> nets.MLP:
+    def scale(net: Any, params: Any = None) -> Any:
         return net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
 
     return optax.stateless(scale)
