@@ -84,7 +84,7 @@ def with_scores(dataset: "xarray.Dataset") -> "xarray.Dataset":
     """The runs with their scores, and with the largest ‖A − A_∞‖_F and ‖P − P_∞‖_F at any of the times."""
     dims = ("width", "seed", "time")
     A, P = (dataset[name].transpose(*dims, ...).values for name in ("A", "P"))
-    found = {name: (dims, values) for name, values in scores(A, P).items()}
+    found: dict[str, Any] = {name: (dims, values) for name, values in scores(A, P).items()}
     for name, values, at_infinity in (("A", A, limit().nfm), ("P", P, limit().end_to_end)):
         found[f"distance of {name}"] = (dims[:2], np.linalg.norm(values - at_infinity, axis=(-2, -1)).max(axis=-1))
     return dataset.assign(found)
