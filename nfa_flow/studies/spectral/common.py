@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from ... import nets
 from ...data import Dataset, digits, standardise
@@ -121,16 +121,16 @@ def optimizer(
 def one_of(place: Place, options: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
     """One of several transformations by its place, which may be traced; it carries the states of all."""
 
-    def init(params: PyTree) -> tuple:
+    def init(params: Any) -> Any:
         return tuple(option.init(params) for option in options)
 
-    def update(updates: PyTree, states: tuple, params: PyTree | None = None) -> tuple[PyTree, tuple]:
-        def use(i: int, updates: PyTree, states: tuple) -> tuple[PyTree, tuple]:
-            updates, state = options[i].update(updates, states[i], params)
-            return updates, (*states[:i], state, *states[i + 1 :])
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def use(i: int, updates: Any, states: Any) -> tuple[Any, Any]:
+            updates, new = options[i].update(updates, states[i], params)
+            return updates, (*states[:i], new, *states[i + 1 :])
 
         branches = [lambda u, s, i=i: use(i, u, s) for i in range(len(options))]
-        return jax.lax.switch(place, branches, updates, states)
+        return jax.lax.switch(place, branches, updates, state)
 
     return optax.GradientTransformation(init, update)
 
