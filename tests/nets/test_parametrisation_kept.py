@@ -39,14 +39,16 @@ def test_names_do_as_well(swept):
     np.testing.assert_allclose(named["nfm"], swept[1]["nfm"].sel(scheme=["muP", "Spectral"], seed=[0]), rtol=1e-12)
 
 
-def test_a_sweep_over_parametrisations_resumes_but_not_with_another_one_under_the_same_name(swept):
+def test_a_sweep_over_parametrisations_resumes_but_takes_none_for_another_of_the_same_name(swept):
     store, dataset = swept
     tallies = []
     again = nf.sweep(one_run, nf.Grid(scheme=SCHEMES, seed=range(2)), store=store, progress=tallies.append)
     assert tallies == []  # there was nothing left to run, and to tell of
     np.testing.assert_array_equal(again["nfm"], dataset["nfm"])
-    with pytest.raises(ValueError, match="scheme"):
-        nf.sweep(one_run, nf.Grid(scheme={"muP": nf.nets.NTP()}, seed=range(2)), store=store, progress=False)
+    other = nf.sweep(one_run, nf.Grid(scheme={"muP": nf.nets.NTP()}, seed=[1]), store=store, progress=tallies.append)
+    assert tallies[-1].done == 1
+    alone = one_run(jax.random.key(1), nf.nets.NTP()).observed["nfm"]
+    np.testing.assert_allclose(other["nfm"].squeeze(), alone, rtol=1e-12)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=list(SCHEMES))
