@@ -239,5 +239,5 @@ FEATURES = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(60, 950),
+    seconds=(70, 950),
 )

@@ -162,5 +162,5 @@ INFINITE_WIDTH = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(20, 60),
+    seconds=(45, 120),
 )

@@ -119,5 +119,5 @@ RICH_DATA = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(30, 200),
+    seconds=(35, 200),
 )
