@@ -20,8 +20,9 @@ class Study:
     without running anything where all is there.
     """
 
-    name: tyro.conf.Positional[Literal["nfa", "spikes"]]
-    """nfa: the Neural Feature Ansatz, exact flow against optimisers; spikes: one gradient step, predicted and seen"""
+    name: tyro.conf.Positional[Literal["nfa", "rich-features", "spectral", "spikes"]]
+    """nfa: the Neural Feature Ansatz, exact flow against optimisers; rich-features: what features do as width grows;
+    spectral: norms of updates against width; spikes: one gradient step, predicted and seen"""
     figure: tuple[str, ...] = ()
     """names of experiments, all by default"""
     quick: bool = False
@@ -60,7 +61,14 @@ class Study:
 def _study(name: str) -> Any:
     import nfa_flow as nf
 
-    return {study.name: study for study in (nf.studies.neural_feature_ansatz, nf.studies.one_step_spikes)}[name]
+    studies = nf.studies
+    known = (
+        studies.neural_feature_ansatz,
+        studies.rich_features,
+        studies.spectral_condition,
+        studies.one_step_spikes,
+    )
+    return {study.name: study for study in known}[name]
 
 
 def _table(claims: Any) -> Any:

@@ -1,5 +1,7 @@
 """A function compiled once per argument shapes and device, whichever thread comes first."""
 
+import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -15,7 +17,18 @@ def device_of_thread() -> Any:
 
 
 # LLVM takes longer to vectorise random numbers than a sweep takes to draw them.
-_HASTILY: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+_HASTILY: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
+
+
+@functools.cache
+def _hasty_options() -> dict[str, str | bool]:
+    """Those options of `_HASTILY` that this version of JAX knows."""
+    known = {}
+    for name, value in _HASTILY.items():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(lambda: 0).lower().compile({name: value})
+            known[name] = value
+    return known
 
 
 class Compiled:
@@ -27,7 +40,7 @@ class Compiled:
 
     def __init__(self, function: Callable, *, donate: tuple[int, ...] = (), hastily: bool = False):
         self._function = jax.jit(function, donate_argnums=donate)
-        self._options = _HASTILY if hastily and jax.default_backend() == "cpu" else {}
+        self._options = _hasty_options() if hastily and jax.default_backend() == "cpu" else {}
         self._programs: dict[Hashable, Any] = {}
         self._lock, self._locks = threading.Lock(), {}
         self.compile_seconds = 0.0  # of all programs

@@ -34,6 +34,7 @@ _PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__")
 _UNKNOWN = " of unknown content, "
 _MARKS: dict[int, tuple[str, Any]] = {}  # id → (what stands for an unknown content, the object, which keeps the id)
 _COMPILED: Any = type(jax.jit(lambda: None))
+_SETTING: Any = type(jax.default_matmul_precision("highest"))
 
 
 def describe(function: Callable) -> dict[str, str]:
@@ -82,6 +83,9 @@ class _Description:
             self._put(key, array_text(value))
         elif _is_offered(value):
             self._put(key, _qualified(value))
+        elif isinstance(value, _SETTING):  # of JAX, for what it decorates
+            setting: Any = value
+            self._put(key, f"{setting.state.__name__} = {literal(setting.new_val)}")
         elif isinstance(value, types.MethodType):
             self.add(key, value.__func__)
             self.add(_join(key, "self"), value.__self__)

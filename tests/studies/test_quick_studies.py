@@ -9,7 +9,12 @@ import pytest
 import nfa_flow as nf
 from nfa_flow.cli import main
 
-STUDIES = (nf.studies.neural_feature_ansatz, nf.studies.one_step_spikes)
+STUDIES = (
+    nf.studies.neural_feature_ansatz,
+    nf.studies.rich_features,
+    nf.studies.spectral_condition,
+    nf.studies.one_step_spikes,
+)
 
 
 @pytest.fixture(scope="module", params=STUDIES, ids=lambda study: study.name)

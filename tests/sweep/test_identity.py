@@ -171,6 +171,17 @@ def test_a_function_that_its_file_no_longer_holds_is_told_by_its_bytecode(experi
     assert differences(described, describe(load(SCRIPT).one_run)) == {"source"}
 
 
+def test_a_function_under_a_setting_of_jax_counts_with_the_setting():
+    under = lambda precision: describe(jax.default_matmul_precision(precision)(_double))
+    assert differences(under("highest"), under("highest")) == set()
+    assert differences(under("highest"), under("default")) == {"self"}
+    assert under("highest")["self"] == "default_matmul_precision = 'highest'"
+
+
+def _double(x):
+    return 2 * x
+
+
 def test_the_description_is_the_same_in_every_process(experiment, tmp_path):
     cloudpickle = pytest.importorskip("cloudpickle")
     modules = [sys.modules[name] for name in ("experiment", "helpers")]
