@@ -97,11 +97,17 @@ class Study:
 
 
 def write_claims(claims: Sequence[tuple[str, Claim]], path: Path) -> Path:
-    """A table of claims as a CSV file."""
+    """A table of claims as a CSV file, where what it has of other experiments stays."""
+    rows: dict[str, list[Sequence[object]]] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in list(csv.reader(file))[1:]:
+                rows.setdefault(row[0], []).append(row)
+    rows |= {name: [(name, *claim) for other, claim in claims if other == name] for name, _ in claims}
     with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("experiment", *Claim._fields))
-        rows.writerows((name, *claim) for name, claim in claims)
+        table = csv.writer(file)
+        table.writerow(("experiment", *Claim._fields))
+        table.writerows(row for each in rows.values() for row in each)
     return path
 
 

@@ -76,6 +76,14 @@ def test_figures_and_claims_are_written_without_running(folder, tmp_path):
     assert row["experiment"] == "second" and row["statement"] == "the loss is positive" and row["holds"] == "True"
 
 
+def test_the_table_of_claims_keeps_those_of_experiments_that_were_not_judged_again(tmp_path):
+    claim = Claim("it is so, and so", "1", "1", True)
+    path = write_claims([("first", claim), ("first", claim), ("second", claim)], tmp_path / "claims.csv")
+    write_claims([("first", claim._replace(measured="2"))], path)
+    rows = list(csv.DictReader(path.open()))
+    assert [(row["experiment"], row["measured"]) for row in rows] == [("first", "2"), ("second", "1")]
+
+
 def test_a_study_lists_its_experiments():
     assert str(STUDY).splitlines() == [
         "small: nobody 2026",
