@@ -10,7 +10,12 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STUDIES = {"neural_feature_ansatz": "nfa"}  # notebook → the study that it looks at
+STUDIES = {  # notebook → the study that it looks at
+    "neural_feature_ansatz": "nfa",
+    "rich_features": "rich-features",
+    "spectral_condition": "spectral",
+    "one_gradient_step": "spikes",
+}
 
 
 def code_blocks(language):

@@ -2,6 +2,9 @@
 
 import csv
 import dataclasses
+import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -13,6 +16,7 @@ from nfa_flow.plot.style import new_figure
 from nfa_flow.studies import Claim, Experiment, Study
 from nfa_flow.studies.experiment import quantiles
 from nfa_flow.studies.study import _TimeLeft, write_claims
+from nfa_flow.sweep.identity import describe
 from nfa_flow.sweep.progress import Tally
 
 
@@ -56,9 +60,11 @@ def test_each_experiment_has_a_store_and_they_load_as_they_came(folder):
     assert all(again[name].identical(results[name]) for name in results)
 
 
-def test_only_what_is_missing_runs(folder, compilations):
+def test_only_what_is_missing_runs(folder):
+    written = {file: file.stat().st_mtime_ns for file in folder.glob("*.zarr/runs/*")}
+    assert len(written) >= 2
     STUDY.run(folder, quick=True, progress=True)
-    assert compilations() == 0
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("*.zarr/runs/*")} == written
 
 
 def test_the_full_study_adds_to_the_quick_one(folder, tmp_path):
@@ -118,3 +124,16 @@ def test_bad_arguments_are_refused(tmp_path):
     with jax.enable_x64(False), pytest.raises(ValueError, match="`jax_enable_x64` must be set"):
         STUDY.run(tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_experiments_are_the_same_whether_or_not_types_are_checked(tmp_path):
+    """Tests check types, users do not; stores of either go on with the other."""
+    code = (
+        "import json, nfa_flow as nf; from nfa_flow.sweep.identity import describe; "
+        "studies = [each for each in vars(nf.studies).values() if isinstance(each, nf.studies.Study)]; "
+        "print(json.dumps({f'{s.name} {e.name}': describe(e.one_run) for s in studies for e in s.experiments}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+    studies = [each for each in vars(nf.studies).values() if isinstance(each, Study)]
+    here = {f"{study.name} {each.name}": describe(each.one_run) for study in studies for each in study.experiments}
+    assert len(here) > 20 and json.loads(run.stdout) == here

@@ -85,15 +85,11 @@ class SGD:
         self, net: nets.MLP, data: Dataset, mobility: Sequence[Any], key: PRNGKeyArray, **options: Any
     ) -> Trajectory:
         """The run; the key is for the minibatches."""
-
-        def step(net: Any, params: Any = None) -> Any:
-            return net.with_weights([-self.rate * m * W for m, W in zip(mobility, net.weights, strict=True)])
-
+        step = lambda net: net.with_weights([-self.rate * m * W for m, W in zip(mobility, net.weights, strict=True)])
         batches: Any = {"batch_size": self.batch_size, "key": key, "learning_rate": self.rate}
         steps = np.unique(np.concatenate([[0], np.geomspace(1, self.steps, 12).round()])).astype(int)
-        return gradient_descent(
-            net, data, optax.stateless(step), self.steps, save_at=steps, progress=False, **batches, **options
-        )
+        optimizer = optax.stateless(lambda net, params=None: step(net))
+        return gradient_descent(net, data, optimizer, self.steps, save_at=steps, progress=False, **batches, **options)
 
 
 def exponent(values: "xarray.DataArray") -> WidthExponent:

@@ -5,6 +5,7 @@ trace, so that one compiled program per width serves all parametrisations and op
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -120,28 +121,23 @@ def optimizer(
 
 def one_of(place: Place, options: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
     """One of several transformations by its place, which may be traced; it carries the states of all."""
-
-    def init(params: Any) -> Any:
-        return tuple(option.init(params) for option in options)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def use(i: int, updates: Any, states: Any) -> tuple[Any, Any]:
-            updates, new = options[i].update(updates, states[i], params)
-            return updates, (*states[:i], new, *states[i + 1 :])
-
-        branches = [lambda u, s, i=i: use(i, u, s) for i in range(len(options))]
-        return jax.lax.switch(place, branches, updates, state)
-
+    init = lambda params: tuple(option.init(params) for option in options)
+    branches = lambda params: [partial(_updated_by, i, options, params) for i in range(len(options))]
+    update = lambda updates, state, params=None: jax.lax.switch(place, branches(params), updates, state)
     return optax.GradientTransformation(init, update)
+
+
+def _updated_by(
+    i: int, options: Sequence[optax.GradientTransformation], params: Any, updates: Any, states: Any
+) -> tuple[Any, Any]:
+    updates, new = options[i].update(updates, states[i], params)
+    return updates, (*states[:i], new, *states[i + 1 :])
 
 
 def scale_layers(factors: Float[Array, " L"]) -> optax.GradientTransformation:
     """Multiply the updates of each layer of an `MLP` by a factor."""
-
-    def scale(net: Any, params: Any = None) -> Any:
-        return net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
-
-    return optax.stateless(scale)
+    scaled = lambda net: net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
+    return optax.stateless(lambda net, params=None: scaled(net))
 
 
 def exponent(values: "xarray.DataArray") -> WidthExponent:
