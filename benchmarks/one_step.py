@@ -1,6 +1,6 @@
 """One gradient step and ridge regression on its features: seconds and memory against the number of samples.
 
-    python benchmarks/one_step.py                # everything, some ten minutes on two cores
+    python benchmarks/one_step.py                      # everything
     python benchmarks/one_step.py --samples 1000 2000
 
 d = N = n/4 in float32, a process for each n, each part timed at its second call: the step on n samples, the features

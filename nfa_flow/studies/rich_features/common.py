@@ -19,16 +19,14 @@ from ...data import Dataset
 from ...descent import gradient_descent
 from ...flow import gradient_flow, log_times
 from ...trajectory import Trajectory
-from ...width import WidthExponent, width_exponent
+from ...width import WidthExponent
+from ..width_fits import TOLERANCE
 
 if TYPE_CHECKING:
-    import xarray
-    from matplotlib.axes import Axes
+    pass
 
 SCHEMES = {"SP": nets.SP(), "NTP": nets.NTP(), "MeanField": nets.MeanField(), "muP": nets.muP()}
 HIDDEN = 2  # hidden layers
-# Of fitted powers of the width, as in `nf.width`: it tells apart those of the schemes, which are multiples of ½.
-TOLERANCE = 0.25
 
 Place = int | Int[Array, ""]
 
@@ -92,36 +90,6 @@ class SGD:
         return gradient_descent(net, data, optimizer, self.steps, save_at=steps, progress=False, **batches, **options)
 
 
-def exponent(values: "xarray.DataArray") -> WidthExponent:
-    """The power of the width with which a size grows over (width, seed); NaN where a size is not defined."""
-    sizes = values.transpose("width", "seed").values
-    if not (np.isfinite(sizes).all() and sizes.min() > 0):
-        return WidthExponent(np.nan, np.nan)
-    return width_exponent(values["width"].values.tolist(), sizes)
-
-
 def holds(fit: WidthExponent, promised: float) -> bool:
     """Whether it is the promised one within the tolerance, with two standard errors to spare."""
     return bool(abs(fit.exponent - promised) + 2 * fit.error <= TOLERANCE)
-
-
-def told(fit: WidthExponent) -> str:
-    """An exponent as text."""
-    return f"{round(fit.exponent, 2) + 0.0:+.2f} ± {fit.error:.2f}".replace("-", "−")  # no −0.00
-
-
-def draw_slope(ax: "Axes", values: "xarray.DataArray", power: float) -> None:
-    """A dashed line of a promised power of the width through the middle of sizes over (width, seed)."""
-    n, sizes = values["width"].values, values.median("seed").values
-    centre, middle = np.exp(np.log(sizes).mean()), np.exp(np.log(n).mean())
-    ax.plot(n, centre * (n / middle) ** power, "k--", linewidth=1.0, zorder=5)
-
-
-def set_widths(ax: "Axes", widths: np.ndarray) -> None:
-    """A logarithmic axis of widths, with a tick at each, and sizes on the other, over a decade at least."""
-    ax.set(xscale="log", yscale="log", xlabel="width $n$")
-    ax.set_xticks(widths, [str(width) for width in widths])
-    ax.set_xticks([], minor=True)
-    low, high = ax.get_ylim()
-    if high < 10 * low:
-        ax.set_ylim((low * high / 10) ** 0.5, (10 * low * high) ** 0.5)

@@ -30,21 +30,8 @@ from ...trajectory import Trajectory
 from ...width import width_limit
 from ...width.coordinate_check import promised_exponents
 from ..experiment import Claim, Experiment, quantiles
-from .common import (
-    HIDDEN,
-    SCHEMES,
-    SGD,
-    TOLERANCE,
-    Flow,
-    draw_slope,
-    exponent,
-    holds,
-    network,
-    places,
-    set_widths,
-    told,
-    widths_of,
-)
+from ..width_fits import TOLERANCE, draw_slope, exponent, set_widths, told
+from .common import HIDDEN, SCHEMES, SGD, Flow, holds, network, places, widths_of
 from .feature_change import FeatureChange
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from ...theory import LinearMuP, infinite_linear_mup
 from ...trajectory import Trajectory
 from ...width import WidthLimit, width_limit
 from ..experiment import Claim, Experiment
-from .common import TOLERANCE, draw_slope, exponent, holds, set_widths, told, widths_of
+from ..width_fits import TOLERANCE, draw_slope, exponent, set_widths, told
+from .common import holds, widths_of
 
 if TYPE_CHECKING:
     import xarray

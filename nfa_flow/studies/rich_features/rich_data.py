@@ -20,7 +20,8 @@ from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment, quantiles
-from .common import SGD, network, places, set_widths, widths_of
+from ..width_fits import set_widths
+from .common import SGD, network, places, widths_of
 from .feature_change import FeatureChange
 from .features import SAMPLES, claim_change, claim_independence, draw_sizes, report
 

@@ -18,7 +18,8 @@ from ... import nets
 from ...data import Dataset, digits, standardise
 from ...descent import normalize_by_spectral_norm
 from ...nets.initialisation import Weights
-from ...width import WidthExponent, width_exponent
+from ...width import WidthExponent
+from ..width_fits import TOLERANCE, draw_slope
 
 if TYPE_CHECKING:
     import xarray
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 INPUTS, OUTPUTS, SAMPLES = 16, 10, 64
 LAYERS = ("input", "hidden", "read-out")
-# Of fitted powers of the width, as in `nf.width`: it tells apart those of the schemes in use, multiples of ½.
-TOLERANCE = 0.25
 
 # What one learning rate for all layers makes of the standard start, with gradient descent and with Adam.
 ONE_RATE = nets.ABC((0, 0, 0), (0, 0.5, 0.5), (0, 0, 0), name="SP, one rate")
@@ -140,14 +139,6 @@ def scale_layers(factors: Float[Array, " L"]) -> optax.GradientTransformation:
     return optax.stateless(lambda net, params=None: scaled(net))
 
 
-def exponent(values: "xarray.DataArray") -> WidthExponent:
-    """The power of the width with which a size grows over (width, seed); NaN where a size is not defined."""
-    sizes = values.transpose("width", "seed").values
-    if not (np.isfinite(sizes).all() and sizes.min() > 0):
-        return WidthExponent(np.nan, np.nan)
-    return width_exponent(values["width"].values.tolist(), sizes)
-
-
 def verdict(fits: Sequence[WidthExponent], promised: Sequence[float]) -> bool | None:
     """Whether all powers are the promised ones within the tolerance, with two standard errors to spare.
 
@@ -159,11 +150,6 @@ def verdict(fits: Sequence[WidthExponent], promised: Sequence[float]) -> bool | 
     return None if all(gap - spare <= TOLERANCE for gap, spare in gaps) else False
 
 
-def told(fit: WidthExponent) -> str:
-    """An exponent as text."""
-    return f"{round(fit.exponent, 2) + 0.0:+.2f} ± {fit.error:.2f}".replace("-", "−")  # no −0.00
-
-
 def draw_sizes(ax: "Axes", values: "xarray.DataArray", color: Any, promised: float | None = None, **style: Any) -> Any:
     """Medians over the seeds against the width, a band of quantiles, and the promised slope, dashed; the line."""
     n = values["width"].values
@@ -171,8 +157,7 @@ def draw_sizes(ax: "Axes", values: "xarray.DataArray", color: Any, promised: flo
     (line,) = ax.plot(n, median, color=color, marker="o", markersize=3.5, **style)
     ax.fill_between(n, low, high, color=color, alpha=0.2, linewidth=0)
     if promised is not None:
-        centre, middle = np.exp(np.log(median).mean()), np.exp(np.log(n).mean())
-        ax.plot(n, centre * (n / middle) ** promised, "k--", linewidth=0.9, zorder=5)
+        draw_slope(ax, values, promised)
     return line
 
 
@@ -181,16 +166,6 @@ def shade_of(i: int, widths: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.85 * i / max(widths - 1, 1))
-
-
-def set_widths(ax: "Axes", widths: np.ndarray) -> None:
-    """Logarithmic axes, of widths and of sizes, these of a decade at least: what is flat is to look flat."""
-    ax.set(xscale="log", yscale="log", xlabel="width $n$")
-    ax.set_xticks(widths, [str(width) for width in widths])
-    ax.set_xticks([], minor=True)
-    low, high = np.log10(ax.get_ylim())
-    if high - low < 1:
-        ax.set_ylim(10 ** ((low + high - 1) / 2), 10 ** ((low + high + 1) / 2))
 
 
 def powers_as_text(powers: Sequence[float]) -> str:

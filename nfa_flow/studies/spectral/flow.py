@@ -21,21 +21,19 @@ from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment
+from ..width_fits import exponent, set_widths, told
 from .common import (
     GD,
     LAYERS,
     ONE_RATE,
     Case,
     draw_sizes,
-    exponent,
     network,
     places,
     powers_as_text,
-    set_widths,
     shade_of,
     shape_of,
     task,
-    told,
     verdict,
 )
 from .layers import LayerNorms

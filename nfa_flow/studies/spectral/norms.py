@@ -16,6 +16,7 @@ from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment
+from ..width_fits import exponent, set_widths, told
 from .common import (
     ADAM,
     GD,
@@ -26,16 +27,13 @@ from .common import (
     ONE_RATE_ADAM,
     Case,
     draw_sizes,
-    exponent,
     fans,
     network,
     optimizer,
     places,
     powers_as_text,
-    set_widths,
     shape_of,
     task,
-    told,
     verdict,
 )
 from .layers import LayerNorms

@@ -18,6 +18,7 @@ from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
 from ...width import WidthExponent
 from ..experiment import Claim, Experiment, quantiles
+from ..width_fits import TOLERANCE, exponent, set_widths, told
 from .common import (
     ADAM,
     GD,
@@ -25,18 +26,14 @@ from .common import (
     NORMALISED,
     ONE_RATE,
     ONE_RATE_ADAM,
-    TOLERANCE,
     Case,
     draw_sizes,
-    exponent,
     network,
     optimizer,
     places,
     powers_as_text,
-    set_widths,
     shade_of,
     task,
-    told,
     verdict,
 )
 

@@ -13,16 +13,8 @@ import numpy as np
 from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid
 from ..experiment import Claim, Experiment, quantiles
-from .common import (
-    LAYERS,
-    draw_sizes,
-    exponent,
-    powers_as_text,
-    set_widths,
-    shape_of,
-    told,
-    verdict,
-)
+from ..width_fits import exponent, set_widths, told
+from .common import LAYERS, draw_sizes, powers_as_text, shape_of, verdict
 from .norms import CASES, STEPS, claim_powers, grid_of, of_layer, one_run, powers_of_step
 
 if TYPE_CHECKING:
