@@ -8,9 +8,10 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.data import Dataset
+from nfa_flow.studies.held_out import held_out_score
 from nfa_flow.studies.nfa import real_data
 from nfa_flow.studies.nfa.common import EXACT
-from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, claims, held_out_score, of_problem, split
+from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, claims, of_problem, split
 
 SCORES = (
     "loss",

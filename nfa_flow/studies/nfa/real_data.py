@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ... import measure, nets
 from ...data import Dataset, diabetes, digits
@@ -27,6 +26,7 @@ from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment, quantiles
+from ..held_out import held_out_score
 from ..training import Descent, ExactFlow
 from .common import EXACT
 
@@ -121,14 +121,6 @@ def split(key: PRNGKeyArray, data: Dataset, samples: int) -> tuple[Dataset, Data
     order = jax.random.permutation(key, data.samples)
     first, rest = order[:samples], order[samples:]
     return Dataset(data.x[first], data.y[first]), Dataset(data.x[rest], data.y[rest])
-
-
-def held_out_score(net: Any, data: Dataset) -> Float[Array, ""]:
-    """The share of samples whose largest output is that of their class; R² where there is one output only."""
-    outputs = jax.vmap(net)(data.x)
-    if data.outputs == 1:
-        return 1 - jnp.mean((outputs - data.y) ** 2) / jnp.var(data.y)
-    return jnp.mean(jnp.argmax(outputs, axis=1) == jnp.argmax(data.y, axis=1))
 
 
 def of_problem(dataset: "xarray.Dataset", problem: str) -> "xarray.Dataset":

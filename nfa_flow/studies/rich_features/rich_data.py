@@ -10,8 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure
 from ...data import Dataset, cifar10, digits
@@ -20,6 +19,7 @@ from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
 from ..experiment import Claim, Experiment, quantiles
+from ..held_out import held_out_score
 from ..width_fits import set_widths
 from .common import SGD, network, places, widths_of
 from .feature_change import FeatureChange
@@ -63,14 +63,9 @@ def one_run(key: PRNGKeyArray, images: Images, width: int, scheme: int | Array) 
     observe = {
         "features": FeatureChange(net, data.x[:SAMPLES]),
         "loss": measure.loss,
-        "accuracy": lambda net, data: accuracy(net, held_out),
+        "accuracy": lambda net, data: held_out_score(net, held_out),
     }
     return _SGD(net, data, mobility, batch_key, observe=observe)
-
-
-def accuracy(net: Any, data: Dataset) -> Float[Array, ""]:
-    """The share of samples whose largest output is that of their class."""
-    return jnp.mean(jnp.argmax(jax.vmap(net)(data.x), axis=1) == jnp.argmax(data.y, axis=1))
 
 
 def figure(dataset: "xarray.Dataset") -> "Figure":
