@@ -135,8 +135,14 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+@pytest.fixture
+def written_only_at_the_end(monkeypatch):
+    """However slow the machine is."""
+    monkeypatch.setattr(keeper_module, "_FLUSH_SECONDS", np.inf)
+
+
 @pytest.mark.parametrize("place", ["write", "conclude"])
-def test_ctrl_c_at_the_very_end_loses_no_run(place, tmp_path, monkeypatch):
+def test_ctrl_c_at_the_very_end_loses_no_run(place, tmp_path, monkeypatch, written_only_at_the_end):
     options = {"store": tmp_path / "a.zarr", "progress": False}
     calls, wrap = once(interrupt)
     monkeypatch.setattr(store_module.Store, place, wrap(getattr(store_module.Store, place)))
@@ -150,7 +156,7 @@ def test_ctrl_c_at_the_very_end_loses_no_run(place, tmp_path, monkeypatch):
     assert parts(options["store"]) == before
 
 
-def test_what_cannot_be_written_is_not_tried_twice(tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_not_tried_twice(tmp_path, monkeypatch, written_only_at_the_end):
     calls, wrap = once(full)
     monkeypatch.setattr(store_module.Store, "write", wrap(store_module.Store.write))
     with pytest.raises(OSError, match="No space left on device"):
