@@ -107,6 +107,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> Path:
     right.axhline(8, color="black", linestyle="--", linewidth=1)
     left.set(xscale="log", yscale="log", xlabel="samples $n$, $d = N = n/4$", ylabel="seconds")
     right.set(xscale="log", yscale="log", xlabel="samples $n$", ylabel="most memory held (GiB)")
+    right.set_yticks([0.5, 1, 2, 4, 8], ["½", "1", "2", "4", "8"])
+    right.set_yticks([], minor=True)
     handles, labels = left.get_legend_handles_labels()
     legend_below(sheet, dict(zip(labels, handles, strict=True)))
     sheet.savefig(path)

@@ -6,6 +6,7 @@ be traced and batched over all that they depend on.
 """
 
 from .balance import balance_decay as balance_decay
+from .deep_linear_mup import infinite_deep_linear_mup as infinite_deep_linear_mup
 from .end_to_end import balanced_nfm as balanced_nfm
 from .end_to_end import end_to_end_flow as end_to_end_flow
 from .hermite import Hermite as Hermite

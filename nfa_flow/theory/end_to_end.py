@@ -1,12 +1,11 @@
 """A balanced deep linear network seen from outside: its end-to-end matrix obeys an ODE of its own."""
 
-from itertools import pairwise
-
 import numpy as np
 from jaxtyping import Float64
 
-from ..checks import require_integer, wrong
-from ._host import ArrayLike, Number, as_array, as_number, as_times
+from ..checks import require_integer
+from ._host import ArrayLike, Number, as_array, as_number
+from ._integrate import integrate
 
 
 def end_to_end_flow(
@@ -17,8 +16,9 @@ def end_to_end_flow(
         P' = −Σ_{j=1}^{L} (PPᵀ)^{(L−j)/L} E (PᵀP)^{(j−1)/L} − LλP,   E = P S_xx − S_yx.
 
     Integrated by scipy's DOP853 at a relative tolerance of 1e-12 from one time to the next, with an absolute tolerance
-    of 1e-14 of ‖P‖ at the start of each stretch: let the times follow a small start as it grows. The flow conserves the
-    rank of P, and so does the field: it leaves out the directions in which P0 vanishes, where rounding would grow.
+    of 1e-14 of the largest entry at the start of each stretch: let the times follow a small start as it grows. The flow
+    conserves the rank of P, and so does the field: it leaves out the directions in which P0 vanishes, where rounding
+    would grow.
 
     **Arguments:** `times`: (t,), non-negative, ascending; `P0`: P at t = 0, (c, d); `S_xx`: XᵀX/n, (d, d);
     `S_yx`: YᵀX/n, (c, d), for data in rows; `depth`: L ≥ 1; `weight_decay`: λ ≥ 0.
@@ -26,37 +26,22 @@ def end_to_end_flow(
     **Raises:** ValueError for shapes that do not fit or an argument out of range.
     **Source:** Arora, Cohen & Hazan 2018, Thm 1.
     """
-    from scipy.integrate import solve_ivp
-
-    moments = as_array("times", as_times(times), "t")
-    if np.any(np.diff(moments) < 0):
-        raise wrong("times", "in ascending order", moments.tolist())
-    P = as_array("P0", P0, "c", "d")
-    S_xx = as_array("S_xx", S_xx, P.shape[1], P.shape[1])
-    S_yx = as_array("S_yx", S_yx, *P.shape)
+    P0 = as_array("P0", P0, "c", "d")
+    S_xx = as_array("S_xx", S_xx, P0.shape[1], P0.shape[1])
+    S_yx = as_array("S_yx", S_yx, *P0.shape)
     require_integer("depth", depth, at_least=1)
     decay = as_number("weight_decay", weight_decay, at_least=0)
-    rank = int(np.linalg.matrix_rank(P))
+    rank = int(np.linalg.matrix_rank(P0))
 
-    def field(_, flat):
-        P = flat.reshape(S_yx.shape)
+    def field(P):
         # The thin SVD of P: an eigendecomposition of PᵀP would lose half the digits of small singular values.
         U, s, Vt = np.linalg.svd(P, full_matrices=False)
         U, s, V = U[:, :rank], s[:rank], Vt[:rank].T
         E = P @ S_xx - S_yx
         terms = (_power(U, s, (depth - j) / depth) @ E @ _power(V, s, (j - 1) / depth) for j in range(1, depth + 1))
-        return -(sum(terms) + depth * decay * P).ravel()
+        return [-(sum(terms) + depth * decay * P)]
 
-    path = []
-    for stretch in pairwise([0.0, *moments]):
-        if stretch[1] > stretch[0]:
-            atol = max(1e-14 * np.linalg.norm(P), 1e-300)
-            solution = solve_ivp(field, stretch, P.ravel(), "DOP853", rtol=1e-12, atol=atol)
-            if not solution.success:
-                raise RuntimeError(f"scipy could not integrate the end-to-end matrix: {solution.message}")
-            P = solution.y[:, -1].reshape(S_yx.shape)
-        path.append(P)
-    return np.reshape(path, (len(path), *P.shape))
+    return integrate(times, field, [P0], atol=1e-14)[0]
 
 
 def balanced_nfm(P: ArrayLike, depth: int) -> Float64[np.ndarray, "d d"]:

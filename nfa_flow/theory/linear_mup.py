@@ -19,16 +19,13 @@ NFM is an affine function of AGOP where AGOP ≪ (α + β)², and of its square 
 and AGOP extends that of λ-balanced networks, Dominé et al. 2024.
 """
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from ..checks import wrong
-from ._host import ArrayLike, Number, as_array, as_number, as_times
-
-_RTOL = 1e-12
+from ._host import ArrayLike, Number, as_array, as_number
+from ._integrate import integrate
 
 
 class LinearMuP(NamedTuple):
@@ -73,7 +70,7 @@ def infinite_linear_mup(
     """
     S_yx = as_array("S_yx", S_yx, "c", "d")
     outputs, inputs = S_yx.shape
-    alpha, beta = _variances(alpha, beta, inputs)
+    alpha, beta = start_variances(alpha, beta, inputs)
     return _flow(times, alpha * np.eye(inputs), np.zeros_like(S_yx), beta * np.eye(outputs), S_xx, S_yx)
 
 
@@ -87,50 +84,31 @@ def infinite_width_nfm(P: ArrayLike, *, alpha: Number | None = None, beta: Numbe
     **Raises:** ValueError for something else than a matrix, or a variance that is not positive.
     """
     P = as_array("P", P, "c", "d")
-    alpha, beta = _variances(alpha, beta, P.shape[1])
+    alpha, beta = start_variances(alpha, beta, P.shape[1])
     _, s, Vt = np.linalg.svd(P)
     singular = np.zeros(P.shape[1])
     singular[: s.size] = s
     return (Vt.T * (alpha - beta + np.hypot(alpha + beta, 2 * singular)) / 2) @ Vt
 
 
-def _variances(alpha: Number | None, beta: Number, inputs: int) -> tuple[float, float]:
+def start_variances(alpha: Number | None, beta: Number, inputs: int) -> tuple[float, float]:
+    """α and β as numbers, 1/d where there is no α.
+
+    **Raises:** ValueError for one that is not positive.
+    """
     alpha = 1 / inputs if alpha is None else as_number("alpha", alpha, above=0)
     return alpha, as_number("beta", beta, above=0)
 
 
 def _flow(times, A, P, C, S_xx, S_yx) -> LinearMuP:
-    from scipy.integrate import solve_ivp
-
-    moments = as_array("times", as_times(times), "t")
-    if np.any(np.diff(moments) < 0):
-        raise wrong("times", "in ascending order", moments.tolist())
     outputs, inputs = P.shape
     S_xx = as_array("S_xx", S_xx, inputs, inputs)
     S_yx = as_array("S_yx", S_yx, outputs, inputs)
 
-    def unpack(flat):
-        A, P, C = np.split(flat, [A0.size, A0.size + P0.size])
-        return A.reshape(A0.shape), P.reshape(P0.shape), C.reshape(C0.shape)
-
-    def field(_, flat):
-        A, P, C = unpack(flat)
+    def field(A, P, C):
         E = P @ S_xx - S_yx
         pull, push = P.T @ E, E @ P.T
-        return -np.concatenate([(pull + pull.T).ravel(), (C @ E + E @ A).ravel(), (push + push.T).ravel()])
+        return -(pull + pull.T), -(C @ E + E @ A), -(push + push.T)
 
-    A0, P0, C0 = A, P, C
-    path = [np.concatenate([A.ravel(), P.ravel(), C.ravel()])]
-    for stretch in pairwise([0.0, *moments]):
-        flat = path[-1]
-        if stretch[1] > stretch[0]:
-            solution = solve_ivp(field, stretch, flat, "DOP853", rtol=_RTOL, atol=_RTOL * np.max(np.abs(flat)))
-            if not solution.success:
-                raise RuntimeError(f"scipy could not integrate the muP network: {solution.message}")
-            flat = solution.y[:, -1]
-        path.append(flat)
-    states = [unpack(flat) for flat in path[1:]]
-    A, P, C = (
-        np.reshape([each[i] for each in states], (len(states), *start.shape)) for i, start in enumerate((A, P, C))
-    )
+    A, P, C = integrate(times, field, (A, P, C))
     return LinearMuP(nfm=A, end_to_end=P, readout=C, agop=P.mT @ P)

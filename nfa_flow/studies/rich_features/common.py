@@ -6,7 +6,7 @@ that one compiled program per width serves all parametrisations.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffrax
 import jax.numpy as jnp
@@ -21,9 +21,6 @@ from ...flow import gradient_flow, log_times
 from ...trajectory import Trajectory
 from ...width import WidthExponent
 from ..width_fits import TOLERANCE
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMES = {"SP": nets.SP(), "NTP": nets.NTP(), "MeanField": nets.MeanField(), "muP": nets.muP()}
 HIDDEN = 2  # hidden layers
