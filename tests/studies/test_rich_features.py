@@ -107,25 +107,29 @@ def test_on_images_sp_is_reported_and_the_others_are_claimed():
 def made_wide(power=-0.5, shift=0.0):
     """Networks around the infinite one at a distance of this power of the width, and a multiple of A beside it."""
     random, sizes = np.random.default_rng(1), np.asarray(WIDTHS, float)[:, None, None, None, None]
-    around = lambda M: M + 0.1 * (sizes / 64) ** power * random.normal(size=(len(WIDTHS), 40, 1, *M.shape[1:]))
-    A = around(limit().nfm * (1 + shift))
-    dims = ("width", "seed", "time")
-    values: dict = {"A": ((*dims, "i", "j"), A), "P": ((*dims, "k", "j"), around(limit().end_to_end))}
-    values["status"] = (dims[:2], np.full((len(WIDTHS), 40), "completed"))
-    return xarray.Dataset(values, {"width": list(WIDTHS), "seed": np.arange(40), "time": TIMES})
+    dims, layers = ("layers", "width", "seed", "time"), [2, 3]
+    noise = lambda M: 0.1 * (sizes / 64) ** power * random.normal(size=(len(WIDTHS), 40, 1, *M.shape[1:]))
+    around = lambda limits: np.stack([M + noise(M) for M in limits])
+    A = around([limit(each).nfm * (1 + shift) for each in layers])
+    P = around([limit(each).end_to_end for each in layers])
+    values: dict = {"A": ((*dims, "i", "j"), A), "P": ((*dims, "k", "j"), P)}
+    values["status"] = (dims[:3], np.full((2, len(WIDTHS), 40), "completed"))
+    return xarray.Dataset(values, {"layers": layers, "width": list(WIDTHS), "seed": np.arange(40), "time": TIMES})
 
 
 def test_each_claim_on_infinite_width_fails_with_its_law():
-    assert verdicts(INFINITE_WIDTH, made_wide())[:2] == [True, True]
-    assert verdicts(INFINITE_WIDTH, made_wide(power=-1.0))[:2] == [False, False]
-    assert verdicts(INFINITE_WIDTH, made_wide(shift=0.2))[3] is False
+    of = lambda **options: np.reshape(verdicts(INFINITE_WIDTH, made_wide(**options)), (2, 5))  # by layers
+    assert of()[:, :2].all()
+    assert not of(power=-1.0)[:, :2].any()
+    assert not of(shift=0.2)[:, 3].any()
 
 
-def test_scores_of_a_network_are_those_that_the_library_measures():
-    net = nf.nets.MLP([4, 9, 2], key=KEY, parametrization="muP")
+@pytest.mark.parametrize("layers", [2, 3])
+def test_scores_of_a_network_are_those_that_the_library_measures(layers):
+    net = nf.nets.MLP([4, *[9] * (layers - 1), 2], key=KEY, parametrization="muP")
     data = nf.data.linear_teacher(KEY, 100, 4, 2, noise=0.1)  # as the experiment has them
-    found = scores(np.asarray(nf.measure.nfm(net) / 9)[None], np.asarray(net.affine()[0])[None])
-    error = nf.measure.alignment(0.5, metric="relative_error")(net, data)
+    found = scores(np.asarray(nf.measure.nfm(net) / 9)[None], np.asarray(net.affine()[0])[None], layers)
+    error = nf.measure.alignment(1 / layers, metric="relative_error")(net, data)
     assert found["relative_error"] == pytest.approx(float(error), rel=1e-9)
     assert found["loss"] == pytest.approx(float(nf.measure.loss(net, data)), rel=1e-12)
 

@@ -1,8 +1,8 @@
-"""Networks of growing width against the infinite one: two linear layers under muP, whose limit is known exactly.
+"""Networks of growing width against the infinite one: linear layers under muP, whose limit is known.
 
-A = W_1ᵀW_1/n and P = W_2W_1 of a network deviate from their limits by n^{−½}, the fluctuation of its start, and means
-over networks by 1/n. So does what the Neural Feature Ansatz makes of NFM = nA and AGOP = PᵀP: at infinite width A is an
-affine function of AGOP where that is small, and of its square root where it is large.
+A = W_1ᵀW_1/n and P = W_L⋯W_1 of a network deviate from their limits by n^{−½}, the fluctuation of its start, and means
+over networks by 1/n. So does what the Neural Feature Ansatz makes of NFM = nA and AGOP = PᵀP with the exponent 1/L that
+balanced networks have: an infinitely wide one starts as far from balance as A = I/d, AGOP = 0.
 """
 
 from functools import cache
@@ -18,14 +18,14 @@ from ...data import Dataset, linear_teacher
 from ...flow import gradient_flow
 from ...plot.at_end import at_end
 from ...plot.bands import bands
-from ...plot.style import GREY, PALETTE, legend_below, new_figure
+from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, looped
-from ...theory import LinearMuP, infinite_linear_mup
+from ...theory import LinearMuP, infinite_deep_linear_mup
 from ...trajectory import Trajectory
 from ...width import WidthLimit, width_limit
 from ..experiment import Claim, Experiment
 from ..width_fits import TOLERANCE, draw_slope, exponent, set_widths, told
-from .common import holds, widths_of
+from .common import holds
 
 if TYPE_CHECKING:
     import xarray
@@ -33,19 +33,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INPUTS, _OUTPUTS, _SAMPLES = 4, 2, 100
-_T1, _RTOL = 10.0, 1e-9
+_T1, _RTOL = 10.0, 1e-8
+_LIMIT_RTOL = 1e-6  # far below the deviations of networks
 TIMES = np.concatenate([[0.0], np.geomspace(0.01, _T1, 31)])
 _MIDDLE = 20  # the place of t = 1 among them, while the network learns
 SCORES = {
-    "relative_error": "relative error of NFM $\\propto$ AGOP$^{1/2}$",
+    "relative_error": "relative error of NFM $\\propto$ AGOP$^{1/L}$",
     "trace": "tr $A$",
     "loss": "loss $\\mathcal{L}$",
 }
 
 
 def grid(quick: bool) -> Grid:
-    """Widths × seeds."""
-    return Grid(width=looped(widths_of(quick)), seed=range(16 if quick else 64))
+    """Numbers of layers × widths × seeds."""
+    layers, widths = ([2, 3], [64, 128, 256]) if quick else ([2, 3, 4], [64, 128, 256, 512])
+    return Grid(layers=looped(layers), width=looped(widths), seed=range(16 if quick else 32))
 
 
 def _data() -> Dataset:
@@ -53,9 +55,9 @@ def _data() -> Dataset:
     return linear_teacher(jax.random.key(0), _SAMPLES, _INPUTS, _OUTPUTS, noise=0.1)
 
 
-def one_run(key: PRNGKeyArray, width: int) -> Trajectory:
-    """A two-layer linear network under muP."""
-    net = nets.MLP([_INPUTS, width, _OUTPUTS], key=key, parametrization="muP")
+def one_run(key: PRNGKeyArray, layers: int, width: int) -> Trajectory:
+    """A linear network under muP."""
+    net = nets.MLP([_INPUTS, *[width] * (layers - 1), _OUTPUTS], key=key, parametrization="muP")
     observe = {"A": lambda net, data: measure.nfm(net) / width, "P": lambda net, data: net.affine()[0]}
     solver = diffrax.Tsit5()  # the problem is not stiff, and this is compiled soonest
     options: Any = {"rtol": _RTOL, "save_at": TIMES, "solver": solver, "progress": False}
@@ -63,32 +65,53 @@ def one_run(key: PRNGKeyArray, width: int) -> Trajectory:
 
 
 @cache
-def limit() -> LinearMuP:
+def limit(layers: int) -> LinearMuP:
     """The infinitely wide network at `TIMES`."""
+    S_xx, S_xy, _ = _moments()
+    return infinite_deep_linear_mup(TIMES, S_xx, S_xy.T, layers=layers, rtol=_LIMIT_RTOL)
+
+
+@cache
+def _moments() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     data = _data()
-    return infinite_linear_mup(TIMES, np.asarray(data.S_xx), np.asarray(data.S_xy).T)
+    return np.asarray(data.S_xx), np.asarray(data.S_xy), np.asarray(data.S_yy)
 
 
-def scores(A: Float64[np.ndarray, "*runs d d"], P: Float64[np.ndarray, "*runs c d"]) -> dict[str, np.ndarray]:
-    """What depends on A and P alone; the relative error, min_s ‖A − s AGOP^{1/2}‖ / ‖A‖, is undefined at AGOP = 0."""
+def scores(
+    A: Float64[np.ndarray, "*runs d d"], P: Float64[np.ndarray, "*runs c d"], layers: int
+) -> dict[str, np.ndarray]:
+    """What depends on A and P alone; the relative error, min_s ‖A − s AGOP^{1/L}‖ / ‖A‖, is undefined at AGOP = 0."""
     _, s, Vt = np.linalg.svd(P, full_matrices=False)
-    root = np.einsum("...ri,...r,...rj->...ij", Vt, s, Vt)
+    power = s ** (2 / layers)
+    root = np.einsum("...ri,...r,...rj->...ij", Vt, power, Vt)
     with np.errstate(invalid="ignore"):
-        cosine = np.sum(A * root, axis=(-2, -1)) / np.sqrt(np.sum(A**2, axis=(-2, -1)) * np.sum(s**2, axis=-1))
-    data = _data()
-    S_xx, S_xy, S_yy = (np.asarray(S) for S in (data.S_xx, data.S_xy, data.S_yy))
+        cosine = np.sum(A * root, axis=(-2, -1)) / np.sqrt(np.sum(A**2, axis=(-2, -1)) * np.sum(power**2, axis=-1))
+    S_xx, S_xy, S_yy = _moments()
     loss = 0.5 * (np.trace(S_yy) + np.sum((P @ S_xx - 2 * S_xy.T) * P, axis=(-2, -1)))
     return {"relative_error": np.sqrt(1 - cosine**2), "trace": np.trace(A, axis1=-2, axis2=-1), "loss": loss}
 
 
+def exact_scores(layers: int) -> dict[str, np.ndarray]:
+    """The scores of the infinitely wide network at `TIMES`."""
+    return scores(limit(layers).nfm, limit(layers).end_to_end, layers)
+
+
 def with_scores(dataset: "xarray.Dataset") -> "xarray.Dataset":
     """The runs with their scores, and with the largest ‖A − A_∞‖_F and ‖P − P_∞‖_F at any of the times."""
-    dims = ("width", "seed", "time")
+    import xarray
+
+    scored = [_scored(dataset.sel(layers=[each])) for each in dataset["layers"].values]
+    return xarray.concat(scored, "layers", data_vars="minimal", coords="minimal", compat="override", join="exact")
+
+
+def _scored(dataset: "xarray.Dataset") -> "xarray.Dataset":
+    """Of networks of one number of layers."""
+    dims, (layers,) = ("layers", "width", "seed", "time"), dataset["layers"].values.tolist()
     A, P = (dataset[name].transpose(*dims, ...).values for name in ("A", "P"))
-    found: dict[str, Any] = {name: (dims, values) for name, values in scores(A, P).items()}
-    for name, values, at_infinity in (("A", A, limit().nfm), ("P", P, limit().end_to_end)):
-        found[f"distance of {name}"] = (dims[:2], np.linalg.norm(values - at_infinity, axis=(-2, -1)).max(axis=-1))
-    return dataset.assign(found)
+    found: dict[str, Any] = {name: (dims, values) for name, values in scores(A, P, layers).items()}
+    for name, values, at_infinity in (("A", A, limit(layers).nfm), ("P", P, limit(layers).end_to_end)):
+        found[f"distance of {name}"] = (dims[:3], np.linalg.norm(values - at_infinity, axis=(-2, -1)).max(axis=-1))
+    return dataset.drop_vars(["A", "P"]).assign(found)
 
 
 def extrapolated(runs: "xarray.Dataset", name: str) -> WidthLimit:
@@ -102,53 +125,63 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     from matplotlib.lines import Line2D
 
     sheet, axes = new_figure(4, rows=2)
-    runs, exact = with_scores(dataset), scores(limit().nfm, limit().end_to_end)
+    runs = with_scores(dataset)
+    layers = runs["layers"].values.tolist()
     for ax, name in zip((axes[0], axes[4]), ("A", "P"), strict=True):
-        distance = f"distance of {name}"
-        at_end(runs, distance, against="width", ax=ax, label=f"largest $\\|{name} - {name}_\\infty\\|_F$ in time")
-        draw_slope(ax, runs[distance], -0.5)
+        distance, label = f"distance of {name}", f"largest $\\|{name} - {name}_\\infty\\|_F$ in time"
+        at_end(runs, distance, against="width", hue="layers", ax=ax, label=label)
+        for each in layers:
+            draw_slope(ax, runs[distance].sel(layers=each), -0.5)
         set_widths(ax, runs["width"].values)
     for ax, name in zip(axes[1:4], SCORES, strict=True):
-        bands(runs.isel(width=[0, 1, -1]), name, hue="width", ax=ax, label=SCORES[name], legend=False)
-        ax.plot(TIMES[1:], exact[name][1:], "k--", linewidth=1.2, zorder=5)
+        bands(runs.isel(width=0), name, hue="layers", ax=ax, label=SCORES[name], legend=False)
+        for each in layers:
+            ax.plot(TIMES[1:], exact_scores(each)[name][1:], "k--", linewidth=1.0, zorder=5)
     for ax, name in zip(axes[5:], SCORES, strict=True):
-        _draw_means(ax, runs, name, exact[name][_MIDDLE])
+        for i, each in enumerate(layers):
+            _draw_means(ax, runs.sel(layers=each), name, exact_scores(each)[name][_MIDDLE], color_of(i, len(layers)))
+        ax.set(xlabel="$1/n$", ylabel=SCORES[name], title="at $t = 1$")
     mean = "mean over seeds ± standard error at $t=1$, and $v_\\infty + c/n$"
-    shown = runs["width"].values[[0, 1, -1]]
-    entries: dict[str, Any] = {f"$n = {n}$": Line2D([], [], color=PALETTE[i]) for i, n in enumerate(shown)}
-    entries |= {
-        "infinite width, exact (left: $n^{-1/2}$)": Line2D([], [], color="black", linestyle="--"),
+    colors = {f"$L = {each}$": Line2D([], [], color=color_of(i, len(layers))) for i, each in enumerate(layers)}
+    entries: dict[str, Any] = colors | {
+        "infinite width (left: $n^{-1/2}$)": Line2D([], [], color="black", linestyle="--"),
         "untrained": Line2D([], [], color=GREY, linestyle=":"),
         mean: Line2D([], [], color=GREY, marker="o", markersize=3.5),
     }
-    legend_below(sheet, entries, f"median and 10–90 % over {dataset.sizes['seed']} seeds unless said")
+    narrowest, seeds = int(runs["width"].values[0]), dataset.sizes["seed"]
+    legend_below(sheet, entries, f"bands: $n = {narrowest}$; median and 10–90 % over {seeds} seeds unless said")
     return sheet
 
 
-def _draw_means(ax: "Axes", runs: "xarray.Dataset", name: str, exact: float) -> None:
-    """Means of the networks against 1/n, the line through them, and the exact limit."""
+def _draw_means(ax: "Axes", runs: "xarray.Dataset", name: str, exact: float, color: str) -> None:
+    """Means of the networks against 1/n, the line through them, and the limit."""
     values, fit, inverse = runs[name].isel(time=_MIDDLE), extrapolated(runs, name), 1 / runs["width"].values
     error = values.std("seed", ddof=1) / runs.sizes["seed"] ** 0.5
     points: Any = {"marker": "o", "markersize": 3.5, "linewidth": 0, "elinewidth": 1.2, "capsize": 2}
-    ax.errorbar(inverse, values.mean("seed"), yerr=error, color=PALETTE[0], **points)
+    ax.errorbar(inverse, values.mean("seed"), yerr=error, color=color, **points)
     line = np.array([0.0, inverse.max()])
-    ax.plot(line, fit.limit + fit.slope * line, color=GREY)
-    ax.axhline(exact, color="black", linestyle="--", linewidth=1.2, zorder=5)
-    ax.set(xlabel="$1/n$", ylabel=SCORES[name], title="at $t = 1$")
+    ax.plot(line, fit.limit + fit.slope * line, color=color)
+    ax.axhline(exact, color="black", linestyle="--", linewidth=1.0, zorder=5)
 
 
 def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """The power of the width of the distance to the limit, and limits by extrapolation against the exact ones."""
-    runs, failed = with_scores(dataset), int((dataset["status"] != "completed").sum())
-    found, what = [], "two linear layers, muP, exact flow"
+    """The power of the width of the distance to the limit, and limits by extrapolation against those of the theory."""
+    runs = with_scores(dataset)
+    return [claim for each in runs["layers"].values.tolist() for claim in _claims(runs.sel(layers=each), each)]
+
+
+def _claims(runs: "xarray.Dataset", layers: int) -> list[Claim]:
+    """Of networks of one number of layers."""
+    found, what = [], f"{layers} linear layers, muP, exact flow"
+    failed = int((runs["status"] != "completed").sum())
     for name in ("A", "P"):
         fit = exponent(runs[f"distance of {name}"])
         statement = f"{what}: largest ‖{name} − {name}_∞‖ in time ∝ n^p, p"
-        measured = f"{told(fit)}; {failed} of {dataset['status'].size} runs failed"
+        measured = f"{told(fit)}; {failed} of {runs['status'].size} runs failed"
         found.append(Claim(statement, f"−0.5 (± {TOLERANCE})", measured, holds(fit, -0.5) and not failed))
-    exact = scores(limit().nfm, limit().end_to_end)
-    for name, label in {"relative_error": "error of NFM ∝ AGOP^{1/2}", "trace": "tr A", "loss": "loss"}.items():
-        fit, value = extrapolated(runs, name), float(exact[name][_MIDDLE])
+    labels = {"relative_error": f"error of NFM ∝ AGOP^{{1/{layers}}}", "trace": "tr A", "loss": "loss"}
+    for name, label in labels.items():
+        fit, value = extrapolated(runs, name), float(exact_scores(layers)[name][_MIDDLE])
         off = abs(fit.limit - value)
         measured = f"{fit.limit:.5g} ± {fit.error:.1g}, off by {off / fit.error:.1f} standard errors"
         statement = f"{what}: {label} at t = 1, v_∞ of means over seeds = v_∞ + c/n"
@@ -158,10 +191,10 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
 
 INFINITE_WIDTH = Experiment(
     name="infinite-width",
-    question="How fast do networks of two linear layers under muP approach the infinite one, and its deviation?",
+    question="How fast do linear networks under muP approach the infinite one, and its deviation from the ansatz?",
     one_run=one_run,
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(45, 120),
+    seconds=(45, 600),
 )
