@@ -44,7 +44,8 @@ def integrate(
     for i, stretch in enumerate(pairwise([0.0, *moments])):
         if stretch[1] > stretch[0]:
             floor = max(atol * np.max(np.abs(flat)), 1e-300)
-            solution = solve_ivp(flat_field, stretch, flat, "DOP853", t_eval=stretch[1:], rtol=_RTOL, atol=floor)
+            with np.errstate(over="ignore", invalid="ignore"):  # of steps that are tried, and refused
+                solution = solve_ivp(flat_field, stretch, flat, "DOP853", t_eval=stretch[1:], rtol=_RTOL, atol=floor)
             if not solution.success:
                 raise RuntimeError(f"scipy could not integrate to t = {stretch[1]:g}: {solution.message}")
             flat = solution.y[:, -1]

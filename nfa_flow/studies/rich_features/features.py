@@ -83,6 +83,7 @@ def one_run(key: PRNGKeyArray, case: Case, width: int, scheme: int | Array) -> T
 
 
 _LAST = HIDDEN
+_ROUNDING = 1e-9  # dependent features have a λ_min of rounding errors, far below, which would flatten the others
 _PANELS = {
     f"change_{_LAST}": "change of features, rms",
     f"relative_{_LAST}": "relative change of features",
@@ -112,7 +113,11 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
             entries[f"{'above' if dim == 'scheme' else 'below'}: {name}"] = Line2D([], [], **style)
     entries["untrained"] = Line2D([], [], color=GREY, linestyle=":")
     entries["promised power of $n$"] = Line2D([], [], color="black", linestyle="--")
-    legend_below(sheet, entries, f"median and 10–90 % over {dataset.sizes['seed']} seeds; above: {FLOW}; below: muP")
+    legend_below(
+        sheet,
+        entries,
+        f"median and 10–90 % over {dataset.sizes['seed']} seeds; above: {FLOW}; below: muP, identity's λ is 0",
+    )
     return sheet
 
 
@@ -129,6 +134,8 @@ def draw_sizes(axes: "list[Axes]", runs: "xarray.Dataset", hue: str, title: str)
             if name.startswith("change") and power is not None and (hue == "scheme" or i == 0):
                 draw_slope(ax, runs[f"features.{name}_at_end"].sel({hue: each}), power)
         set_widths(ax, runs["width"].values)
+        if name.startswith(("smallest", "joint")):
+            ax.set_ylim(bottom=max(ax.get_ylim()[0], _ROUNDING))
 
 
 def promised(scheme: str, layer: int = _LAST) -> float | None:
@@ -226,5 +233,5 @@ FEATURES = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(70, 950),
+    seconds=(70, 1100),
 )

@@ -196,5 +196,5 @@ INFINITE_WIDTH = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(45, 600),
+    seconds=(45, 350),
 )

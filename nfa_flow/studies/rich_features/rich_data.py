@@ -115,5 +115,5 @@ RICH_DATA = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(35, 200),
+    seconds=(35, 140),
 )

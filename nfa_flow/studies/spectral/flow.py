@@ -197,5 +197,5 @@ FLOW = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(30, 100),
+    seconds=(30, 110),
 )

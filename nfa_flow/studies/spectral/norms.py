@@ -228,5 +228,5 @@ NORMS = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(30, 170),
+    seconds=(30, 200),
 )

@@ -50,7 +50,7 @@ CASES = {
     "Adam, Spectral": Case(nets.Spectral("adam"), ADAM, 1.6),
     "Adam, SP, one rate": Case(ONE_RATE_ADAM, ADAM, 0.04),
     "GD, NTP": Case(nets.NTP(), GD, 16.0),
-    "normalised": Case(nets.Spectral(), NORMALISED, 0.1),
+    "normalised": Case(nets.Spectral(), NORMALISED, 0.2),
     "Muon": Case(nets.Spectral(), MUON, 0.05),
 }
 # The power of n of the largest rate that is stable, or nothing where none is promised.
@@ -121,7 +121,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
         ax.set_title(name, color=color)
         draw_sizes(last, best_rates(runs.sel(case=name), name), color, POWERS[name])
     set_widths(last, widths)
-    last.set(title="best rates, in the colours of the titles", ylabel="learning rate $\\eta$")
+    last.set(title="best rates (colours of titles)", ylabel="learning rate $\\eta$")
     entries: dict[str, Any] = {
         f"$n = {n}$": Line2D([], [], color=shade_of(i, len(widths)), marker="o", markersize=3.5)
         for i, n in enumerate(widths)
@@ -184,5 +184,5 @@ TRANSFER = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(25, 400),
+    seconds=(25, 500),
 )

@@ -128,5 +128,5 @@ UPDATES = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(10, 60),
+    seconds=(10, 80),
 )

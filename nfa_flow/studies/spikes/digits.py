@@ -125,5 +125,5 @@ DIGITS = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(15, 60),
+    seconds=(15, 15),
 )

@@ -200,5 +200,5 @@ RIDGE_ERROR = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(20, 500),
+    seconds=(20, 560),
 )

@@ -122,5 +122,5 @@ SPECTRA = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(15, 120),
+    seconds=(15, 80),
 )

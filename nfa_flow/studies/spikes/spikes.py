@@ -162,5 +162,5 @@ SPIKES = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(25, 500),
+    seconds=(25, 640),
 )

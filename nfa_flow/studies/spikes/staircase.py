@@ -92,5 +92,5 @@ STAIRCASE = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(20, 600),
+    seconds=(20, 530),
 )

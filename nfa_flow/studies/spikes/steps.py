@@ -104,5 +104,5 @@ STEPS = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(30, 240),
+    seconds=(30, 210),
 )
