@@ -159,6 +159,8 @@ def _judged(fit: WidthExponent, power: float | None) -> tuple[str, str, bool | N
     """Expected, measured, verdict: that it stays or, where the largest stable rate falls, that it falls too."""
     if power is None:
         return "reported", told(fit), None
+    if np.isnan(fit.exponent):
+        return "0" if power == 0 else "falls", "undefined: some networks do best at the end of the rates tried", None
     if power == 0:
         return "0", told(fit), verdict([fit], [0.0])
     low, high = fit.exponent - 2 * fit.error, fit.exponent + 2 * fit.error
