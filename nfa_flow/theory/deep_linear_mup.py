@@ -66,17 +66,20 @@ def infinite_deep_linear_mup(
     alpha, beta = start_variances(alpha, beta, S_yx.shape[1])
     require_number("rtol", rtol, at_least=1e-9)
     length, shorter, change = _FIRST_LENGTH, None, np.inf
-    while max(map(len, weights := _start(layers, length, S_yx.shape, alpha, beta))) <= _LARGEST:
-        network = _flow(times, weights, S_xx, S_yx)
-        if layers == 2:
-            return network  # no word has any letter
-        if shorter is not None and (change := _change(shorter, network)) <= rtol:
+    while True:
+        words = word_matrices(layers - 1, length)
+        if layers > 2 and _neurons(words, S_yx.shape) > _LARGEST:
+            raise RuntimeError(
+                f"words of {length} letters take layers of more than {_LARGEST} neurons, and the last change by longer "
+                f"words was {'not yet known' if shorter is None else f'{change:.1e}'}, `rtol` is {rtol:g}: allow a "
+                f"larger `rtol`, or shorter times, or take fewer layers, inputs or outputs"
+            )
+        network = _flow(times, _start(words, S_yx.shape, alpha, beta), S_xx, S_yx)
+        if shorter is not None:
+            change = _change(shorter, network)
+        if layers == 2 or change <= rtol:  # between two layers no word has any letter
             return network
         shorter, length = network, length + _MORE
-    raise RuntimeError(
-        f"words of {length - _MORE} letters leave a relative change of {change:.1e}, `rtol` is {rtol:g}, and longer "
-        f"ones take layers of more than {_LARGEST} neurons: allow a larger `rtol`, shorter times or fewer layers"
-    )
 
 
 def word_matrices(hidden: int, length: int) -> list[Float64[np.ndarray, "after before"]]:
@@ -100,14 +103,26 @@ def word_matrices(hidden: int, length: int) -> list[Float64[np.ndarray, "after b
     return matrices
 
 
-def _start(layers, length, shape, alpha, beta) -> list[Float64[np.ndarray, "after before"]]:
+def _counts(words) -> list[int]:
+    """How many of these words there are in each hidden layer."""
+    return [words[0].shape[1], *map(len, words)] if words else [1]
+
+
+def _neurons(words, shape) -> int:
+    """The largest number of neurons of a layer."""
+    outputs, inputs = shape
+    counts = _counts(words)
+    return max(forth * inputs + back * outputs for forth, back in zip(counts, reversed(counts), strict=True))
+
+
+def _start(words, shape, alpha, beta) -> list[Float64[np.ndarray, "after before"]]:
     """Weights between words: those made from the columns of u in front, those from the rows of v behind."""
     outputs, inputs = shape
-    forth = word_matrices(layers - 1, length)
-    back = [matrix.T for matrix in reversed(forth)]  # the same seen from the last layer
-    first, last = (forth[0].shape[1], forth[-1].shape[0]) if forth else (1, 1)
+    back = [matrix.T for matrix in reversed(words)]  # the same seen from the last layer
+    counts = _counts(words)
+    first, last = counts[0], counts[-1]
     hidden = [
-        _beside(np.kron(W, np.eye(inputs)), np.kron(V, np.eye(outputs))) for W, V in zip(forth, back, strict=True)
+        _beside(np.kron(W, np.eye(inputs)), np.kron(V, np.eye(outputs))) for W, V in zip(words, back, strict=True)
     ]
     u = np.zeros((first * inputs + last * outputs, inputs))
     v = np.zeros((outputs, last * inputs + first * outputs))

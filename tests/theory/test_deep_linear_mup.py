@@ -85,8 +85,15 @@ def entries(*matrices):
 
 def test_what_cannot_be_reached_is_told(moments, monkeypatch):
     monkeypatch.setattr(deep_linear_mup, "_LARGEST", 60)
-    with pytest.raises(RuntimeError, match=r"words of \d+ letters leave a relative change of .* allow a larger `rtol`"):
+    with pytest.raises(RuntimeError, match=r"words was \d\.\de-\d+, `rtol` is 1e-09: allow a larger `rtol`"):
         infinite_deep_linear_mup([5.0], *moments, layers=4, rtol=1e-9)
+
+
+def test_many_inputs_are_refused_before_anything_is_built_unless_there_are_two_layers():
+    S_xx, S_yx = np.eye(1200), np.ones((1, 1200))
+    with pytest.raises(RuntimeError, match="not yet known.*fewer layers, inputs or outputs"):
+        infinite_deep_linear_mup([1.0], S_xx, S_yx, layers=3)
+    assert infinite_deep_linear_mup([0.0], S_xx, S_yx, layers=2).end_to_end.shape == (1, 1, 1200)
 
 
 @pytest.mark.parametrize(

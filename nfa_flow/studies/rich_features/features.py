@@ -113,8 +113,8 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
             entries[f"{'above' if dim == 'scheme' else 'below'}: {name}"] = Line2D([], [], **style)
     entries["untrained"] = Line2D([], [], color=GREY, linestyle=":")
     entries["promised power of $n$"] = Line2D([], [], color="black", linestyle="--")
-    told = f"median and 10–90 % over {dataset.sizes['seed']} seeds"
-    legend_below(sheet, entries, f"{told}; above: {FLOW}; below: muP, where $\\lambda_{{\\min}}$ of identity is zero")
+    shown = f"median and 10–90 % over {dataset.sizes['seed']} seeds"
+    legend_below(sheet, entries, f"{shown}; above: {FLOW}; below: muP, where $\\lambda_{{\\min}}$ of identity is zero")
     return sheet
 
 
