@@ -55,8 +55,11 @@ class Store:
         self._remove_abandoned()
         if self.csv_path.exists() and not _is_summary(self.csv_path):
             raise wrong("store", f"a path whose summary replaces no other file ({self.csv_path})", str(self.path))
-        if not _is_store(self.path):
+        # In this order: another process may put its store there at any moment, whole.
+        if not _is_occupied(self.path):
             self._create({"settings": settings, "about": about})
+        elif not _is_store(self.path):
+            raise wrong("store", "a new path or the store of this sweep", f"{self.path}, which holds something else")
         if differing := _differences(_attributes(self.path)["settings"], json.loads(json.dumps(settings))):
             must_be = "a new path or the store of this very sweep"
             raise wrong("store", must_be, f"{self.path}, whose settings differ: {'; '.join(differing)}")
@@ -107,8 +110,6 @@ class Store:
             os.replace(partial / "summary.csv", self.csv_path)
 
     def _create(self, attributes: dict[str, Any]) -> None:
-        if self.path.exists() and (not self.path.is_dir() or os.listdir(self.path)):
-            raise wrong("store", "a new path or the store of this sweep", f"{self.path}, which holds something else")
         # Renaming onto an empty folder replaces it; where another process was faster, its store stays.
         with self._partial() as partial:
             (partial / "store" / "runs").mkdir(parents=True)
@@ -159,7 +160,7 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
     if not _is_store(path):
         raise wrong("path", "the store of a sweep", f"{path}, which holds something else")
     # Another process may replace the result between two files that we read, and for a moment there is none.
-    for wait in (0.0, 0.01, 0.1):
+    for wait in (0.0, 0.01, 0.1, 0.3, 0.3):
         time.sleep(wait)
         before = _identity(path / "result")
         try:
@@ -171,6 +172,10 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
             if before == _identity(path / "result"):
                 return _with_plain_words(dataset)
     raise FileNotFoundError(f"The sweep at {path} has no result yet: run the sweep again, finished runs are kept.")
+
+
+def _is_occupied(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or bool(os.listdir(path)))
 
 
 def _is_store(path: Path) -> bool:

@@ -2,11 +2,13 @@
 
 import csv
 import errno
+import itertools
 import json
 import os
 import shutil
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +200,30 @@ def test_many_writers_at_once_do_not_disturb_each_other(tmp_path):
     assert_same(all_in(open_store(path)), expected)
     assert sorted(os.listdir(path)) == ["result", "runs", "zarr.json"]
     assert leftovers_in(path.parent) == []
+
+
+DISK = [(Path, "exists"), (Path, "is_dir"), (Path, "mkdir"), (Path, "read_text"), (os, "listdir"), (os, "rename")]
+
+
+@pytest.mark.parametrize("moment", range(9))
+def test_a_store_that_another_process_creates_meanwhile_is_shared(moment, tmp_path, monkeypatch):
+    path, moments = tmp_path / "a.zarr", itertools.count()
+
+    def interrupt(call):
+        def after_another_process(*args, **kwargs):
+            if next(moments) == moment:
+                monkeypatch.undo()
+                open_store(path).write(make_runs(0))
+            return call(*args, **kwargs)
+
+        return after_another_process
+
+    for owner, name in DISK:
+        monkeypatch.setattr(owner, name, interrupt(getattr(owner, name)))
+    store = open_store(path)
+    assert next(moments) > moment, "All calls to the disk were seen: fewer moments are enough."
+    assert_same(all_in(store), make_runs(0))
+    assert leftovers_in(tmp_path) == []
 
 
 def test_what_a_killed_process_left_is_ignored_and_later_removed(tmp_path):
