@@ -53,23 +53,22 @@ def lanczos(product: _Product, start: Float[Array, " p"], steps: int) -> RitzPai
     **Arguments:** `product`: v → Hv; `start`: any vector, zero included (which gives zeros); `steps`: the number of
     products, static.
     """
-    basis = jnp.zeros((steps, start.size), start.dtype).at[0].set(unit(start))
 
     def expand(carry, j):
-        basis, size = carry
-        image = product(basis[j])
-        diagonal, size = basis[j] @ image, jnp.maximum(size, jnp.linalg.norm(image))
+        basis, vector, size = carry
+        basis = basis.at[j].set(vector)
+        image = product(vector)
+        diagonal, size = vector @ image, jnp.maximum(size, jnp.linalg.norm(image))
         for _ in range(2):
             image = image - (basis @ image) @ basis
         norm = jnp.linalg.norm(image)
         # What is left of an exhausted space is rounding; its direction would not be orthogonal to the basis.
         exhausted = norm <= 10 * jnp.finfo(start.dtype).eps * size
         off_diagonal = jnp.where(exhausted, 0, norm)
-        basis = basis.at[j + 1].set(jnp.where(exhausted, 0, unit(image)), mode="drop")
-        return (basis, size), (diagonal, off_diagonal)
+        return (basis, jnp.where(exhausted, 0, unit(image)), size), (diagonal, off_diagonal)
 
-    first = (basis, jnp.zeros((), start.dtype))
-    (basis, size), (diagonal, off_diagonal) = jax.lax.scan(expand, first, jnp.arange(steps))
+    first = (jnp.zeros((steps, start.size), start.dtype), unit(start), jnp.zeros((), start.dtype))
+    (basis, _, size), (diagonal, off_diagonal) = jax.lax.scan(expand, first, jnp.arange(steps))
     # Rows that the space did not need must not add eigenvalues at the top: the Rayleigh quotient of the start is below.
     used = jnp.any(basis != 0, axis=1).at[0].set(True)
     diagonal = jnp.where(used, diagonal, diagonal[0] - jnp.abs(diagonal[0]) - 1)

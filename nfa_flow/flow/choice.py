@@ -15,7 +15,7 @@ from .tsrkc3 import TSRKC3
 
 _KINKS_COST_BELOW = 1e-4
 _LOOSE = 3e-3
-_NDF_VECTORS = 26  # parameter vectors, by XLA's account of a whole solve (`python benchmarks/solvers.py --scaling`)
+NDF_VECTORS = 23  # parameter vectors, by XLA's account of a whole solve (`python benchmarks/solvers.py --scaling`)
 _NDF_BYTES = 4 * 2**30
 
 
@@ -36,8 +36,8 @@ def choose_solver(
     if jnp.finfo(dtype).bits < 32:
         return diffrax.Tsit5(), f"{dtype} is too coarse for anything but an explicit pair"
     if not has_kinks:
-        if parameter_bytes * _NDF_VECTORS > _NDF_BYTES:
-            return TSRKC3(), f"smooth, but too large for the {_NDF_VECTORS} parameter vectors of NDF"
+        if parameter_bytes * NDF_VECTORS > _NDF_BYTES:
+            return TSRKC3(), f"smooth, but too large for the {NDF_VECTORS} parameter vectors of NDF"
         return NDF(), "smooth activations"
     warning = "trajectory accuracy is not certified across kinks"
     if is_traced(rtol):

@@ -35,11 +35,13 @@ def conjugate_gradients(
     *,
     most: int,
     skip: bool | Bool[Array, ""] = False,
+    otherwise: Float[Array, " P"] | float = 0.0,
 ) -> Solution:
     """Solve (I + cH) x = `right` from x = 0.
 
     **Arguments:** `product`: v ↦ (I + cH) v; `is_small`: whether a residual is small enough; `most`: products to spend;
-    `skip`: return at once (a `lax.cond` would compute both branches under `vmap`; a loop of no iterations does not).
+    `skip`: return x = `otherwise` at once (a `lax.cond` would compute both branches under `vmap`; a loop of no
+    iterations does not).
     **Returns:** the solution. It has not converged when `most` products were spent, or when a direction p turned up
     with pᵀ(I + cH)p ≤ 0.02‖p‖², where H has negative curvature too strong for c.
     **Source:** Hestenes & Stiefel 1952.
@@ -63,7 +65,7 @@ def conjugate_gradients(
         )
 
     first = _Iterate(
-        x=jnp.zeros_like(right),
+        x=jnp.where(skip, otherwise, jnp.zeros_like(right)),
         residual=right,
         squared=right @ right,
         direction=right,

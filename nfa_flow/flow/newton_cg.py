@@ -1,6 +1,7 @@
 """Newton's method for the implicit step of a gradient flow, its linear systems solved by conjugate gradients."""
 
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -49,7 +50,7 @@ class NewtonCG(eqx.Module):
 
     def scale(self, *ys: Float[Array, " P"]) -> Float[Array, " P"]:
         """The error that is tolerated in each component of a step between these values."""
-        largest = jnp.max(jnp.abs(jnp.stack(ys)), axis=0)
+        largest = reduce(jnp.maximum, map(jnp.abs, ys))
         return jnp.asarray(self.atol, largest.dtype) + jnp.asarray(self.rtol, largest.dtype) * largest
 
     def size(self, v: Float[Array, " P"], scale: Float[Array, " P"]) -> Float[Array, ""]:
@@ -106,17 +107,16 @@ class NewtonCG(eqx.Module):
     def _linear_solve(self, exact_product, difference, right, is_small, exact) -> tuple[Solution, Bool[Array, ""]]:
         """The solution, and whether it needed exact products although finite differences were tried."""
         always_exact = right.dtype != jnp.float64 if self.exact_products is None else self.exact_products
-        solve = lambda product, skip: conjugate_gradients(product, right, is_small, most=_MOST_PRODUCTS, skip=skip)
+        solve = partial(conjugate_gradients, right=right, is_small=is_small, most=_MOST_PRODUCTS)
         if always_exact:
-            return solve(exact_product, False), exact
-        cheap = solve(difference, exact)
+            return solve(exact_product), exact
+        cheap = solve(difference, skip=exact)
         if self.exact_products is False:
             return cheap, exact
-        better = solve(exact_product, cheap.converged)
-        x = jnp.where(cheap.converged, cheap.x, better.x)
+        better = solve(exact_product, skip=cheap.converged, otherwise=cheap.x)
         # Where both failed the curvature is to blame, not the noise.
         needed = better.converged & ~cheap.converged
-        return Solution(x, cheap.products + better.products, cheap.converged | better.converged), needed
+        return Solution(better.x, cheap.products + better.products, cheap.converged | better.converged), needed
 
 
 def _difference(field, base: Float[Array, " P"], at_base: Float[Array, " P"], v: Float[Array, " P"]) -> Array:

@@ -13,10 +13,10 @@ TIGHT = 1e-9
 
 
 @partial(jax.jit, static_argnames="most")
-def solve(matrix, right, tolerance=TIGHT, most=100, skip=False):
+def solve(matrix, right, tolerance=TIGHT, most=100, **skipping):
     """Until ‖residual‖ < tolerance."""
     is_small = lambda residual: jnp.linalg.norm(residual) < tolerance
-    return conjugate_gradients(lambda v: matrix @ v, right, is_small, most=most, skip=skip)
+    return conjugate_gradients(lambda v: matrix @ v, right, is_small, most=most, **skipping)
 
 
 def with_eigenvalues(eigenvalues, seed=0):
@@ -75,8 +75,16 @@ def test_a_product_that_is_not_a_number_is_reported_and_does_not_spread():
 
 def test_skipping_costs_nothing_and_has_not_converged():
     for right in (right_side(8), np.zeros(8)):
-        solution = solve(np.eye(8), right, skip=True)
+        solution = solve(np.eye(8), right, skip=True, otherwise=np.arange(8.0))
         assert solution.products == 0 and not solution.converged
+        np.testing.assert_array_equal(solution.x, np.arange(8.0))
+
+
+def test_what_would_be_returned_instead_is_no_start():
+    matrix, right = with_eigenvalues(range(1, 9)), right_side(8)
+    there, not_there = solve(matrix, right), solve(matrix, right, otherwise=np.arange(8.0))
+    assert there.products == not_there.products
+    np.testing.assert_array_equal(there.x, not_there.x)
 
 
 @pytest.mark.parametrize("most", [0, 5])

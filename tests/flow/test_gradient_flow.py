@@ -15,6 +15,7 @@ import pytest
 from oracles import relative
 
 import nfa_flow as nf
+from nfa_flow.flow.choice import NDF_VECTORS
 from nfa_flow.objective import make_objective
 
 QUIET = {"progress": False}
@@ -253,6 +254,20 @@ def test_memory_of_the_compiled_solve_does_not_grow_with_the_steps(net, data):
 
     assert bytes_of(10, [10.0, 50.0]) == bytes_of(1_000_000, [10.0, 50.0])
     assert bytes_of(10, np.linspace(1, 50, 5000)) > bytes_of(10, [10.0, 50.0])
+
+
+@pytest.mark.parametrize("solver, vectors", [(nf.flow.NDF(), NDF_VECTORS), (nf.flow.TSRKC3(), 18)])
+def test_a_solve_needs_the_memory_of_so_many_parameter_vectors(solver, vectors):
+    """XLA's own account, network and work space together, where the parameters outweigh the data."""
+    data = nf.data.multi_index(jax.random.key(0), 4, 5, 2)
+    net = nf.nets.MLP([5, 300, 300, 1], key=jax.random.key(1), activation="tanh")
+
+    def solve(net):
+        return nf.gradient_flow(net, data, 1.0, solver=solver, save_at=[1.0], **QUIET).net
+
+    memory = eqx.filter_jit(solve).lower(net).compile().compiled.memory_analysis()
+    used = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / parameters(net).nbytes
+    assert 0.8 * vectors < used <= vectors
 
 
 def test_runs_inside_vmap_agree_with_single_runs(data):
