@@ -2,6 +2,7 @@
 
 from ..study import Study
 from .digits import DIGITS
+from .free_spikes import FREE_SPIKES
 from .gradient import GRADIENT
 from .ridge_error import RIDGE_ERROR
 from .spectra import SPECTRA
@@ -15,5 +16,5 @@ one_step_spikes = Study(
         "Moniri, Lee, Hassani & Dobriban 2024, A Theory of Non-Linear Feature Learning with One Gradient Step in "
         "Two-Layer Neural Networks"
     ),
-    experiments=(GRADIENT, SPECTRA, SPIKES, RIDGE_ERROR, STAIRCASE, STEPS, DIGITS),
+    experiments=(GRADIENT, SPECTRA, SPIKES, FREE_SPIKES, RIDGE_ERROR, STAIRCASE, STEPS, DIGITS),
 )
