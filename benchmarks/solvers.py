@@ -91,7 +91,7 @@ def measure_cell(results, problem, t1, method, rtol, limit, reference) -> dict:
     cell = {"problem": problem, "t1": t1, "method": method, "rtol": rtol, "limit": limit, "error": None}
     slower = results.already_too_slow(problem, t1, method, rtol, limit)
     if slower is not None:
-        because = f"as at T = {slower['t1']:g}, rtol {slower['rtol']:g}"
+        because = f"as at T = {slower['t1']:g}"
         return cell | {"status": "timed out", "because": because}
     task = {"what": "solve", "problem": problem, "method": method, "rtol": rtol, "t1": t1}
     description = results.all["problems"][problem]

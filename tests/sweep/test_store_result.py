@@ -1,0 +1,117 @@
+"""A store keeps the result of a sweep, which is loaded as it was, and a summary of its runs."""
+
+import csv
+import json
+import os
+import warnings
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from sweep.stores import SETTINGS, leftovers_in, make_runs, open_store, parts_of
+
+from nfa_flow.sweep.store import load
+
+
+def dataset(value=1.0):
+    words = np.array(["completed", "é", ""], object)
+    coords = {"init": ("init", np.array(["a", "bc", "d"], object)), "flag": [True, False]}
+    numbers = np.full((3, 2), value)
+    numbers[0] = np.nan
+    return xarray.Dataset(
+        {"loss": (("init", "flag"), numbers), "status": ("init", words)}, coords, {"title": "T", "n": 1}
+    )
+
+
+def test_the_result_comes_back_identical_and_without_warnings(tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store.write(make_runs(0))
+        store.conclude(dataset(), [{}])
+        loaded = load(store.path)
+        assert loaded.identical(dataset())
+        assert {n: v.dtype for n, v in loaded.variables.items()} == {n: v.dtype for n, v in dataset().variables.items()}
+        assert xarray.open_zarr(store.path, group="result", consolidated=False).identical(dataset())
+        tree = xarray.open_datatree(store.path, engine="zarr", consolidated=False)
+        assert tree.attrs == {"settings": SETTINGS, "about": {"device": "cpu"}}
+        assert list(zarr.open_group(store.path, path="runs", mode="r").group_keys()) == parts_of(store.path)
+
+
+def test_loaded_words_can_be_selected_by(tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    store.conclude(dataset(), [])
+    loaded = load(store.path)
+    assert loaded.where(loaded.status == "é", drop=True).init.values.tolist() == ["bc"]
+    assert loaded.reindex(init=["d", "e"]).status.values[0] == ""
+    assert loaded.sel(init="bc").status.item() == "é"
+
+
+def test_a_new_result_replaces_the_old_one(tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    for value in (1.0, 2.0):
+        store.conclude(dataset(value), [{"value": value}])
+        assert load(store.path).identical(dataset(value))
+    assert leftovers_in(tmp_path) == []
+
+
+def test_a_process_killed_while_it_replaced_the_result_does_no_harm(tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    store.write(make_runs(0))
+    store.conclude(dataset(), [])
+    os.rename(store.path / "result", tmp_path / "aside")
+    with pytest.raises(FileNotFoundError, match="no result yet: run the sweep again, finished runs are kept"):
+        load(store.path)
+    open_store(store.path).conclude(dataset(), [])
+    assert load(store.path).identical(dataset())
+
+
+def test_a_result_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    store = open_store(tmp_path / "a.zarr")
+    store.conclude(dataset(1.0), [])
+    load_dataset, calls = xarray.load_dataset, []
+
+    def load_slowly(*args, **kwargs):
+        found = load_dataset(*args, **kwargs)
+        calls.append(found)
+        if len(calls) == 1:
+            store.conclude(dataset(2.0), [])
+        return found
+
+    monkeypatch.setattr(xarray, "load_dataset", load_slowly)
+    assert load(store.path).identical(dataset(2.0))
+    assert len(calls) == 2
+
+
+def test_a_damaged_result_is_not_taken_for_a_missing_one(tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    store.conclude(dataset(), [])
+    (store.path / "result" / "zarr.json").write_text("{")
+    with pytest.raises(json.JSONDecodeError):
+        load(store.path)
+
+
+def test_where_there_is_nothing_no_sweep_is_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no sweep at"):
+        load(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("rows", [[], [{"width": 4, "key": "abc", "status": "completed"}]])
+def test_a_summary_is_replaced(rows, tmp_path):
+    open_store(tmp_path / "a.zarr").conclude(dataset(), rows)
+    store = open_store(tmp_path / "a.zarr")
+    store.conclude(dataset(), [{"key": "def", "status": "failed"}])
+    assert store.csv_path.read_text().splitlines() == ["key,status", "def,failed"]
+
+
+@pytest.mark.parametrize("name, table", [("a.zarr", "a.csv"), ("rate0.1", "rate0.1.csv")])
+def test_the_summary_has_a_row_for_each_run_and_the_columns_of_all(name, table, tmp_path):
+    store = open_store(tmp_path / name)
+    store.conclude(dataset(), [{"width": 4, "reason": "a, b"}, {"width": 8, "loss": 0.1 + 0.2, "rejected": None}])
+    assert store.csv_path == tmp_path / table
+    with open(tmp_path / table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["width", "reason", "loss", "rejected"]
+    assert rows[0] == {"width": "4", "reason": "a, b", "loss": "", "rejected": ""}
+    assert rows[1] == {"width": "8", "reason": "", "loss": repr(0.1 + 0.2), "rejected": ""}
