@@ -36,7 +36,7 @@ def require_number(
     elif at_least > -math.inf:
         bound = "a non-negative number" if at_least == 0 else f"a finite number of at least {at_least:g}"
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         raise wrong(argument, bound, repr(value)) from None
     if not (math.isfinite(number) and number > above and number >= at_least):

@@ -1,12 +1,15 @@
 """Losses of one sample, (prediction, target) -> scalar, by name."""
 
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from .checks import named_function
+from .checks import is_traced, named_function, wrong
 
 Loss = str | Callable[[Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]]
 
@@ -30,3 +33,19 @@ def resolve(loss: Loss) -> Callable:
     **Raises:** ValueError for an unknown name or something that cannot be called.
     """
     return named_function("loss", loss, LOSSES, "(prediction, target) -> scalar")
+
+
+def require_fitting(loss: Callable, prediction: Any, targets: Float[Array, "n c"]) -> None:
+    """Raise unless a loss gives one scalar for a prediction of this shape, and targets are what it is meant for.
+
+    **Raises:** ValueError naming `loss`; `data`, for targets of the cross entropy that are no distributions.
+    """
+    target = jax.ShapeDtypeStruct(targets.shape[1:], targets.dtype)
+    value = eqx.filter_eval_shape(loss, prediction, target)
+    if getattr(value, "shape", None) != ():
+        raise wrong("loss", "a function with one scalar per sample", f"of shape {getattr(value, 'shape', value)}")
+    if loss is not cross_entropy or is_traced(targets):
+        return
+    y = np.asarray(targets, float)
+    if y.shape[1] < 2 or y.min() < 0 or abs(y.sum(axis=1) - 1).max() > 1e-5:
+        raise wrong("data", "of one-hot or probability targets for the cross entropy", "of targets that are neither")

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .checks import is_traced, require_finite, require_number, wrong
 from .data import Dataset, moment_factor
-from .losses import Loss, cross_entropy, mse, resolve
+from .losses import Loss, mse, require_fitting, resolve
 from .nets import MLP
 
 Mobility = Sequence[float | Float[Array, ""]] | PyTree
@@ -130,17 +130,19 @@ def make_objective(
     leaves = jax.tree.leaves(parameters)
     if not leaves:
         raise wrong("net", "an Equinox module with floating-point parameters", type(net).__name__)
+    dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+    if len(dtypes) > 1 or jnp.issubdtype(dtypes[0], jnp.complexfloating):
+        raise wrong("net", "of one floating-point dtype, real", f"of {' and '.join(dtypes)}")
     require_finite("net", parameters)
     dtype = jnp.result_type(*leaves)
     data = data.astype(dtype)
     _check_shapes(net, data, loss_function)
-    if loss_function is cross_entropy:
-        _check_distributions(data)
     decay = jnp.asarray(weight_decay, dtype)
     root = None if mobility is None else _root_mobility(mobility, net, parameters)
     if root is not None:
         parameters = jax.tree.map(lambda p, r: p / r, parameters, root)
-    if not by_samples and isinstance(net, MLP) and net.is_linear and loss_function is mse:
+    # Not of a subclass, which may be another function of its weights; so in all that takes an `MLP` for its layers.
+    if not by_samples and type(net) is MLP and net.is_linear and loss_function is mse:
         factor = moment_factor(data, intercept=net.layers[0].bias is not None)
         return parameters, MomentObjective(frozen, decay, root, factor)
     return parameters, SampleObjective(frozen, decay, root, data, loss_function)
@@ -169,16 +171,8 @@ def _times(root: PyTree | None, parameters: PyTree) -> PyTree:
     return parameters if root is None else jax.tree.map(lambda r, p: r * p, root, parameters)
 
 
-def _check_distributions(data: Dataset) -> None:
-    if is_traced(data.y):
-        return
-    y = np.asarray(data.y, float)
-    if data.outputs < 2 or y.min() < 0 or abs(y.sum(axis=1) - 1).max() > 1e-5:
-        raise wrong("data", "of one-hot or probability targets for the cross entropy", "of targets that are neither")
-
-
 def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:
-    if isinstance(net, MLP) and net.widths[0] != data.inputs:
+    if type(net) is MLP and net.widths[0] != data.inputs:
         raise wrong("data", f"of {net.widths[0]} inputs, like the network", f"of {data.inputs}")
     prediction = eqx.filter_eval_shape(net, data.x[0])
     if getattr(prediction, "shape", None) != (data.outputs,):
@@ -187,6 +181,4 @@ def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:
             f"a map to {data.outputs} output{'' if data.outputs == 1 else 's'}, like the data",
             getattr(prediction, "shape", prediction),
         )
-    value = eqx.filter_eval_shape(loss_function, prediction, data.y[0])
-    if getattr(value, "shape", None) != ():
-        raise wrong("loss", "a function with one scalar per sample", f"of shape {getattr(value, 'shape', value)}")
+    require_fitting(loss_function, prediction, data.y)

@@ -109,7 +109,7 @@ def _fill(like: Any, arrays: xarray.Dataset) -> Any:
 
 def _describe(net: Any) -> dict[str, Any] | None:
     """What rebuilds an `MLP` with named activations and a parametrisation of this library; None for any other."""
-    names = [name_of(activation) for activation in net.activations] if isinstance(net, MLP) else [None]
+    names = [name_of(activation) for activation in net.activations] if type(net) is MLP else [None]
     if None in names or type(net.parametrization) not in (*_SCHEMES.values(), type(None)):
         return None
     scheme: Any = net.parametrization

@@ -72,8 +72,7 @@ class Trajectory(eqx.Module):
     def status(self) -> str:
         """ "completed", "stopped" (by a stop rule), "max_steps", "diverged", "step_underflow", "solver_failed" or
         "interrupted"."""
-        if jnp.ndim(self.status_code):
-            raise ValueError("`status` is of one run; pick a lane first: jax.tree.map(lambda a: a[i], trajectory).")
+        self.require_one_run("status")
         return STATUS[int(self.status_code)]
 
     @property
@@ -100,8 +99,14 @@ class Trajectory(eqx.Module):
         """Counts and notes in one dictionary, as plain Python numbers and strings where they are known."""
         return {name: _plain(count) for name, count in self.counts.items()} | dict(self.notes)
 
+    def require_one_run(self, what: str) -> None:
+        """Raise ValueError for a batch of runs, of which `what` makes no sense."""
+        if jnp.ndim(self.status_code):
+            raise ValueError(f"`{what}` is of one run; pick a lane first: jax.tree.map(lambda a: a[i], trajectory).")
+
     def reached(self) -> "Trajectory":
         """The trajectory without the times that a run inside `jax.jit` or `jax.vmap` did not reach."""
+        self.require_one_run("reached")
         count = int(np.isfinite(np.asarray(self.times)).sum())
         if count == len(self.times):
             return self
@@ -112,6 +117,7 @@ class Trajectory(eqx.Module):
 
     def net_at(self, index: int) -> Any:
         """The network at `times[index]`; needs `save_nets=True`."""
+        self.require_one_run("net_at")
         if self.nets is None:
             raise ValueError("`net_at` needs a run with `save_nets=True`, but this one kept only its last network.")
         arrays, rest = eqx.partition(self.nets, eqx.is_inexact_array)

@@ -139,3 +139,45 @@ def test_a_network_that_returns_no_vector_is_named():
     _, data = problem(samples=20, inputs=5, outputs=1)
     with pytest.raises(ValueError, match=r"`net` must be a map to 1 output, like the data, but was \(\)"):
         make_objective(eqx.nn.Linear(5, "scalar", key=jax.random.key(0)), data, "mse", 0.0)
+
+
+class Skipping(nf.nets.MLP):
+    """Another function of the same layers."""
+
+    def __call__(self, x, *, key=None):
+        return x + super().__call__(x)
+
+
+def test_a_subclass_of_the_linear_network_is_taken_for_what_it_computes():
+    net = Skipping([3, 2, 3], key=jax.random.key(0))
+    data = nf.data.linear_teacher(jax.random.key(1), 12, 3, 3)
+    parameters, objective = make_objective(net, data, "mse", 0.0)
+    assert type(objective).__name__ == "SampleObjective"
+    np.testing.assert_allclose(objective.loss(parameters), nf.measure.loss(net, data), rtol=1e-14)
+    J = np.eye(3) + net.affine()[0]
+    np.testing.assert_allclose(nf.measure.agop(net, data), J.T @ J, rtol=1e-12)
+    brute = jax.vmap(jax.jacrev(lambda weights, x: net.with_weights(weights)(x)), in_axes=(None, 0))(
+        net.weights, data.x
+    )
+    J = np.concatenate([np.asarray(each).reshape(36, -1) for each in brute], axis=1)
+    np.testing.assert_allclose(nf.measure.ntk(net, data), J @ J.T, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("cast", "message"),
+    [
+        (
+            lambda W, i: W.astype("float32") if i else W,
+            "of one floating-point dtype, real, but was of float32 and float64",
+        ),
+        (lambda W, i: W.astype("complex128"), "of one floating-point dtype, real, but was of complex128"),
+    ],
+)
+def test_parameters_of_several_dtypes_or_complex_ones_are_refused(cast, message):
+    data = nf.data.linear_teacher(jax.random.key(1), 12, 3, 3)
+    net = eqx.nn.MLP(3, 3, 4, 1, key=jax.random.key(0))
+    arrays, rest = eqx.partition(net, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    net = eqx.combine(jax.tree.unflatten(structure, [cast(leaf, i) for i, leaf in enumerate(leaves)]), rest)
+    with pytest.raises(ValueError, match=f"`net` must be {message}"):
+        make_objective(net, data, "mse", 0.0)

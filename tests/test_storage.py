@@ -190,3 +190,19 @@ def test_the_store_is_plain_zarr_and_json(run, tmp_path):
     xarray.testing.assert_identical(dataset.load(), run.to_xarray())
     assert json.loads((path / "zarr.json").read_text())["zarr_format"] == 3
     assert not [file for file in path.rglob("*") if file.suffix in (".pkl", ".pickle", ".eqx")]
+
+
+class Negated(nf.nets.MLP):
+    """Another function of the same layers."""
+
+    def __call__(self, x, *, key=None):
+        return -super().__call__(x)
+
+
+def test_a_subclass_of_the_network_is_not_taken_for_it(tmp_path):
+    net = Negated([2, 2, 1], key=jax.random.key(0))
+    data = nf.data.linear_teacher(jax.random.key(1), 8, 2)
+    run = nf.gradient_flow(net, data, 0.1, save_at=[0.1], progress=False)
+    run.save(tmp_path / "run.zarr")
+    assert nf.Trajectory.load(tmp_path / "run.zarr").net is None
+    assert isinstance(nf.Trajectory.load(tmp_path / "run.zarr", like=net).net, Negated)

@@ -128,3 +128,17 @@ def test_labelled_dataset(run):
     assert dataset["root"].attrs == {"status": "undefined"}
     assert dataset["loss"].attrs == {"status": "defined"}
     assert dataset.attrs == {"status": "completed", "end_time": 2.0, **run.stats}
+
+
+def test_of_a_batch_a_lane_is_to_be_picked_first(run):
+    batch = jax.tree.map(lambda a: jnp.stack([a, a]), run)
+    uses = [
+        lambda: batch.status,
+        lambda: batch.observable_status,
+        lambda: batch.reached(),
+        lambda: batch.net_at(0),
+        lambda: nf.plot.observable(batch, "loss"),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="` is of one run; pick a lane first: jax.tree.map"):
+            use()

@@ -77,8 +77,8 @@ class Flow(Training):
         methods = {FLOW: "flow"} | {name: name for name in self.optimizers}
         jobs = {name: partial(make_method(self, method), net, data, batch_key) for name, method in methods.items()}
         runs = {name: _run_or_load(partial(job, **common), _store(self.out, name), say) for name, job in jobs.items()}
-        figure = draw(runs, PANELS, self.out / "figure.png")
         say(_table(runs))
+        figure = draw(runs, PANELS, self.out / "figure.png")
         start = float(runs[FLOW].observed["cosine"][0])
         say(f"At t = 0 the cosine is {start:.6f}: the baseline of this network.")
         say(f"Wrote {', '.join(str(_store(self.out, name)) for name in runs)} and {figure}.")

@@ -125,8 +125,8 @@ def _check_batches(batch_size: int | None, key: PRNGKeyArray | None, data: Datas
     require_integer("batch_size", batch_size, at_least=1)
     if batch_size > data.samples:
         raise wrong("batch_size", f"at most the number of samples, {data.samples}", batch_size)
-    if key is None:
-        raise wrong("key", "a PRNG key when `batch_size` is given", "None")
+    if not isinstance(key, jax.Array):
+        raise wrong("key", "a PRNG key such as `jax.random.key(0)` when `batch_size` is given", repr(key))
     return Minibatches(key, batch_size)
 
 

@@ -214,13 +214,16 @@ def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], F
         if save_at is None:
             raise wrong("save_at", "given when `t0` or `t1` is traced by JAX", "None")
         return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(save_at, time_dtype)
-    t0, t1 = float(t0), float(t1)
+    # As the loop sees them: in float32 a span of 1 at a time of 1e8 is none.
+    is_lost = float(t1) > float(t0)
+    t0, t1 = (_in_dtype(name, time, time_dtype) for name, time in (("t0", t0), ("t1", t1)))
     if not t1 > t0:
-        raise wrong("t1", f"after `t0` = {t0:g}", f"{t1:g}")
+        raise wrong("t1", f"after `t0` = {t0:g}{f' in {time_dtype}' if is_lost else ''}", f"{t1:g}")
     if save_at is None:
-        save_at = t0 + np.concatenate([[0.0], log_times(1e-4 * (t1 - t0), t1 - t0, 60)])
+        times = t0 + np.concatenate([[0.0], log_times(1e-4 * (t1 - t0), t1 - t0, 60)])
+        save_at = np.unique(times.astype(time_dtype))
     try:
-        times = np.asarray(save_at, dtype=float)
+        times = np.asarray(save_at, dtype=time_dtype)
     except (TypeError, ValueError):
         raise wrong("save_at", "a non-empty sequence of times", repr(save_at)) from None
     if times.ndim != 1 or times.size == 0:
@@ -233,16 +236,23 @@ def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], F
     return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(np.clip(times, t0, t1), time_dtype)
 
 
+def _in_dtype(name: str, time: Any, dtype: np.dtype) -> float:
+    with np.errstate(over="ignore"):
+        rounded = float(np.asarray(time, dtype))
+    if not np.isfinite(rounded):
+        raise wrong(name, f"a time that {dtype} holds", f"{float(time):g}")
+    return rounded
+
+
 def _first_bad(times: np.ndarray) -> str:
     i = int(np.argmin(np.diff(times) > 0))
     return f"{times[i]:g} followed by {times[i + 1]:g} at position {i + 1}"
 
 
 def _check_stop(stop: AbstractStop | Sequence[AbstractStop]) -> tuple[AbstractStop, ...]:
-    rules = (stop,) if isinstance(stop, AbstractStop) else tuple(stop)
-    for rule in rules:
-        if not isinstance(rule, AbstractStop):
-            raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(rule))
+    rules: Any = (stop,) if isinstance(stop, AbstractStop) else stop
+    if not isinstance(rules, Sequence) or not all(isinstance(rule, AbstractStop) for rule in rules):
+        raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(stop))
     # As arrays, so that another bound does not compile again.
     return tuple(jax.tree.map(jnp.asarray, rule) for rule in rules)
 

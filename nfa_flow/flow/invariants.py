@@ -116,7 +116,7 @@ def balance_error(
     **Arguments:** `net`: at the start; `nets`: at the elapsed times, each array leading with "t".
     **Returns:** one number per time; None where no two layers are known to have a law.
     """
-    if not isinstance(net, MLP):
+    if type(net) is not MLP:
         return None
     m, errors = _per_layer(mobility, net), []
     for l in range(len(m) - 1):

@@ -22,7 +22,7 @@ from ..losses import Loss, resolve
 from ..nets import MLP
 from .jacobian_sums import AbstractJacobianSum, jacobian_sum_kind
 from .jacobians import Function, Sample, stream
-from .layer import Layer, Tap, find_layer
+from .layer import Layer, Tap, find_layer, require_inputs
 
 # What a network is measured on: samples, a data set, or an iterator over batches of either that is read once.
 Samples = Dataset | Float[Array, "n ..."] | Iterable[Any]
@@ -126,11 +126,12 @@ def jacobian_sum(
     require_number("memory", memory, at_least=1)
     position = find_layer(net, layer)
     function = Function(Tap(net, position), None if loss is None else resolve(loss))
-    batches = _batches(x, loss is not None, net.widths[0] if isinstance(net, MLP) else None)
+    batches = _batches(x, loss is not None, net)
     W = function.tap.weight
     multiply = where_cheapest and W is not None and W.shape[1] < W.shape[0]
-    if isinstance(net, MLP) and net.is_linear and loss is None and position is not None:
-        next(batches)
+    if type(net) is MLP and net.is_linear and loss is None and position is not None:
+        for _ in batches:  # read and checked all the same
+            pass
         return _of_linear(net, total, position), W
     if is_whole(x):
         samples, weight = next(batches)
@@ -205,8 +206,8 @@ def _product(R: Float[Array, "r k"], W: Float[Array, "k h"]) -> Float[Array, "r 
     return R @ W
 
 
-def _batches(x: Samples, with_targets: bool, inputs: int | None) -> Iterator[tuple[Sample, Array]]:
-    """Each batch as ((x, y or None), weights); `inputs`: how many there have to be, if that is known."""
+def _batches(x: Samples, with_targets: bool, net: Any) -> Iterator[tuple[Sample, Array]]:
+    """Each batch as ((x, y or None), weights)."""
     whole = is_whole(x)
     if not whole and not isinstance(x, Iterable):
         raise wrong("x", "samples, a `Dataset`, or an iterable of batches of either", repr(x))
@@ -223,8 +224,7 @@ def _batches(x: Samples, with_targets: bool, inputs: int | None) -> Iterator[tup
         else:
             samples, targets = _samples(batch), None
             weight = jnp.full(len(samples), 1 / len(samples), samples.dtype)
-        if inputs is not None and samples.shape[1:] != (inputs,):
-            raise wrong("x", f"of {inputs} inputs, like the network", f"of {samples.shape[1]}")
+        require_inputs("x", net, samples)
         yield (samples, targets if with_targets else None), weight
     if empty:
         raise wrong("x", "an iterable with at least one batch", "empty")
@@ -235,11 +235,11 @@ def is_whole(x: Any) -> bool:
     return isinstance(x, Dataset | jax.Array | np.ndarray)
 
 
-def whole_batch(x: Samples) -> tuple[Sample, Float[Array, " n"]]:
+def whole_batch(net: Any, x: Samples) -> tuple[Sample, Float[Array, " n"]]:
     """Samples or a `Dataset` as ((x, None), weights), where batches will not do."""
     if not is_whole(x):
         raise wrong("x", "samples or a `Dataset`, all at once", _described(x))
-    return next(_batches(x, False, None))
+    return next(_batches(x, False, net))
 
 
 def _samples(x: Any) -> Float[Array, "n ..."]:

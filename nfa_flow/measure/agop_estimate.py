@@ -45,7 +45,7 @@ def agop_estimate(
     """
     require_integer("probes", probes, at_least=2)
     require_number("memory", memory, at_least=1)
-    samples, weight = whole_batch(x)
+    samples, weight = whole_batch(net, x)
     return _estimate(Tap(net, find_layer(net, layer)), samples, weight, key, probes, memory)
 
 

@@ -65,7 +65,7 @@ class Alignment(eqx.Module):
     def needs_roots(self) -> bool:
         """Whether small eigenvalues of AGOP matter, so that a factor of it is worth its time."""
         if self.centred:  # the mean is subtracted without cancellation only in a factor
-            return self.metric != "power_up_error"
+            return True
         return self.metric != "power_up_error" and not (isinstance(self.power, int | float) and self.power == 1)
 
 
@@ -113,6 +113,7 @@ def alignment(
     require_choice("metric", metric, METRICS)
     if isinstance(layer, int) or not callable(layer):
         require_integer("layer", layer, at_least=1)
+        layer = int(layer)
     if agop_of_change and initial is None:
         raise wrong("initial", "the network at the start, where `agop_of_change`", "None")
     if loss is not None:
@@ -149,7 +150,7 @@ def _value(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> F
     else:
         s, Vt = pair.spectrum()
         size = s[0]
-        A = power_from_spectrum(s, Vt, power, _unit(size, metric))
+        A = pair.F.T @ pair.F if metric == "power_up_error" else power_from_spectrum(s, Vt, power, _unit(size, metric))
     return jnp.where(pair.is_undefined(size), jnp.nan, _compare(pair, _nfm(pair, power, metric), A, metric))
 
 
@@ -163,7 +164,7 @@ def _slope(pair: FeaturePair, full: FeaturePair, change: FeaturePair, power, cha
     N, dN = jax.jvp(nfm, (full.V, power), (dV, dpower))
     unit = _unit(jnp.sqrt(jnp.max(jnp.abs(full.G))), metric)
     A, dA = (full.G, dG) if metric == "power_up_error" else (full.G / unit, dG / unit)
-    if pair.F is not None:
+    if pair.F is not None and metric != "power_up_error":
         F = pair.F if pair.Q is None else pair.F @ pair.Q.T
         _, s, Vt = jnp.linalg.svd(F, full_matrices=True)
         unit = _unit(s[0], metric)

@@ -48,14 +48,29 @@ class Gram(AbstractJacobianSum):
         return jnp.zeros((k, k), dtype)
 
     def fold(self, state: Float[Array, "k k"], rows: Rows) -> Float[Array, "k k"]:
-        stacked = rows.stacked()
-        return state + stacked.T @ stacked
+        return state + _weighted_gram(rows.B, rows.weight)
 
     def finish(self, state: Float[Array, "k k"], total: float, k: int) -> Float[Array, "k k"]:
         return state / total
 
     def of_constant(self, B: Float[Array, "c k"]) -> Float[Array, "k k"]:
         return B.T @ B
+
+
+@jax.custom_jvp
+def _weighted_gram(B: Float[Array, "b m p k"], weight: Float[Array, " m"]) -> Float[Array, "k k"]:
+    """Σ w BᵀB, exactly symmetric, with the derivative by a weight also where that is zero."""
+    stacked = Rows(B, weight, jnp.arange(len(B))).stacked()
+    return stacked.T @ stacked
+
+
+@_weighted_gram.defjvp
+def _weighted_gram_jvp(primals: Any, tangents: Any) -> tuple[Float[Array, "k k"], Float[Array, "k k"]]:
+    (B, weight), (dB, dweight) = primals, tangents
+    by_sample = lambda w: w[None, :, None, None]
+    flat = lambda rows: rows.reshape(-1, B.shape[-1])
+    half = flat(B).T @ flat(by_sample(weight) * dB + by_sample(dweight / 2) * B)
+    return _weighted_gram(B, weight), half + half.T
 
 
 class CentredGram(AbstractJacobianSum):
@@ -66,7 +81,7 @@ class CentredGram(AbstractJacobianSum):
 
     def fold(self, state: Any, rows: Rows) -> tuple[Float[Array, "k k"], Float[Array, "c k"]]:
         K, total = state
-        sums = jnp.einsum("m,bmpk->bk", rows.root**2, rows.B)
+        sums = jnp.einsum("m,bmpk->bk", rows.weight, rows.B)
         return Gram().fold(K, rows), total.at[rows.outputs].add(sums, mode="drop")
 
     def finish(self, state: Any, total: float, k: int) -> Float[Array, "k k"]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import wrong
+from ..losses import require_fitting
 from .layer import Tap
 
 Sample = tuple[Array, Array | None]  # (x, y); y only where a loss needs it
@@ -35,7 +36,7 @@ class Function(eqx.Module):
     def shapes(self, samples: Sample) -> tuple[int, Any]:
         """The number c of entries, and the shape and dtype of z, for a sample like these.
 
-        **Raises:** ValueError naming `net` where it does not map to a vector.
+        **Raises:** ValueError naming `net` where it does not map to a vector, `data` or `loss` where these do not fit.
         """
         x = jax.ShapeDtypeStruct(samples[0].shape[1:], samples[0].dtype)
         prediction, _, z = eqx.filter_eval_shape(self.tap, x, jnp.zeros((), x.dtype))
@@ -46,6 +47,7 @@ class Function(eqx.Module):
         if samples[1] is None or samples[1].shape[1:] != prediction.shape:
             targets = None if samples[1] is None else samples[1].shape[1]
             raise wrong("data", f"of {prediction.shape[0]} outputs, like the network", f"of {targets}")
+        require_fitting(self.loss, prediction, samples[1])
         return 1, z
 
     def width(self, samples: Sample, multiply: bool) -> int:
@@ -56,13 +58,18 @@ class Function(eqx.Module):
 class Rows(NamedTuple):
     """Jacobians B of some samples and outputs, at `p` positions (1, but for convolutions) of `k` channels.
 
-    `root`: the square roots of the samples' weights, shared among the positions; `outputs`: which of the c outputs.
-    Rows that fill a chunk up have weight zero (samples) or are zero (outputs past the last).
+    `weight`: of the samples, shared among the positions; `outputs`: which of the c outputs. Rows that fill a chunk up
+    have weight zero (samples) or are zero (outputs past the last).
     """
 
     B: Float[Array, "b m p k"]
-    root: Float[Array, " m"]
+    weight: Float[Array, " m"]
     outputs: Int[Array, " b"]
+
+    @property
+    def root(self) -> Float[Array, " m"]:
+        """The square roots of the weights, with a finite derivative (of zero) at zero."""
+        return jnp.where(self.weight > 0, jnp.sqrt(jnp.where(self.weight > 0, self.weight, 1)), 0)
 
     def stacked(self) -> Float[Array, "rows k"]:
         """All of them one below the other, weighted."""
@@ -93,10 +100,8 @@ def stream(
         start = jnp.minimum(i * size, n - size)
         part, w = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), (samples, weight))
         numbers = start + jnp.arange(size)
-        w = w.astype(z.dtype) / _positions(z)
-        counts = (numbers >= i * size) & (w > 0)
-        root = jnp.where(counts, jnp.sqrt(jnp.where(counts, w, 1)), 0)  # with a derivative at zero
-        rows = lambda B, outputs: Rows(_by_position(B), root, outputs)
+        w = jnp.where(numbers >= i * size, w.astype(z.dtype) / _positions(z), 0)
+        rows = lambda B, outputs: Rows(_by_position(B), w, outputs)
         shift = jnp.zeros((size, *z.shape), z.dtype)
         if plan.forward:
             B = jax.vmap(jax.jacfwd(function))(shift, part)

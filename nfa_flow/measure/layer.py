@@ -19,8 +19,8 @@ from ..nets import MLP
 # l = 1 … L in a network that applies its layers one after another, or a function from the network to the layer.
 Layer = int | Callable[[Any], Any]
 
-_SEQUENTIAL = (MLP, eqx.nn.MLP, eqx.nn.Sequential)
 _WEIGHTED = (eqx.nn.Linear, eqx.nn.Conv)
+_NORMALISATIONS = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm, eqx.nn.PReLU)
 
 
 def find_layer(net: Any, layer: Layer) -> int | None:
@@ -36,6 +36,7 @@ def find_layer(net: Any, layer: Layer) -> int | None:
                 return _supported(position, each)
         raise wrong("layer", "a function from the network to one of its `Linear`s or `Conv`s", f"to {chosen!r}")
     require_integer("layer", layer, at_least=1)
+    layer = int(layer)  # of NumPy it would not do for a static field
     if not is_sequential(net) or not layers:
         if layer != 1:
             must_be = f"1 for a {type(net).__name__}; name a deeper layer by a function such as `lambda net: net.conv2`"
@@ -134,8 +135,24 @@ def weighted_layers(net: Any) -> list[Any]:
 
 
 def is_sequential(net: Any) -> bool:
-    """Whether the network applies its layers one after another, in the order of its fields."""
-    return isinstance(net, _SEQUENTIAL) and not getattr(net, "scan", False)  # scanned layers are stacked into one
+    """Whether the network is known to apply its layers one after another, in the order of its fields."""
+    if isinstance(net, eqx.nn.Sequential):
+        return all(isinstance(each, _WEIGHTED) or is_sequential(each) or _has_no_matrix(each) for each in net.layers)
+    return type(net) in (MLP, eqx.nn.MLP) and not getattr(net, "scan", False)  # scanned layers are stacked into one
+
+
+def require_inputs(argument: str, net: Any, x: Float[Array, "n ..."]) -> None:
+    """Raise unless samples are of the shape that an `MLP` takes; of other networks it is not known."""
+    if type(net) not in (MLP, eqx.nn.MLP):
+        return
+    inputs = net.widths[0] if isinstance(net, MLP) else net.in_size
+    if isinstance(inputs, int) and x.shape[1:] != (inputs,):
+        raise wrong(argument, f"of {inputs} inputs, like the network", f"of shape {x.shape}")
+
+
+def _has_no_matrix(module: Any) -> bool:
+    """Whether nothing in a module can be a layer: activations, pooling, normalisations."""
+    return isinstance(module, _NORMALISATIONS) or not jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))
 
 
 def _supported(position: int, layer: Any) -> int:

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import require_number, wrong
 from ..data import Dataset
-from ..losses import Loss, resolve
+from ..losses import Loss, require_fitting, resolve
 from .jacobians import Function, bytes_per_sample
-from .layer import Layer, Tap, find_layer, patches, weighted_layers
+from .layer import Layer, Tap, find_layer, patches, require_inputs, weighted_layers
 
 
 class LayerRows(NamedTuple):
@@ -51,11 +51,12 @@ class LayerStream(eqx.Module):
     def sizes(self) -> tuple[int, int, Any]:
         """(fan-in, k, dtype): the lengths of h and of z at one position, and the dtype of z.
 
-        **Raises:** ValueError naming `net` or `data` where predictions and targets do not belong together.
+        **Raises:** ValueError naming `net`, `data` or `loss` where predictions and targets do not belong together.
         """
         outputs, z = Function(self.tap).shapes((self.data.x, None))
         if outputs != self.data.outputs:
             raise wrong("data", f"of {outputs} outputs, like the network", f"of {self.data.outputs}")
+        require_fitting(self.loss, jax.ShapeDtypeStruct((outputs,), z.dtype), self.data.y)
         W = self.tap.weight
         return z.shape[0] if W is None else W.shape[1], z.shape[0], z.dtype
 
@@ -114,7 +115,8 @@ def layer_stream(net: Any, data: Dataset, *, layer: Layer, loss: Loss, memory: i
     require_number("memory", memory, at_least=1)
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`, for the loss needs targets", f"a {type(data).__name__}")
-    return LayerStream(Tap(net, find_layer(net, layer)), data, resolve(loss), memory)
+    require_inputs("data", net, data.x)
+    return LayerStream(Tap(net, find_layer(net, layer)), data, resolve(loss), int(memory))
 
 
 def _by_position(z: Float[Array, "k *positions"]) -> Float[Array, "p k"]:

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..data import Dataset
-from ..losses import Loss, resolve
+from ..losses import Loss, require_fitting, resolve
+from .layer import require_inputs
 
 
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
@@ -21,9 +22,12 @@ def loss(net: Any, data: Dataset, loss: Loss = "mse") -> Float[Array, ""]:
     **Arguments:** `net`: maps a sample "d" to a prediction "c"; `data`; `loss`: a name or a function
     `(prediction, target) -> scalar`.
     **Returns:** a scalar ≥ 0 for the named losses.
+    **Raises:** ValueError naming `data` or `loss` where they do not fit the network or each other.
     """
+    require_inputs("data", net, data.x)
     prediction = eqx.filter_eval_shape(net, data.x[0])
     if getattr(prediction, "shape", None) != data.y.shape[1:]:
         raise wrong("data", f"of as many outputs as the network, {getattr(prediction, 'shape', '?')}", data.y.shape[1:])
+    require_fitting(resolve(loss), prediction, data.y)
     losses = jax.vmap(resolve(loss))(jax.vmap(net)(data.x), data.y)
     return jnp.mean(losses) if data.weight is None else data.weight @ losses

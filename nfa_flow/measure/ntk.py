@@ -37,8 +37,8 @@ def ntk(net: Any, x: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
     **Source:** Jacot, Gabriel & Hongler 2018.
     """
     require_number("memory", memory, at_least=1)
-    (samples, _), _ = whole_batch(x)
-    return _ntk(net, samples, memory)
+    (samples, _), _ = whole_batch(net, x)
+    return _ntk(net, samples, int(memory))
 
 
 def ntk_eigenvalues(
@@ -62,7 +62,7 @@ def ntk_eigenvalues(
         require_integer("count", count, at_least=1)
         if count > len(theta):
             raise wrong("count", f"at most the number of predictions, {len(theta)}", count)
-    return _eigenvalues(theta, whole_batch(data)[1], count)
+    return _eigenvalues(theta, whole_batch(net, data)[1], count)
 
 
 @eqx.filter_jit
@@ -72,7 +72,7 @@ def _ntk(net: Any, x: Float[Array, "n ..."], memory: int) -> Float[Array, "nc nc
     if getattr(shape, "ndim", None) != 1:
         raise wrong("net", "a map from a sample to a vector of outputs", getattr(shape, "shape", shape))
     c, x = shape.shape[0], x.astype(shape.dtype)
-    theta = (_by_layers if isinstance(net, MLP) else _by_products)(net, x, c, memory)
+    theta = (_by_layers if type(net) is MLP else _by_products)(net, x, c, memory)
     return theta.reshape(len(x) * c, len(x) * c)
 
 

@@ -1,6 +1,6 @@
 """What an alignment scores without any training: the baseline that every number is to be read against."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..blas import on_one_blas_thread
-from ..checks import require_integer
+from ..checks import require_integer, wrong
 from ..data import Dataset
 from .layer import weighted_layers
 
@@ -41,9 +41,13 @@ def null_alignment(
     `(net, data) -> array` or tree of arrays, such as `alignment(1/3)`; `draws`: how many, at least 2; `untrained`:
     instead, a function from a key to an untrained network, such as `lambda key: MLP(widths, key=key, init=...)`.
     **Returns:** a `Null`, its trees in the structure of what the observable returns. NaN where any draw is undefined.
-    **Raises:** ValueError naming `draws`.
+    **Raises:** ValueError naming `draws`, `data` or `observable`.
     """
     require_integer("draws", draws, at_least=2)
+    if isinstance(data, Iterator):
+        raise wrong("data", "a `Dataset` or samples, which every draw looks at anew", f"a {type(data).__name__}")
+    if not callable(observable):
+        raise wrong("observable", "a function `(net, data) -> array`, such as `alignment(1/3)`", repr(observable))
     return _null(net, key, data, observable, draws, untrained)
 
 

@@ -37,11 +37,16 @@ def ridge_fit(
     **Arguments:** `F`: features; `y`: targets; `penalty`: λ > 0; `free`: U, directions without penalty, such as the
     `powers` that stand for infinitely large spikes.
     **Returns:** a `RidgeFit`.
-    **Raises:** ValueError for a penalty that is not positive, or targets of another length.
+    **Raises:** ValueError for a penalty that is not positive, targets of another length, or `free` of another length
+    or of more columns than that.
     """
     require_number("penalty", penalty, above=0)
     if y.shape != F.shape[:1]:
         raise wrong("y", f"a vector with an entry for each of the {len(F)} rows of `F`", f"of shape {y.shape}")
+    if free is not None and (free.ndim != 2 or len(free) != len(F) or free.shape[1] > len(F)):
+        raise wrong(
+            "free", f"a matrix of {len(F)} rows, like `F`, and at most so many columns", f"of shape {free.shape}"
+        )
     return _fit(F, y, jnp.asarray(penalty, F.dtype), jnp.zeros((len(F), 0), F.dtype) if free is None else free)
 
 

@@ -17,7 +17,7 @@ _GAP = 4.0
 class FeatureSpectrum(NamedTuple):
     """`singular_values` over √n, decreasing, min(n, N) of them; `left`: the first left singular vectors, as columns.
 
-    From the smaller Gram matrix, so that singular values below the root of the rounding of the first are noise.
+    From the smaller Gram matrix, so that what is below the root of the rounding of the first is noise, and set to zero.
     """
 
     singular_values: Float[Array, " r"]
@@ -77,5 +77,7 @@ def _spectrum(F: Float[Array, "n N"], vectors: int) -> FeatureSpectrum:
     else:
         squares, V = jnp.linalg.eigh(G)
         squares, V = squares[::-1], V[:, ::-1][:, :vectors]
-    s = jnp.sqrt(jnp.maximum(squares, 0))
-    return FeatureSpectrum(s / F.shape[0] ** 0.5, F @ V / s[:vectors] if tall else V)
+    noise = 50 * jnp.finfo(G.dtype).eps * squares[0]
+    s = jnp.sqrt(jnp.where(squares > noise, squares, 0))
+    left = F @ V / jnp.where(s[:vectors] > 0, s[:vectors], 1) if tall else V
+    return FeatureSpectrum(s / F.shape[0] ** 0.5, jnp.where(s[:vectors] > 0, left, 0))

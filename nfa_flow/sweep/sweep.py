@@ -139,6 +139,8 @@ def _workers(
 ) -> LocalWorkers | RemoteWorkers:
     if executor is None:
         return LocalWorkers(one_run, fingerprint, groups)
+    if not callable(getattr(executor, "submit", None)):
+        raise wrong("executor", "a `concurrent.futures.Executor`", repr(executor))
     return RemoteWorkers(executor, one_run, fingerprint, groups)
 
 

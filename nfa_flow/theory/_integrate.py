@@ -21,7 +21,8 @@ def integrate(
     Each time ends a step of its own: the interpolant between steps is less accurate.
 
     **Arguments:** `times`: (t,), non-negative, ascending; `field`: arrays → their derivatives; `start`: arrays at
-    t = 0; `atol`: of each step, relative to the largest entry at the last of the times before it.
+    t = 0; `atol`: of each step, relative to the largest entry at the last of the times before it (of
+    zeros, to what their derivatives would make of them until the next).
     **Returns:** every array at `times`.
     **Raises:** ValueError for times that do not ascend, RuntimeError if scipy gives up.
     """
@@ -43,7 +44,10 @@ def integrate(
     path = np.empty((moments.size, flat.size))
     for i, stretch in enumerate(pairwise([0.0, *moments])):
         if stretch[1] > stretch[0]:
-            floor = max(atol * np.max(np.abs(flat)), 1e-300)
+            size = np.max(np.abs(flat))
+            if size == 0:  # so that only the way ahead has a scale
+                size = np.max(np.abs(flat_field(0, flat))) * (stretch[1] - stretch[0])
+            floor = max(atol * size, 1e-300)
             with np.errstate(over="ignore", invalid="ignore"):  # of steps that are tried, and refused
                 solution = solve_ivp(flat_field, stretch, flat, "DOP853", t_eval=stretch[1:], rtol=_RTOL, atol=floor)
             if not solution.success:

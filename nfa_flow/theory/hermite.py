@@ -94,7 +94,7 @@ def hermite_series(coefficients: ArrayLike) -> HermiteSeries:
 def hermite(function: Activation | HermiteSeries, *, orders: int = 12) -> Hermite:
     """The Hermite coefficients of an activation, a link, or any function of an array.
 
-    Kinks and jumps may be anywhere and need not be told.
+    Kinks and jumps may be anywhere and need not be told. A bump that is narrower than 0.01 may be missed.
 
     **Arguments:** `function`: a name as in `nf.nets.ACTIVATIONS`, or a function of an array, elementwise; `orders`: the
     last order K ≥ 1.

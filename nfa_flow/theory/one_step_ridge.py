@@ -87,6 +87,8 @@ def ridge_losses(
     """
     for k in orders:
         require_integer("orders", k, at_least=1)
+    if len(set(orders)) < len(orders):
+        raise wrong("orders", "different from one another", list(orders))
     penalty, phi, psi = _positive(penalty=penalty, phi=phi, psi=psi)
     noise = _noise(noise, teacher)
     if direction is None:

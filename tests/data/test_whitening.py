@@ -93,3 +93,15 @@ def test_transforms_can_be_traced_over_lanes(transform):
     x = RANDOM.normal(size=(2, N, D))
     lanes = jax.jit(jax.vmap(lambda x: transform(Dataset(x, Y)).x))(x)
     np.testing.assert_allclose(lanes[1], transform(Dataset(x[1], Y)).x, atol=1e-12)
+
+
+@pytest.mark.parametrize("prepare", [standardise, whiten])
+def test_directions_that_the_inputs_do_not_have_leave_the_index(prepare):
+    rng = np.random.default_rng(0)
+    x = np.hstack([rng.normal(size=(6, 2)), np.full((6, 2), 1.0 if prepare is standardise else 0.0)])
+    index = prepare(Dataset(x, x[:, :1], index=np.eye(4)[:, [0, 3]])).index
+    assert index.shape == (4, 1)
+    if prepare is standardise:
+        np.testing.assert_allclose(np.abs(index[:, 0]), [1, 0, 0, 0], atol=1e-14)
+    np.testing.assert_allclose(index[2:], 0, atol=1e-14)
+    assert prepare(Dataset(x, x[:, :1], index=np.eye(4)[:, 2:])).index is None

@@ -136,3 +136,18 @@ def test_a_zero_network_stays_zero(data):
     assert run.status == "completed"
     assert np.all(np.isnan(run.observed["alignment"]))
     np.testing.assert_array_equal(run.net.weights[0], 0)
+
+
+def test_times_that_single_precision_cannot_tell_apart_or_hold_are_refused():
+    with jax.enable_x64(False):
+        data = nf.Dataset(np.ones((3, 2), np.float32), np.ones((3, 1), np.float32))
+        net = nf.nets.MLP([2, 1], key=jax.random.key(0))
+        flow = lambda t1, **options: nf.gradient_flow(net, data, t1, progress=False, **options)
+        with pytest.raises(ValueError, match=r"`t1` must be after `t0` = 1e\+08 in float32, but was 1e\+08"):
+            flow(1e8 + 1, t0=1e8)
+        with pytest.raises(ValueError, match=r"`t1` must be a time that float32 holds, but was 1e\+39"):
+            flow(1e39)
+        with pytest.raises(ValueError, match="`save_at` must be strictly increasing"):
+            flow(1e8, save_at=[5e7, 5e7 + 1])
+        run = flow(1e8 + 64, t0=1e8)  # the default times are those that it can tell apart
+    assert run.succeeded and np.all(np.diff(run.times) > 0) and run.times[-1] == 1e8 + 64

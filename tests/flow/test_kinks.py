@@ -51,3 +51,10 @@ def test_in_float32_rounding_is_no_kink():
     for activation, expected in ((lambda x: jnp.tanh(x), False), (lambda x: jnp.abs(x), True)):
         net = nf.nets.MLP([5, 64, 2], key=jax.random.key(1), activation=activation, dtype="float32")
         assert has_kinks(net, data) == expected
+
+
+@pytest.mark.parametrize(("activation", "kinks"), [(jax.nn.relu, True), (jnp.tanh, False), (jax.nn.elu, False)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_kinks_of_wide_networks_are_found_though_many_lie_close_together(activation, kinks, dtype):
+    net = eqx.nn.MLP(5, 2, 1024, 3, activation=activation, key=jax.random.key(1), dtype=dtype)
+    assert has_kinks(net, DATA.astype(dtype)) == kinks

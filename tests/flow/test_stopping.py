@@ -51,5 +51,6 @@ def test_a_bound_must_be_positive(rule, bound):
 
 
 def test_a_stop_must_be_a_rule(problem, no_type_checks):
-    with pytest.raises(ValueError, match="`stop` must be rules"):
-        nf.gradient_flow(*problem, 1.0, stop=[1e-3], progress=False)
+    for stop in ([1e-3], None, nf.LossBelow):
+        with pytest.raises(ValueError, match="`stop` must be rules"):
+            nf.gradient_flow(*problem, 1.0, stop=stop, progress=False)

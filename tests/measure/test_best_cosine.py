@@ -33,6 +33,18 @@ def test_no_exponent_on_a_fine_grid_does_better():
         assert found.relative_error == pytest.approx(np.sqrt(1 - found.cosine**2), rel=1e-6)
 
 
+def test_single_precision_finds_it_too():
+    net = nf.nets.MLP([5, 8, 3], key=KEY, activation="tanh")
+    data = nf.data.linear_teacher(KEY, 20, 5, 3)
+    expected = best(net, data)
+    with jax.enable_x64(False):
+        single = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float32)), (net, data))
+        found = best(*single)
+    assert found.cosine.dtype == np.float32
+    np.testing.assert_allclose(found.cosine, expected.cosine, rtol=1e-5)
+    np.testing.assert_allclose(found.exponent, expected.exponent, rtol=1e-2)
+
+
 def test_the_best_exponent_is_undefined_for_zero_weights_and_for_an_agop_of_rank_one():
     data = nf.data.linear_teacher(KEY, 20, 5)
     net = nf.nets.MLP([5, 8, 1], key=KEY)

@@ -142,6 +142,18 @@ def test_the_null_keeps_biases_and_can_be_compiled():
     assert not np.any(null.values[1] == conv.weight)
 
 
+@pytest.mark.parametrize(
+    ("data", "observable", "message"),
+    [
+        (iter([DATA]), nf.measure.alignment(0.5), "`data` must be a `Dataset` or samples, .* but was a list_iterator"),
+        (DATA, "cosine", "`observable` must be a function .* but was 'cosine'"),
+    ],
+)
+def test_a_wrong_argument_of_the_null_is_named(data, observable, message, no_type_checks):
+    with pytest.raises(ValueError, match=message):
+        nf.measure.null_alignment(NET, KEY, data, observable)
+
+
 def test_one_draw_has_no_spread():
     with pytest.raises(ValueError, match="`draws` must be a whole number of at least 2, but was 1"):
         nf.measure.null_alignment(NET, KEY, DATA, nf.measure.alignment(0.5), draws=1)

@@ -222,12 +222,19 @@ def test_single_precision_scales_neither_underflow_nor_leave_it():
         np.testing.assert_allclose(relation.cosine, reference.cosine, rtol=1e-4)
 
 
+def test_memory_may_be_in_scientific_notation(no_type_checks):
+    for one, other in zip(crh(NET, WEIGHTED, memory=1e3), crh(NET, WEIGHTED, memory=1000), strict=True):
+        np.testing.assert_array_equal(one.cosine, other.cosine)
+
+
 @pytest.mark.parametrize(
     ("net", "data", "arguments", "message"),
     [
         (NET, WEIGHTED, dict(layer=4), "`layer` must be at most the number of layers, 3, but was 4"),
         (NET, WEIGHTED, dict(loss="mae"), '`loss` must be one of "mse", "cross_entropy", but was'),
         (NET, WEIGHTED, dict(memory=0), "`memory` must be a finite number of at least 1, but was 0"),
+        (NET, WEIGHTED, dict(loss=lambda f, y: f), "`loss` must be a function with one scalar per sample, but was of"),
+        (NET, nf.Dataset(X[:, 1:], X), {}, "`data` must be of 4 inputs, like the network, but was of shape"),
         (NET, nf.Dataset(X, X), {}, "`data` must be of 2 outputs, like the network, but was of 4"),
         (Convolutional(), WEIGHTED, {}, "`layer` must be a layer with weights .* but was the input of a Convolutional"),
     ],

@@ -188,3 +188,55 @@ def test_the_change_of_weights_needs_weights():
         alignment(1.0, initial=linear, agop_of_change=True)(linear, X)
     with pytest.raises(ValueError, match="`net` must be a network with an"):
         alignment(1.0)(net, X)
+
+
+class Residual(eqx.Module):
+    """A block with a skip: its layer does not see all of its input."""
+
+    linear: eqx.nn.Linear
+
+    def __call__(self, x, *, key=None):
+        return x + jnp.tanh(self.linear(x))
+
+
+class OutOfOrder(eqx.Module):
+    """Uses its second field first."""
+
+    second: eqx.nn.Linear
+    first: eqx.nn.Linear
+
+    def __call__(self, x, *, key=None):
+        return self.second(jnp.tanh(self.first(x)))
+
+
+LINEARS = [eqx.nn.Linear(4, 4, key=key) for key in KEYS[4:]]
+BLOCKS = {
+    "residual": Residual(LINEARS[0]),
+    "out of order": OutOfOrder(LINEARS[0], LINEARS[1]),
+    "transposed convolution": eqx.nn.Sequential(
+        [eqx.nn.Lambda(lambda x: x[None]), eqx.nn.ConvTranspose1d(1, 1, 1, key=KEYS[4]), eqx.nn.Lambda(jnp.ravel)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_sequence_of_blocks_of_unknown_order_is_measured_at_its_input(name):
+    net, x = eqx.nn.Sequential([BLOCKS[name], LINEARS[2]]), X[:, :4]
+    J = jax.vmap(jax.jacrev(net))(x)
+    expected = jnp.einsum("nci,ncj->ij", J, J) / len(x)
+    assert relative(agop(net, x) - expected, expected) < EXACT
+    with pytest.raises(ValueError, match="`layer` must be 1 for a Sequential; name a deeper layer by a function"):
+        agop(net, x, layer=2)
+
+
+def test_a_sequence_of_layers_activations_norms_and_sequences_has_an_order():
+    inner = eqx.nn.Sequential([eqx.nn.LayerNorm(4), LINEARS[1], eqx.nn.PReLU()])
+    net = eqx.nn.Sequential([LINEARS[0], eqx.nn.Lambda(jnp.tanh), inner, eqx.nn.MLP(4, 2, 3, 1, key=KEYS[7])])
+    np.testing.assert_array_equal(nfm(net, layer=2), LINEARS[1].weight.T @ LINEARS[1].weight)
+    assert nfm(net, layer=4).shape == (3, 3)
+
+
+def test_the_number_of_a_layer_may_be_of_numpy(no_type_checks):
+    net = MLP([4, 3, 2], key=KEYS[4], activation="tanh")
+    np.testing.assert_array_equal(agop(net, X[:, :4], layer=np.int64(2)), agop(net, X[:, :4], layer=2))
+    assert alignment(0.5, layer=np.int64(2))(net, X[:, :4]) == alignment(0.5, layer=2)(net, X[:, :4])

@@ -178,6 +178,10 @@ def test_another_network_of_the_same_shape_is_not_compiled_again(compilations):
     assert compilations() == 0
 
 
+def test_memory_may_be_in_scientific_notation(no_type_checks):
+    np.testing.assert_array_equal(ntk(smooth(), X, memory=1e3), ntk(smooth(), X, memory=1000))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -185,6 +189,7 @@ def test_another_network_of_the_same_shape_is_not_compiled_again(compilations):
         (lambda: ntk(eqx.nn.MLP(D, "scalar", 5, 1, key=KEYS[0]), X), "`net` must be a map .* to a vector of outputs"),
         (lambda: ntk_eigenvalues(smooth(), X, count=0), "`count` must be a whole number of at least 1, but was 0"),
         (lambda: ntk_eigenvalues(smooth(), X, count=22), "`count` must be at most the number of predictions, 21, but"),
+        (lambda: ntk(smooth(), X[:, 1:]), "`x` must be of . inputs, like the network, but was of shape"),
         (lambda: ntk(smooth(), jnp.arange(4)), "`x` must be an array of floating-point samples"),
     ],
 )

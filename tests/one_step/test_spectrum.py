@@ -81,3 +81,13 @@ def test_bad_arguments_are_refused():
         feature_spectrum(jnp.eye(3), vectors=-1)
     with pytest.raises(ValueError, match="`orders` must be"):
         powers(jnp.eye(3), jnp.ones(3), (0,))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (2000, 600)])
+def test_rounding_is_no_spike(shape):
+    spectrum = feature_spectrum(jnp.ones(shape), vectors=2)
+    np.testing.assert_allclose(spectrum.singular_values, [shape[1] ** 0.5, *[0] * (min(shape) - 1)], rtol=1e-12)
+    assert observed_spikes(spectrum.singular_values) == 1
+    np.testing.assert_allclose(jnp.linalg.norm(spectrum.left, axis=0), [1, 0], rtol=1e-12)
+    np.testing.assert_array_equal(feature_spectrum(jnp.zeros(shape), vectors=2).left, 0)
+    assert observed_spikes(feature_spectrum(jnp.ones(shape, "float32")).singular_values) == 1

@@ -1,5 +1,7 @@
 """Figures of runs: what is drawn, on which axes, under which names."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -116,3 +118,31 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone(run):
     before = dict(plt.rcParams)
     nf.plot.overview(run, ["loss"])
     assert dict(plt.rcParams) == before
+
+
+def with_values(run, times, values):
+    """A run of these times and losses."""
+    series = {"times": jnp.asarray(times, float), "steps": jnp.arange(len(times), dtype="int32")}
+    return dataclasses.replace(run, **series, observed={"loss": jnp.asarray(values, float)})
+
+
+def test_a_run_that_blew_up_is_drawn_as_far_as_an_axis_goes(run, tmp_path):
+    blown_up = with_values(run, [0, 1, 2, 3], [0.2, 1.8e46, 3.5e286, np.inf])
+    sheet = nf.plot.overview(blown_up, ["loss"])
+    sheet.savefig(tmp_path / "a.png")
+    (curve,) = [line for line in sheet.axes[0].get_lines() if len(line.get_xdata()) == 3]
+    np.testing.assert_array_equal(curve.get_ydata(), [1.8e46, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("times", [[0.0], [-5.0, -3.0, -1.0]])
+def test_without_a_positive_time_the_axis_is_linear(times, run, tmp_path):
+    ax = nf.plot.observable(with_values(run, times, np.arange(len(times)) + 1.0), "loss")
+    ax.figure.savefig(tmp_path / "a.png")
+    assert ax.get_xscale() == "linear"
+    np.testing.assert_array_equal(ax.get_lines()[0].get_xdata(), times)
+
+
+@pytest.mark.parametrize("names", [[], "loss"])
+def test_an_overview_needs_a_sequence_of_names(names, run):
+    with pytest.raises(ValueError, match="`names` must be a sequence of names of observables"):
+        nf.plot.overview(run, names)

@@ -69,3 +69,11 @@ def test_wrong_argument_is_named(argument, changed):
     arguments = {"times": [1.0], "P0": np.eye(2), "S_xx": np.eye(2), "S_yx": np.eye(2), "depth": 2}
     with pytest.raises(ValueError, match=f"`{argument}` must be"):
         end_to_end_flow(**(arguments | {argument: changed}))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_from_zero_only_a_single_layer_moves(depth):
+    S_yx, times = np.arange(6.0).reshape(2, 3), np.array([0.0, 0.3, 2.0])
+    P = end_to_end_flow(times, np.zeros((2, 3)), np.eye(3), S_yx, depth)
+    expected = (1 - np.exp(-times))[:, None, None] * S_yx if depth == 1 else np.zeros((3, 2, 3))
+    np.testing.assert_allclose(P, expected, rtol=1e-10, atol=1e-14)

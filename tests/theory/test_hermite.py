@@ -146,3 +146,9 @@ def test_bad_arguments_are_refused():
     for coefficients in ([], [[1.0]], [np.nan]):
         with pytest.raises(ValueError, match="`coefficients` must be"):
             hermite_series(coefficients)
+
+
+@pytest.mark.parametrize("low, high", [(0.21, 0.23), (0.22, 0.26), (-3.141, -3.13)])
+def test_a_narrow_bump_is_seen(low, high):
+    found = hermite(lambda z: jnp.where((z > low) & (z < high), 1.0, 0.0))
+    assert found.coefficients[0] == pytest.approx(norm.cdf(high) - norm.cdf(low), rel=1e-9)

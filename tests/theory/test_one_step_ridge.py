@@ -189,3 +189,8 @@ def test_wrong_argument_is_named(argument, changed):
 def test_a_spike_matrix_is_square():
     with pytest.raises(ValueError, match="`S` must be a square matrix"):
         finite_ridge_losses(PENALTY, PHI, PSI, RELU, TEACHER, np.ones((2, 3)), GradientDirection(1.0, 0.5))
+
+
+def test_an_order_that_is_given_twice_is_refused():
+    with pytest.raises(ValueError, match=r"`orders` must be different from one another, but was \[1, 1\]"):
+        losses(orders=(1, 1))
