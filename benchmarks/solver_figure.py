@@ -1,5 +1,6 @@
 """Figures of the benchmark: error against work for every problem and horizon, and the growth of cost."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _grid(results: Results, titles: dict[str, str], horizons: list[float], work:
         for row, (problem, title) in zip(axes, titles.items(), strict=True):
             for ax, t1 in zip(row, horizons, strict=True):
                 _panel(ax, results, problem, t1, work)
-                ax.set_title(f"{title}, $T={t1:g}$", pad=12)  # room for what timed out
+                ax.set_title(f"{title}, $T={t1:g}$", pad=18)  # room for what timed out
             row[0].set_ylabel("relative error of the parameters")
         for ax in axes[-1]:
             ax.set_xlabel(label)
@@ -116,8 +117,9 @@ def _panel(ax: Axes, results: Results, problem: str, t1: float, work: str) -> No
     if errors and uncertainty > min(errors) / 100:
         ax.axhline(uncertainty, color="#777777", linestyle=":", linewidth=1)
     if late:
-        text = f"timed out at some tolerance: {', '.join(late)}"
-        ax.text(0.5, 1.015, text, transform=ax.transAxes, fontsize=5.5, color="#555555", ha="center")
+        text = textwrap.fill(f"timed out at some tolerance: {', '.join(late)}", 64)
+        note = ax.text(0.5, 1.015, text, transform=ax.transAxes, fontsize=5.5, color="#555555", ha="center")
+        note.set_in_layout(False)
 
 
 def _curve(ax: Axes, method: str, cells: list[dict], work: str, *, trusted_above: float) -> None:
