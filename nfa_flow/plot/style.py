@@ -57,14 +57,14 @@ def new_figure(columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(axes.flat)
 
 
-def set_axes(ax: Axes, values: np.ndarray, name: str, label: str | None) -> None:
-    """Axes for an observable against logarithmic time; the values' is logarithmic where they span two decades."""
+def set_axes(ax: Axes, values: np.ndarray, name: str, label: str | None, xscale: str = "log") -> None:
+    """Axes for an observable against time; the values' is logarithmic where they span two decades."""
     finite = values[np.isfinite(values)]
     if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
         ax.set_yscale("log")
     if not finite.size:
         ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center")
-    ax.set(xscale="log", xlabel="time $t$ (learning rate × step)", ylabel=label or label_of(name))
+    ax.set(xscale=xscale, xlabel="time $t$ (learning rate × step)", ylabel=label or label_of(name))
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None = None) -> None:

@@ -50,9 +50,7 @@ def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | No
     initial = next((values[0] for key, values in curves.items() if float(runs[key].times[0]) == 0), np.nan)
     if np.isfinite(initial):
         ax.axhline(initial, color=GREY, linestyle=":", linewidth=1, label=AT_START, zorder=0)
-    set_axes(ax, np.concatenate(list(curves.values())), name, label)
-    if not logarithmic:
-        ax.set_xscale("linear")
+    set_axes(ax, np.concatenate(list(curves.values())), name, label, "log" if logarithmic else "linear")
     return ax
 
 

@@ -52,13 +52,12 @@ def losses(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int) -> F
     F, (x, y) = features(net, data.x), (data.x, data.y[:, 0])
     fitted, tested = slice(None, samples), slice(samples, None)
     over = jnp.stack([jnp.mean(y[part] ** 2) for part in (fitted, tested)])
-
-    def pair(orders: tuple[int, ...]) -> Float[Array, "2"]:
+    pairs = []
+    for orders in _ORDERS.values():
         U = powers(x, beta, orders) if orders else jnp.zeros((len(x), 0), x.dtype)
         fit = ridge_fit(F[fitted], y[fitted], PENALTY, free=U[fitted])
-        return jnp.stack([fit.train, fit.test(F[tested], y[tested], U[tested])]) / over
-
-    return jnp.stack([pair(orders) for orders in _ORDERS.values()])
+        pairs.append(jnp.stack([fit.train, fit.test(F[tested], y[tested], U[tested])]) / over)
+    return jnp.stack(pairs)
 
 
 def limits() -> Float[np.ndarray, "spikes 2"]:
