@@ -12,10 +12,11 @@ def whiten(data: Dataset) -> Dataset:
 
     Where the inputs do not span their space (for one, n < d), S_xx becomes the orthogonal projector onto their span.
     A true index space U becomes span(S_xx^{1/2} U), through which the targets depend on the new inputs; directions in
-    which the inputs do not vary are left out of it, and where none is left the index is None.
+    which the inputs do not vary are left out of it, and where none is left the index is None. Inside `jax.jit` their
+    number is not known, and something arbitrary stands in their place.
 
     **Arguments:** `data`: any data set.
-    **Returns:** a data set of the same shapes.
+    **Returns:** a data set of as many samples, inputs and outputs.
     """
     root = jnp.sqrt(data.sample_weight)[:, None]
     # √w x = P S Vᵀ: an eigendecomposition of S_xx would lose half of the digits in directions of little variance.
@@ -35,7 +36,7 @@ def standardise(data: Dataset) -> Dataset:
     A constant column becomes zero. A true index space is carried along, as by `whiten`.
 
     **Arguments:** `data`: any data set.
-    **Returns:** a data set of the same shapes.
+    **Returns:** a data set of as many samples, inputs and outputs.
     """
     x, deviation = standardised_columns(data.x, data.sample_weight)
     index = None if data.index is None else deviation[:, None] * data.index

@@ -20,7 +20,7 @@ from ..nets import MLP
 Layer = int | Callable[[Any], Any]
 
 _WEIGHTED = (eqx.nn.Linear, eqx.nn.Conv)
-_NORMALISATIONS = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm, eqx.nn.PReLU)
+_WITHOUT_MATRIX = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm, eqx.nn.PReLU)
 
 
 def find_layer(net: Any, layer: Layer) -> int | None:
@@ -152,7 +152,7 @@ def require_inputs(argument: str, net: Any, x: Float[Array, "n ..."]) -> None:
 
 def _has_no_matrix(module: Any) -> bool:
     """Whether nothing in a module can be a layer: activations, pooling, normalisations."""
-    return isinstance(module, _NORMALISATIONS) or not jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))
+    return isinstance(module, _WITHOUT_MATRIX) or not jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))
 
 
 def _supported(position: int, layer: Any) -> int:
