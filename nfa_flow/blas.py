@@ -1,7 +1,8 @@
 """The threads of the BLAS that XLA calls for QR and SVD on CPU."""
 
 import functools
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,8 +20,11 @@ def one_blas_thread() -> Iterator[None]:
     Its threads spin against each other: on two cores the tall QRs of an AGOP took up to 87 times as long with two
     threads as with one (medians), and single calls hundreds of times (`benchmarks/blas_threads.py`).
     """
-    with _controller().limit(limits=1, user_api="blas"):
+    _limit.enter()
+    try:
         yield
+    finally:
+        _limit.leave()
 
 
 def on_one_blas_thread(function: _Function) -> _Function:
@@ -34,6 +38,43 @@ def on_one_blas_thread(function: _Function) -> _Function:
             return jax.block_until_ready(function(*arguments, **options))
 
     return limited  # pyright: ignore[reportReturnType]
+
+
+class _Limit:
+    """The limit belongs to the whole process: the first user sets it, and the last one to leave lifts it.
+
+    Were it set and lifted by each, two that overlap would leave behind what the second found: one thread.
+    """
+
+    def __init__(self):
+        self._lock, self._users, self._before = threading.Lock(), 0, ()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                libraries = _controller().select(user_api="blas").lib_controllers
+                self._before = [(library, library.num_threads) for library in libraries]
+                self._set([(library, 1) for library in libraries])
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._set(self._before)
+
+    @staticmethod
+    def _set(numbers: Sequence[tuple[Any, int]]) -> None:
+        for library, number in numbers:
+            # Since its version 3.8, threadpoolctl obeys but one thread at a time; here the last to leave may be another
+            # thread than the first to enter.
+            release = getattr(library, "clear_controlling_thread", lambda force: None)
+            release(force=True)
+            library.set_num_threads(number)
+            release(force=True)
+
+
+_limit = _Limit()
 
 
 @functools.cache
