@@ -45,7 +45,7 @@ class Trajectory(eqx.Module):
     """The history of one training run.
 
     **Attributes:**
-    - `times`: "t"; gradient-flow time (learning rate × step for gradient descent), dimensionless.
+    - `times`: "t"; gradient-flow time (`time_per_step` × step for gradient descent), dimensionless.
     - `steps`: "t"; solver or optimiser steps made by then.
     - `observed`: name → array "t …", one entry per observable.
     - `net`: the network at the end of the run.

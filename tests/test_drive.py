@@ -28,7 +28,7 @@ def flow(checkpoint=None, *, net=NET, t1=30.0, rtol=1e-9, power=0.5, **options):
 
 
 def descent(checkpoint=None, *, net=NET, optimizer=ADAM, steps=3000, key=2, **options):
-    batches = {"batch_size": 5, "key": jax.random.key(key)}
+    batches = {"batch_size": 5, "key": jax.random.key(key), "time_per_step": 0.01}
     return nf.gradient_descent(
         net, DATA, optimizer, steps, checkpoint=checkpoint, progress=False, **(batches | options)
     )
@@ -232,7 +232,8 @@ def test_numbers_that_only_the_first_state_holds_tell_runs_apart(tmp_path, monke
 
     def sgd(rate):
         optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
-        return nf.gradient_descent(net, data, optimizer, 3000, checkpoint=tmp_path / "descent", progress=False)
+        options = {"time_per_step": 0.01, "checkpoint": tmp_path / "descent", "progress": False}
+        return nf.gradient_descent(net, data, optimizer, 3000, **options)
 
     def press_ctrl_c(*args):
         raise KeyboardInterrupt

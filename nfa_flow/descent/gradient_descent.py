@@ -20,7 +20,7 @@ from ..objective import make_objective
 from ..observation import Observe, make_observer
 from ..trajectory import Trajectory, conclude, make_trajectory
 from .descend import DescentProblem, Minibatches, advance, start
-from .learning_rate import plain_learning_rate
+from .plain_rate import plain_rate
 
 _start = eqx.filter_jit(start)
 _advance = eqx.filter_jit(advance)
@@ -34,7 +34,7 @@ def gradient_descent(
     *,
     batch_size: int | None = None,
     key: PRNGKeyArray | None = None,
-    learning_rate: float | Float[Array, ""] | None = None,
+    time_per_step: float | Float[Array, ""] | None = None,
     weight_decay: float | Float[Array, ""] = 0.0,
     loss: Loss = "mse",
     observe: Observe | None = None,
@@ -52,12 +52,13 @@ def gradient_descent(
     - `batch_size`: None for the full batch; otherwise every epoch passes the samples once in a random order, leaving
       out the rest that does not fill a batch.
     - `key`: PRNG key for the order of the samples; needed with `batch_size`.
-    - `learning_rate`: time per step for the time axis. By default it is read off plain gradient descent, and 1 for
-      every other optimiser, whose time then counts steps.
+    - `time_per_step`: gradient-flow time of one step, for the time axis. By default η for plain gradient descent,
+      `optax.sgd(η)` with a number η, traced or not. Every other optimiser needs it: usually the learning rate, divided
+      by 1 − β for momentum β, so that the run shares the axis of `gradient_flow`; 1 counts steps.
     - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimiser.
     - `save_at`: increasing step numbers in [0, steps]; by default 0 and about 60 log-spaced ones.
 
-    **Returns:** a `Trajectory`; `times` are `learning_rate` × step. `stats`: `steps`, `gradient_evaluations`,
+    **Returns:** a `Trajectory`; `times` are `time_per_step` × step. `stats`: `steps`, `gradient_evaluations`,
     `seconds` (of this process, compilation included), `batch`.
 
     **Raises:** ValueError for bad arguments; `RunError` when the parameters stop being finite; `RunInterrupted` on
@@ -67,16 +68,14 @@ def gradient_descent(
     require_integer("steps", steps, at_least=1)
     parameters, objective = make_objective(net, data, loss, weight_decay, by_samples=batch_size is not None)
     _check_optimizer(optimizer, parameters)
-    if learning_rate is None:
-        learning_rate = plain_learning_rate(optimizer, parameters, steps) or 1.0
-    require_number("learning_rate", learning_rate, above=0)
+    time_per_step = _time_per_step(time_per_step, optimizer, parameters)
     problem = DescentProblem(
         objective=objective,
         observer=make_observer(observe, data, net, keep_parameters=save_nets),
         optimizer=optimizer,
         save_steps=_check_save_steps(save_at, steps),
         steps=jnp.asarray(steps, jnp.int32),
-        time_per_step=jnp.asarray(learning_rate, jnp.zeros(()).dtype),
+        time_per_step=jnp.asarray(time_per_step, jnp.zeros(()).dtype),
         batches=_check_batches(batch_size, key, data),
     )
     first = _start(problem, parameters)
@@ -106,6 +105,17 @@ def gradient_descent(
         notes={"batch": "full" if batch_size is None else f"{batch_size} samples"},
     )
     return conclude(trajectory, throw)
+
+
+def _time_per_step(given: Any, optimizer: optax.GradientTransformation, parameters: PyTree) -> Any:
+    if given is not None:
+        require_number("time_per_step", given, above=0)
+        return given
+    rate = plain_rate(optimizer, parameters)
+    if rate is None:
+        must_be = "given for an optimiser other than `optax.sgd(rate)` (its learning rate, or 1 to count steps)"
+        raise wrong("time_per_step", must_be, None)
+    return rate
 
 
 def _check_optimizer(optimizer: Any, parameters: PyTree) -> None:

@@ -17,7 +17,7 @@ def scale_by_parametrization() -> optax.GradientTransformation:
         optax.chain(optax.sgd(0.1), nf.nets.scale_by_parametrization())  # MLP(…, parametrization=muP())
         optax.chain(optax.adam(1e-3), nf.nets.scale_by_parametrization())  # MLP(…, parametrization=muP("adam"))
 
-    The steps of the first are those of Euler's method for the network's gradient flow: with `learning_rate=0.1`
+    The steps of the first are those of Euler's method for the network's gradient flow: with `time_per_step=0.1`
     `nf.gradient_descent` puts both on one time axis.
 
     **Returns:** an optax transformation without a state.

@@ -48,7 +48,7 @@ class Descent:
         """The run; the key is for the minibatches."""
         batch_size = None if self.batch_size is None else min(self.batch_size, data.samples)
         time_per_step = self.rate / (1 - MOMENTUM) if self.name == "momentum" else self.rate
-        batch = {"batch_size": batch_size, "key": key, "learning_rate": time_per_step}
+        batch = {"batch_size": batch_size, "key": key, "time_per_step": time_per_step}
         optimizer = _optimizer(self.name, self.rate, self.adamw_decay)
         return gradient_descent(net, data, optimizer, self.steps, **batch, **options)
 
@@ -62,7 +62,7 @@ class Untrained:
 
     def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
         """The run, of a network that does not move."""
-        return gradient_descent(net, data, _stands_still(), 1, save_at=[0], **options)
+        return gradient_descent(net, data, _stands_still(), 1, time_per_step=1.0, save_at=[0], **options)
 
     def __str__(self) -> str:
         return "untrained"

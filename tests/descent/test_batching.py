@@ -19,7 +19,7 @@ def data():
 def train(key, data, optimizer=OPTIMIZER, **options):
     net_key, batch_key = jax.random.split(key)
     net = nf.nets.MLP([4, 5, 1], key=net_key, activation="tanh")
-    options = {"batch_size": 6, "key": batch_key, "progress": False} | options
+    options = {"batch_size": 6, "key": batch_key, "time_per_step": 0.01, "progress": False} | options
     return nf.gradient_descent(net, data, optimizer, 25, **options)
 
 
@@ -41,7 +41,7 @@ def test_a_lane_that_diverges_leaves_the_others_alone(data):
     """Under `vmap` nothing is raised: the lane says so itself, and what it did not reach is NaN."""
     rates = jnp.array([0.1, 1e6])
     net = nf.nets.MLP([4, 5, 5, 1], key=jax.random.key(1))
-    run = lambda rate: nf.gradient_descent(net, data, optax.sgd(rate), 25, learning_rate=rate, save_at=[0, 5, 25])
+    run = lambda rate: nf.gradient_descent(net, data, optax.sgd(rate), 25, time_per_step=rate, save_at=[0, 5, 25])
     lanes = jax.vmap(run)(rates)
     statuses = [nf.trajectory.STATUS[int(code)] for code in lanes.status_code]
     assert statuses == ["completed", "diverged"]

@@ -81,9 +81,8 @@ def test_every_optimizer_makes_the_steps_of_a_loop_by_hand(name, net, data):
         theta = optax.apply_updates(theta, updates)
         path.append(vector(theta))
 
-    run = nf.gradient_descent(
-        net, data, optimizer, steps, weight_decay=decay, save_at=range(steps + 1), save_nets=True, progress=False
-    )
+    options = {"save_at": range(steps + 1), "save_nets": True, "progress": False, "time_per_step": 1.0}
+    run = nf.gradient_descent(net, data, optimizer, steps, weight_decay=decay, **options)
     computed = [vector(run.net_at(k)) for k in range(steps + 1)]
     assert relative(np.subtract(computed, path), path) < 1e-12
     np.testing.assert_array_equal(vector(run.net), computed[-1])
@@ -118,9 +117,8 @@ def test_linear_networks_descend_alike_through_moments_and_samples(data):
 def test_observables_are_recorded_at_exactly_the_steps_asked_for(net, data):
     observe = {"loss": nf.measure.loss, "first": lambda net, data: net.weights[0], "n": lambda net, data: data.samples}
     steps = [0, 1, 7, 8, 20]
-    run = nf.gradient_descent(
-        net, data, optax.adam(0.01), 20, observe=observe, save_at=steps, save_nets=True, progress=False
-    )
+    options = {"save_at": steps, "save_nets": True, "progress": False, "time_per_step": 0.01}
+    run = nf.gradient_descent(net, data, optax.adam(0.01), 20, observe=observe, **options)
     assert run.status == "completed"
     assert run.stats["steps"] == run.stats["gradient_evaluations"] == 20
     np.testing.assert_array_equal(run.steps, steps)
@@ -167,6 +165,6 @@ def test_a_diverging_run_ends_at_its_last_finite_step(data):
 
 def test_float32_networks_are_trained_in_float32(data):
     net = nf.nets.MLP([4, 5, 3], key=jax.random.key(1), dtype="float32")
-    train = lambda net: nf.gradient_descent(net, data, optax.adam(0.01), 20, weight_decay=0.1)
+    train = lambda net: nf.gradient_descent(net, data, optax.adam(0.01), 20, weight_decay=0.1, time_per_step=0.01)
     shapes = eqx.filter_eval_shape(train, net)
     assert shapes.net.layers[0].weight.dtype == shapes.observed["loss"].dtype == jnp.float32

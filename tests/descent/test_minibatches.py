@@ -63,8 +63,10 @@ def test_a_batch_of_all_samples_is_the_full_batch():
     data = nf.Dataset(data.x, data.y, np.arange(1, 21) / 210)
     net = nf.nets.MLP([4, 5, 1], key=jax.random.key(1), activation="tanh")
     optimizer = optax.sgd(0.1, momentum=0.9)
-    full = nf.gradient_descent(net, data, optimizer, 40, progress=False)
-    batch = nf.gradient_descent(net, data, optimizer, 40, batch_size=20, key=jax.random.key(0), progress=False)
+    train = lambda **options: nf.gradient_descent(
+        net, data, optimizer, 40, time_per_step=1.0, progress=False, **options
+    )
+    full, batch = train(), train(batch_size=20, key=jax.random.key(0))
     assert full.stats["batch"] == "full"
     for ours, theirs in zip(batch.net.weights, full.net.weights, strict=True):
         assert relative(ours - theirs, theirs) < 1e-12

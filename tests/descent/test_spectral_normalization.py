@@ -51,7 +51,7 @@ def test_a_step_moves_each_layer_by_the_learning_rate_times_its_norm():
     net = nf.nets.MLP([3, 8, 2], key=jax.random.key(0), activation="tanh", bias=True)
     data = nf.data.linear_teacher(jax.random.key(1), 20, 3, 2)
     optimizer = optax.chain(nf.descent.normalize_by_spectral_norm(), optax.sgd(0.1))
-    run = nf.gradient_descent(net, data, optimizer, 1, learning_rate=1.0, progress=False)
+    run = nf.gradient_descent(net, data, optimizer, 1, time_per_step=1.0, progress=False)
     for before, after in zip(net.layers, run.net.layers, strict=True):
         fan_out, fan_in = before.weight.shape
         moved = np.linalg.norm(after.weight - before.weight, 2)

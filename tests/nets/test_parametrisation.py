@@ -134,7 +134,7 @@ def test_networks_train_alike_in_all_coordinates_and_in_their_weights_themselves
     scheme = muP(rule)
     net = MLP(WIDTHS, key=KEY, activation="tanh", parametrization=scheme)
     optimizer = optax.chain(OPTIMIZERS[rule], nf.nets.scale_by_parametrization())
-    run = nf.gradient_descent(net, DATA, optimizer, STEPS, save_at=[STEPS], progress=False)
+    run = nf.gradient_descent(net, DATA, optimizer, STEPS, time_per_step=1.0, save_at=[STEPS], progress=False)
     moved = np.max(np.abs(net.weights[1] - run.net.weights[1]))
     assert moved > 1e-3
     for same in (scheme, scheme.shift(0.3), scheme.shift((0.5, 0.2, -0.5))):

@@ -79,7 +79,7 @@ def test_several_runs_inside_one_function_go_on_from_one_another():
     def one_run(key, scale):
         net = nf.nets.MLP([4, 5, 1], key=key, activation="identity", init=nf.nets.Gaussian(scale))
         net = nf.gradient_descent(net, DATA, first, 30, observe={}, save_at=[30]).net
-        return nf.gradient_descent(net, DATA, second, 20, batch_size=6, key=key, save_at=[0, 20])
+        return nf.gradient_descent(net, DATA, second, 20, time_per_step=0.5, batch_size=6, key=key, save_at=[0, 20])
 
     for batch in ("sequential", "vmap"):
         dataset = nf.sweep(one_run, nf.Grid(scale=[0.3, 0.6], seed=range(3)), batch=batch, progress=False)

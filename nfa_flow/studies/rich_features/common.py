@@ -81,7 +81,7 @@ class SGD:
     ) -> Trajectory:
         """The run; the key is for the minibatches."""
         step = lambda net: net.with_weights([-self.rate * m * W for m, W in zip(mobility, net.weights, strict=True)])
-        batches: Any = {"batch_size": self.batch_size, "key": key, "learning_rate": self.rate}
+        batches: Any = {"batch_size": self.batch_size, "key": key, "time_per_step": self.rate}
         steps = np.unique(np.concatenate([[0], np.geomspace(1, self.steps, 12).round()])).astype(int)
         optimizer = optax.stateless(lambda net, params=None: step(net))
         return gradient_descent(net, data, optimizer, self.steps, save_at=steps, progress=False, **batches, **options)

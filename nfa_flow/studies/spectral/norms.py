@@ -82,7 +82,7 @@ def one_run(key: PRNGKeyArray, width: int, case: int | Array) -> Trajectory:
         optimizer(cases, width, case),
         STEPS,
         save_at=[0, 1, STEPS],
-        learning_rate=1.0,  # time counts steps
+        time_per_step=1.0,  # time counts steps
         observe=observe,
         progress=False,
     )

@@ -76,7 +76,7 @@ def one_run(key: PRNGKeyArray, width: int, count: int, case: int | Array, octave
     rate = jnp.asarray([each.rate for each in cases])[case] * 2.0**octave
     method = optimizer(cases, width, case, rate)
     observe = {"loss": measure.loss}
-    options: dict[str, Any] = {"learning_rate": 1.0, "progress": False}  # time counts steps
+    options: dict[str, Any] = {"time_per_step": 1.0, "progress": False}  # time counts steps
     return gradient_descent(net, data, method, STEPS, save_at=[0, STEPS], observe=observe, **options)
 
 

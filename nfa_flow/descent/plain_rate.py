@@ -1,0 +1,53 @@
+"""The learning rate of plain gradient descent, whose steps lie on the time axis of gradient flow."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from ..checks import is_traced
+
+
+def plain_rate(optimizer: optax.GradientTransformation, parameters: PyTree) -> float | Float[Array, ""] | None:
+    """η of an optimiser without a state whose update is −η times the gradient, such as `optax.sgd(η)`; otherwise None.
+
+    Read off, not measured: the update is run on gradients that can be multiplied by numbers and nothing else. So η may
+    be a number that JAX traces, nothing is compiled, and every update that does more than multiply counts as unknown,
+    as does one whose factors differ between arrays. An optimiser with a state (momentum, a schedule, injected
+    hyperparameters) may change from step to step and is unknown too.
+    """
+    state = jax.eval_shape(optimizer.init, parameters)
+    if jax.tree.leaves(state):
+        return None
+    try:
+        multiples = jax.tree.leaves(optimizer.update(jax.tree.map(lambda _: _Multiple(), parameters), state)[0])
+    except Exception:  # of whatever kind: the update did something else to a gradient
+        return None
+    if not all(isinstance(each, _Multiple) and each.is_same(multiples[0]) for each in multiples):
+        return None
+    rate = -math.prod(multiples[0].factors)
+    return rate if is_traced(rate) or rate >= 0 else None
+
+
+class _Multiple:
+    """A gradient times some scalars, with which nothing can be done but multiply it by more of them."""
+
+    __array_ufunc__ = None  # NumPy's numbers then leave the product to this class, as those of JAX do
+
+    def __init__(self, *factors: Any):
+        self.factors = factors
+
+    def __mul__(self, factor: Any) -> "_Multiple":
+        if jnp.ndim(factor):
+            return NotImplemented
+        return _Multiple(*self.factors, factor)
+
+    __rmul__ = __mul__
+
+    def is_same(self, other: "_Multiple") -> bool:
+        """Whether the factors are the same objects: whether traced numbers are equal is not known."""
+        pairs = zip(self.factors, other.factors, strict=False)
+        return len(self.factors) == len(other.factors) and all(a is b for a, b in pairs)
