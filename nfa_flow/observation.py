@@ -15,6 +15,7 @@ from .data import Dataset
 from .objective import AbstractObjective
 
 _TAKEN = ("time", "step", "net", "nets")
+_NAMES = 'with printable names of 1 to 200 bytes without "/", "\\" and "."'
 
 Observe = Mapping[str, Callable[[Any, Dataset], PyTree]]
 
@@ -65,8 +66,9 @@ def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_p
         if not isinstance(observe, Mapping) or not all(isinstance(name, str) for name in observe):
             raise wrong("observe", "a mapping from names to functions (net, data) -> array", repr(observe))
         for name, observable in observe.items():
-            if name in _TAKEN or "/" in name or "." in name:
-                raise wrong("observe", f'without "/", "." and the names {", ".join(_TAKEN)}, which stores use', name)
+            if name in _TAKEN or not _can_be_stored(name):
+                must_be = f"a mapping {_NAMES}, other than {', '.join(_TAKEN)}, which stores use"
+                raise wrong("observe", must_be, f"one with {name!r}")
             if not callable(observable):
                 raise wrong(f'observe["{name}"]', "a function (net, data) -> array", repr(observable))
     dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array)))
@@ -96,8 +98,24 @@ class Record(eqx.Module):
 def empty_record(size: int, time_dtype: DTypeLike, observer: Observer, objective: Any, parameters: PyTree) -> Record:
     """A record with room for `size` observations of the shapes that `observer` returns."""
     shapes = eqx.filter_eval_shape(observer, objective, parameters)
+    _require_storable(dict(zip(observer.names, shapes[0], strict=True)))
     values = jax.tree.map(lambda s: jnp.full((size, *s.shape), _filler(s.dtype), s.dtype), shapes)
     return Record(jnp.full(size, jnp.nan, time_dtype), jnp.zeros(size, jnp.int32), values, jnp.zeros((), jnp.int32))
+
+
+def _can_be_stored(name: str) -> bool:
+    """Whether a name can be that of an array in a store, which is a folder."""
+    return name.isprintable() and 0 < len(name.encode()) <= 200 and not set(name) & set("/\\.")
+
+
+def _require_storable(observed: Mapping[str, PyTree]) -> None:
+    """Raise ValueError before the run for leaves that could not be stored after it, for their names or their types."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(observed):
+        keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        if not all(map(_can_be_stored, keys)):
+            raise wrong(f'observe["{keys[0]}"]', f"a function whose result is a tree {_NAMES}", f"one with {keys[1:]}")
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise wrong(f'observe["{keys[0]}"]', "a function that returns numbers", f"one that returns {leaf.dtype}")
 
 
 def _filler(dtype: DTypeLike) -> float | int:

@@ -133,7 +133,14 @@ class Trajectory(eqx.Module):
         return to_xarray(self)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the whole trajectory, networks included, as a Zarr store (a folder); one that is there is replaced."""
+        """Write the whole trajectory, networks included, as a Zarr store (a folder).
+
+        An earlier trajectory of that name is replaced, and stays until the new one is complete. Arrays of types that
+        Zarr does not know (bfloat16, float8) are stored in a wider one, and come back as they were.
+
+        **Returns:** the path.
+        **Raises:** ValueError where `path` holds anything else; OSError where it cannot be written.
+        """
         from .storage import save
 
         return save(self, path)
@@ -146,7 +153,8 @@ class Trajectory(eqx.Module):
         stored ones; not needed for an `MLP` with named activations.
         **Returns:** the trajectory; `net` is None for any other network when `like` is not given. Observables that
         were trees of arrays come back as one entry per leaf, `observable.leaf`.
-        **Raises:** FileNotFoundError; ValueError when `like` does not fit.
+        **Raises:** FileNotFoundError; ValueError where `path` holds something else or a damaged store, with the file
+        that is damaged, and when `like` does not fit.
         """
         from .storage import load
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import nfa_flow as nf
 from nfa_flow.objective import make_objective
@@ -53,3 +54,17 @@ def test_observables_see_the_data_in_the_dtype_of_the_network():
     net = nf.nets.MLP([3, 4, 2], key=jax.random.key(1), dtype="float32")
     ((x,), _), _ = observed({"x": lambda net, data: data.x}, net=net)
     assert x.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["", ".", "a/b", "a\\b", "a\0", "\ud800", "x" * 201, "net"])
+def test_what_no_store_can_hold_is_refused_before_the_run(name):
+    with pytest.raises(ValueError, match="`observe` must be a mapping with printable names of 1 to 200 bytes"):
+        observed({name: nf.measure.loss})
+    if name != "net":
+        with pytest.raises(ValueError, match=r'`observe\["tree"\]` must be a function whose result is a tree'):
+            observed({"tree": lambda net, data: {name: 1.0}})
+
+
+def test_keys_are_no_observations():
+    with pytest.raises(ValueError, match=r'`observe\["key"\]` must be a function that returns numbers'):
+        observed({"key": lambda net, data: jax.random.key(0)})

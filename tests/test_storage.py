@@ -1,6 +1,9 @@
 """What is stored comes back."""
 
+import dataclasses
 import json
+import os
+import shutil
 import warnings
 
 import equinox as eqx
@@ -12,9 +15,14 @@ import pytest
 import xarray
 
 import nfa_flow as nf
+from nfa_flow.trajectory import flatten
 
 DATA = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
 SGD = optax.sgd(0.1)
+
+
+def contents(folder):
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def train(net, **options):
@@ -162,26 +170,121 @@ def test_saving_replaces_the_store_that_is_there(run, custom, tmp_path):
 
 
 def test_saving_never_replaces_anything_else(run, tmp_path):
-    (tmp_path / "notes.txt").write_text("not a store")
-    for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ValueError, match="`path` must be a new path or an earlier store"):
-            run.save(path)
-    assert (tmp_path / "notes.txt").read_text() == "not a store"
+    path = run.save(tmp_path / "run.zarr")
+    (path / "notes.txt").write_text("mine")
+    sweep = tmp_path / "sweep.zarr"
+    xarray.Dataset({"a": 1.0}, attrs={"settings": "", "about": ""}).to_zarr(sweep, consolidated=False)
+    before = contents(tmp_path)
+    for taken in (tmp_path, path / "notes.txt", sweep):
+        with pytest.raises(ValueError, match="`path` must be a new path or an earlier trajectory.* something else"):
+            run.save(taken)
+    with pytest.raises(ValueError, match=r"run\.zarr, which holds notes\.txt besides"):
+        run.save(path)
+    assert contents(tmp_path) == before
 
 
-def test_a_broken_attempt_to_save_leaves_the_earlier_store(run, custom, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["_describe", "_digests"])
+def test_a_broken_attempt_to_save_leaves_the_earlier_store(place, run, custom, tmp_path, monkeypatch):
     path = run.save(tmp_path / "run.zarr")
 
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nf.storage, "_describe", fail)
+    monkeypatch.setattr(nf.storage, place, fail)
     with pytest.raises(KeyboardInterrupt):
         custom.save(path)
     monkeypatch.undo()
     xarray.testing.assert_identical(nf.Trajectory.load(path).to_xarray(), run.to_xarray())
     custom.save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["run.zarr"]
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_at_any_renaming_loses_neither_store(renames, run, custom, tmp_path):
+    path = run.save(tmp_path / "run.zarr")
+    custom.save(tmp_path / "new.zarr")
+    partial = tmp_path / "run.zarr.123-0123abcd.partial"  # as a killed process leaves it
+    partial.mkdir()
+    (tmp_path / "new.zarr").rename(partial / "new")
+    if renames > 0:
+        path.rename(partial / "old")
+    if renames > 1:
+        (partial / "new").rename(path)
+    expected = run if renames == 0 else custom
+    assert list(nf.Trajectory.load(path).observed) == sorted(flatten(expected.observed))
+    run.save(path)
+    xarray.testing.assert_identical(nf.Trajectory.load(path).to_xarray(), run.to_xarray())
+
+
+def test_what_another_process_may_still_be_writing_stays_and_what_was_abandoned_goes(custom, tmp_path):
+    names = ["run.zarr.1-0123abcd.partial", "run.zarr.2-0123abcd.partial", "run.zarr.partial"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / names[1], (0, 0))
+    custom.save(tmp_path / "run.zarr")
+    assert {file.name for file in tmp_path.iterdir()} == {"run.zarr", names[0], names[2]}
+
+
+def test_a_store_replaced_while_it_is_read_is_read_again(run, custom, tmp_path, monkeypatch):
+    path, rest = run.save(tmp_path / "run.zarr"), [custom]
+    read = nf.storage.xarray.load_dataset
+
+    def replaced(*arguments, **options):
+        dataset = read(*arguments, **options)
+        for other in rest[:]:
+            rest.clear()
+            other.save(path)
+        return dataset
+
+    monkeypatch.setattr(nf.storage.xarray, "load_dataset", replaced)
+    loaded = nf.Trajectory.load(path, like=two_branches(2))
+    assert_same_arrays((loaded.observed, loaded.net.scale), (custom.observed, custom.net.scale))
+
+
+def test_a_damaged_store_names_the_file(run, tmp_path):
+    path = run.save(tmp_path / "run.zarr")
+    assert (path / "loss" / "c" / "0").is_file()
+    for file, damage, how in [
+        ("loss/c/0", b"no longer compressed", "is not as it was written"),
+        ("nets/layers.0.weight/zarr.json", b"{", "is no JSON"),
+        ("net/layers.1.bias/c/0", None, "is missing"),
+        ("zarr.json", b"[]", "cannot be read"),
+    ]:
+        copy = shutil.copytree(path, tmp_path / "copy.zarr")
+        (copy / file).write_bytes(damage) if damage else (copy / file).unlink()
+        with pytest.raises(ValueError, match=f"The trajectory is damaged: .*copy.zarr.* {how}"):
+            nf.Trajectory.load(copy)
+        shutil.rmtree(copy)
+
+
+def test_what_is_no_trajectory_is_told_from_one(tmp_path, no_type_checks):
+    (tmp_path / "notes.txt").write_text("no store")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match="`path` must be a trajectory that `save` wrote"):
+            nf.Trajectory.load(path)
+    with pytest.raises(TypeError, match="`path` must be a path, but was 3"):
+        nf.Trajectory.load(3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "int4", "complex64"])
+def test_types_that_zarr_does_not_know_come_back_to_the_bit(dtype, custom, tmp_path):
+    values = jnp.asarray([1, 1.5, -2], dtype)
+    run = dataclasses.replace(custom, observed={"value": values}, net=(values,), nets=None)
+    loaded = nf.Trajectory.load(run.save(tmp_path / "run.zarr"), like=run.net)
+    assert_same_arrays((loaded.observed, loaded.net), (run.observed, run.net))
+
+
+def test_weights_may_have_names_that_no_folder_has(custom, tmp_path):
+    net = {"a/b": jnp.ones(2), "": jnp.zeros(3), "..": jnp.ones(1), "α": jnp.ones(4)}
+    run = dataclasses.replace(custom, net=net, nets=None)
+    assert_same_arrays(nf.Trajectory.load(run.save(tmp_path / "run.zarr"), like=net).net, net)
+
+
+def test_a_batch_of_runs_is_saved_one_by_one(custom, tmp_path):
+    two = jax.tree.map(lambda a: jnp.stack([a, a]) if eqx.is_array(a) else a, custom)
+    with pytest.raises(ValueError, match="is of one run; pick a lane first"):
+        two.save(tmp_path / "run.zarr")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_store_is_plain_zarr_and_json(run, tmp_path):
