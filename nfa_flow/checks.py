@@ -4,14 +4,17 @@ Every message names the argument, says what it must be and what it was. Values t
 JAX are not known yet, so they pass: the check is for the person who calls from Python.
 """
 
+import decimal
 import math
+import numbers
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 
 def is_traced(*values: PyTree) -> bool:
@@ -65,6 +68,64 @@ def named_function(argument: str, value: Any, named: Mapping[str, Callable], sig
     if not callable(value):
         raise wrong(argument, f"a name or a function {signature}", repr(value))
     return value
+
+
+def described(value: Any) -> str:
+    """A value in a few words, for a message: arrays by their shape and type."""
+    if isinstance(value, np.ndarray | jax.Array):
+        return f"an array of shape {value.shape} and type {value.dtype}"
+    words = " ".join(repr(value).split())
+    return words if len(words) <= 80 else f"{words[:76]} …"
+
+
+def require_instance(argument: str, value: Any, kind: type | tuple[type, ...], must_be: str) -> None:
+    """Raise unless `value` is of a class, or of one of several."""
+    if not isinstance(value, kind):
+        raise wrong(argument, must_be, described(value))
+
+
+def require_key(argument: str, value: Any) -> None:
+    """Raise unless `value` is one PRNG key, of `jax.random.key` or in the older form of `jax.random.PRNGKey`."""
+    if isinstance(value, np.ndarray | jax.Array):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
+            return
+        if value.dtype == np.uint32 and value.shape in ((2,), (4,)):
+            return
+    raise wrong(argument, "one PRNG key, as from `jax.random.key(0)`", described(value))
+
+
+def real_array(argument: str, value: Any, *shape: Any) -> Array:
+    """`value`, of any container that NumPy understands, as a JAX array of real numbers.
+
+    **Arguments:** `shape`: a size for each axis, or a name where any size will do; `...` where any shape will do.
+    **Raises:** ValueError naming `argument`, also for masked entries, which are no numbers.
+    """
+    if np.ma.is_masked(value):
+        raise wrong(argument, "without masked entries (fill them, or leave their rows out)", "a masked array")
+    try:
+        is_of_jax = isinstance(value, jax.Array) or (isinstance(value, list | tuple) and is_traced(value))
+        array = jnp.asarray(value if is_of_jax else _numbers(value))
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of tensors that record gradients
+        raise wrong(argument, "an array of real numbers", described(value)) from None
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise wrong(argument, "an array of real numbers", described(array))
+    fits = len(shape) == array.ndim and all(
+        isinstance(size, str) or size == length for size, length in zip(shape, array.shape, strict=True)
+    )
+    if shape != (...,) and not fits:
+        raise wrong(argument, f"an array of shape ({', '.join(map(str, shape))})", f"of shape {array.shape}")
+    return array
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """As NumPy has it, in a type that JAX knows."""
+    array = np.asarray(value)
+    if array.dtype.kind == "O":  # of data frames whose columns differ, and of numbers that are no floats
+        if not all(isinstance(each, numbers.Real | decimal.Decimal) for each in array.flat):
+            raise TypeError("not numbers")
+        return array.astype(float)
+    is_longer = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    return array.astype(float if is_longer else array.dtype.newbyteorder("="))
 
 
 def require_finite(argument: str, value: PyTree) -> None:
