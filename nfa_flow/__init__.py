@@ -1,5 +1,7 @@
 """nfa_flow: exact gradient flow of neural networks, and how their weights relate to their average gradients."""
 
+__version__ = "0.1.0"
+
 from . import data as data
 from . import descent as descent
 from . import flow as flow

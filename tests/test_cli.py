@@ -85,7 +85,7 @@ def test_a_call_trains_every_optimizer_and_says_where_everything_is(said_and_fin
     out, folder = said_and_finished
     assert {path.name for path in folder.iterdir()} == {*STORES.values(), "settings.json", "figure.png"}
     lines = out.splitlines()
-    assert lines[0] == "Dataset(20 samples, 3 inputs → 2 outputs, float64)"
+    assert lines[0] == "Dataset(20 samples, 3 inputs -> 2 outputs, float64)"
     assert lines[1] == "MLP(3-4-2, identity, float64)"
     assert lines[2] == f"to t = 2, NFM against AGOP to the power 0.5, in {folder}"
     for line, name in zip(lines[3:8], STORES, strict=True):
@@ -270,7 +270,7 @@ def test_plot_says_what_is_missing(finished, tmp_path, capsys):
 def test_one_output_in_single_precision(tmp_path, capsys):
     main([*TEACHER, "--optimizers", "gd", "--dtype", "float32", "--rtol", "1e-5", "--out", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "Dataset(20 samples, 3 inputs → 1 output, float32)" in out
+    assert "Dataset(20 samples, 3 inputs -> 1 output, float32)" in out
     # AGOP has rank one, and no exponent can be fitted.
     assert [cells[3] for cells in table(out).values()] == ["undefined"] * 2
     with xarray.open_zarr(tmp_path / "exact_flow.zarr", consolidated=False) as store:

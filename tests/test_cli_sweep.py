@@ -84,7 +84,7 @@ def legend():
 def test_a_call_says_what_it_does_and_where_everything_is(said_and_finished):
     out, store = said_and_finished
     lines = out.splitlines()
-    assert lines[0] == "Dataset(40 samples, 3 inputs → 2 outputs, float64)"
+    assert lines[0] == "Dataset(40 samples, 3 inputs -> 2 outputs, float64)"
     fixed = "depth 2, width 4, activation identity, init balanced, scale 0.3"
     assert lines[1] == f"weight_decay 0, 0.1 × 2 seeds; {fixed}"
     assert lines[2] == f"exact flow to t = 1 for each of 4 runs, NFM against AGOP to the power 1/depth, in {store}"

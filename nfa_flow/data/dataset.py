@@ -94,7 +94,7 @@ class Dataset(eqx.Module):
     def __repr__(self) -> str:
         if not isinstance(self.x, jax.Array):  # specifications in the shape of a Dataset: vmap axes, a filter
             return super().__repr__()
-        sizes = f"{_count(self.samples, 'sample')}, {_count(self.inputs, 'input')} → {_count(self.outputs, 'output')}"
+        sizes = f"{_count(self.samples, 'sample')}, {_count(self.inputs, 'input')} -> {_count(self.outputs, 'output')}"
         return f"Dataset({sizes}, {self.x.dtype}{'' if self.weight is None else ', weighted'})"
 
 

@@ -43,7 +43,7 @@ def choose_solver(
     if is_traced(rtol):
         return diffrax.Tsit5(), f"kinks: {warning}"
     product = stiffness()
-    shown = "" if product is None else f", sharpness × horizon = {product:.3g}"
+    shown = "" if product is None else f", sharpness * horizon = {product:.3g}"
     if rtol >= _LOOSE or (product is not None and rtol * product >= 3):
         return TSRKC3(), f"kinks at a loose tolerance or over a long horizon{shown}: {warning}"
     return diffrax.Tsit5(), f"kinks{shown}: {warning}"

@@ -173,7 +173,7 @@ class Grid:
         )
 
     def __repr__(self) -> str:
-        sizes = " × ".join(f"{' & '.join(a.name for a in bundle)} {len(bundle[0].values)}" for bundle in self.bundles)
+        sizes = " x ".join(f"{' & '.join(a.name for a in bundle)} {len(bundle[0].values)}" for bundle in self.bundles)
         return f"Grid({len(self)} runs: {sizes or 'one setting'})"
 
     def _places_of(self, rule: Callable) -> list[int]:

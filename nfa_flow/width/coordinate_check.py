@@ -61,7 +61,7 @@ class CoordinateCheck:
         rows = [f"{'':<20}{'exponent':>17}{'promised':>10}"]
         for name, scaling in self.scalings.items():
             promised = "none" if scaling.promised is None else f"{scaling.promised + 0.0:+.2f}"  # no −0.00
-            fitted = f"{scaling.exponent:+.3f} ± {scaling.error:.3f}"
+            fitted = f"{scaling.exponent:+.3f} +- {scaling.error:.3f}"
             rows.append(f"{name:<20}{fitted:>17}{promised:>10}  {words[scaling.holds]}")
         return "\n".join([title, *rows])
 

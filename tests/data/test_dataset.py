@@ -65,14 +65,14 @@ def test_astype_changes_every_array():
 
 
 def test_repr_says_the_sizes_and_the_dtype():
-    assert repr(Dataset(X, np.ones((3, 10)))) == "Dataset(3 samples, 2 inputs → 10 outputs, float64)"
-    assert repr(Dataset(X[:1], Y[:1], np.ones(1))) == "Dataset(1 sample, 2 inputs → 1 output, float64, weighted)"
+    assert repr(Dataset(X, np.ones((3, 10)))) == "Dataset(3 samples, 2 inputs -> 10 outputs, float64)"
+    assert repr(Dataset(X[:1], Y[:1], np.ones(1))) == "Dataset(1 sample, 2 inputs -> 1 output, float64, weighted)"
 
 
 def test_repr_works_while_tracing_and_on_trees_of_specifications():
     shown = []
     jax.jit(lambda data: shown.append(repr(data)) or data.x)(Dataset(X, Y))
-    assert shown == ["Dataset(3 samples, 2 inputs → 1 output, float64)"]
+    assert shown == ["Dataset(3 samples, 2 inputs -> 1 output, float64)"]
     assert "Dataset" in repr(jax.tree.map(lambda _: 0, Dataset(X, Y)))
 
 

@@ -40,7 +40,7 @@ def test_kinked_networks_get_a_stabilised_method_where_it_is_loose_or_long(rtol,
 
 def test_the_choice_and_its_reason_are_in_the_run_and_in_what_it_prints():
     data = nf.data.linear_teacher(jax.random.key(0), 20, 3, 1)
-    for activation, words in (("tanh", "smooth"), ("relu", "sharpness × horizon")):
+    for activation, words in (("tanh", "smooth"), ("relu", "sharpness * horizon")):
         net = nf.nets.MLP([3, 4, 1], key=jax.random.key(1), activation=activation)
         run = nf.gradient_flow(net, data, 1.0, rtol=1e-3, progress=False)
         assert words in run.stats["reason"] and words in repr(run) and run.stats["solver"] in repr(run)

@@ -112,4 +112,4 @@ def test_an_axis_given_twice_is_refused():
 
 def test_a_grid_prints_its_size():
     grid = nf.Grid(nf.zipped(width=[1, 2], scale=[3, 4]), seed=range(8))
-    assert repr(grid) == "Grid(16 runs: width & scale 2 × seed 8)"
+    assert repr(grid) == "Grid(16 runs: width & scale 2 x seed 8)"

@@ -9,7 +9,7 @@ rich_features = Study(
     name="rich-features",
     source=(
         "Chen, Yang, Zhao & Gu 2025, Global Convergence and Rich Feature Learning in L-Layer Infinite-Width Neural "
-        "Networks under μP Parametrization"
+        "Networks under muP Parametrization"
     ),
     experiments=(FEATURES, RICH_DATA, INFINITE_WIDTH),
 )

@@ -87,7 +87,7 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
 
 STAIRCASE = Experiment(
     name="staircase",
-    question="Is there a staircase in α at sizes within reach?",
+    question="Is there a staircase in alpha at sizes within reach?",
     one_run=one_run,
     grid=grid,
     figure=figure,
