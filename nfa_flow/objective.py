@@ -30,7 +30,8 @@ class AbstractObjective(eqx.Module):
 
     frozen: eqx.AbstractVar[PyTree]
     weight_decay: eqx.AbstractVar[Float[Array, ""]]
-    root_mobility: eqx.AbstractVar[PyTree | None]  # √m in the shape of the parameters; None where m = 1
+    root_mobility: eqx.AbstractVar[PyTree | None]  # √m in the structure of the parameters; None where m = 1
+    loss_function: eqx.AbstractVar[Callable]  # of one sample
 
     @abc.abstractmethod
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
@@ -43,6 +44,11 @@ class AbstractObjective(eqx.Module):
     def natural(self, parameters: PyTree) -> PyTree:
         """The network's own arrays θ = √m z."""
         return _times(self.root_mobility, parameters)
+
+    def mobility(self, parameters: PyTree) -> PyTree:
+        """m in the structure of the parameters, one number for an array where all its entries have the same."""
+        root = self.root_mobility
+        return jax.tree.map(lambda p: jnp.ones((), p.dtype), parameters) if root is None else _times(root, root)
 
     def gradient(self, parameters: PyTree) -> PyTree:
         """∇ℒ + λθ."""
@@ -94,6 +100,7 @@ class MomentObjective(AbstractObjective):
     weight_decay: Float[Array, ""]
     root_mobility: PyTree | None
     factor: Float[Array, "r m"]
+    loss_function: Callable = eqx.field(static=True, default=mse)
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
         A, c = self.net(parameters).affine()
@@ -138,18 +145,27 @@ def make_objective(
     data = data.astype(dtype)
     _check_shapes(net, data, loss_function)
     decay = jnp.asarray(weight_decay, dtype)
-    root = None if mobility is None else _root_mobility(mobility, net, parameters)
+    root = None if mobility is None else root_mobility(mobility, net, parameters)
     if root is not None:
         parameters = jax.tree.map(lambda p, r: p / r, parameters, root)
     # Not of a subclass, which may be another function of its weights; so in all that takes an `MLP` for its layers.
     if not by_samples and type(net) is MLP and net.is_linear and loss_function is mse:
         factor = moment_factor(data, intercept=net.layers[0].bias is not None)
-        return parameters, MomentObjective(frozen, decay, root, factor)
-    return parameters, SampleObjective(frozen, decay, root, data, loss_function)
+        return parameters, MomentObjective(frozen, decay, root, factor=factor)
+    return parameters, SampleObjective(frozen, decay, root, data=data, loss_function=loss_function)
 
 
-def _root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
-    """√m in the shape of the parameters, from one number per layer or from a tree of numbers or arrays."""
+def own_mobility(net: Any) -> Mobility | None:
+    """The mobility that the parametrization of a network gives to its flow; None, which is 1, where there is none."""
+    has_one = isinstance(net, MLP) and net.parametrization is not None and net.parametrization.rule == "sgd"
+    return net.mobility if has_one else None
+
+
+def root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
+    """√m in the structure of the parameters, from one number per layer or from a tree of numbers or arrays.
+
+    **Raises:** ValueError naming `mobility`.
+    """
     must_be = "positive numbers, one per layer of an `MLP` or in the structure of the network's arrays"
     if isinstance(net, MLP) and (isinstance(mobility, Sequence) or getattr(mobility, "ndim", 0) == 1):
         if len(mobility) != len(net.layers):
@@ -157,11 +173,13 @@ def _root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
         layers = [jax.tree.map(lambda _, m=m: m, layer) for m, layer in zip(mobility, parameters.layers, strict=True)]
         mobility = eqx.tree_at(lambda p: p.layers, parameters, tuple(layers))
     for m in jax.tree.leaves(mobility):
-        if not is_traced(m) and not (np.issubdtype(np.result_type(m), np.number) and np.all(np.isfinite(m) & (m > 0))):
+        is_number = is_traced(m) or np.issubdtype(np.asarray(m).dtype, np.number)
+        if not is_number or not (is_traced(m) or np.all(np.isfinite(m) & (m > 0))):
             raise wrong("mobility", must_be, repr(m))
+    root = lambda p, m: jnp.sqrt(jnp.asarray(m, p.dtype))
     try:
         return jax.tree.map(
-            lambda p, m: jnp.broadcast_to(jnp.sqrt(jnp.asarray(m, p.dtype)), p.shape), parameters, mobility
+            lambda p, m: root(p, m) if np.ndim(m) == 0 else jnp.broadcast_to(root(p, m), p.shape), parameters, mobility
         )
     except ValueError:
         raise wrong("mobility", must_be, f"{type(mobility).__name__} of another structure") from None

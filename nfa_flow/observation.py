@@ -1,9 +1,11 @@
 """What a run writes down: observables of the network at chosen moments, in buffers of fixed size."""
 
 import abc
+import functools
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
 from .checks import wrong
 from .data import Dataset
+from .losses import Loss, mse, resolve
 from .objective import AbstractObjective
 
 _TAKEN = ("time", "step", "net", "nets")
@@ -19,9 +22,42 @@ _NAMES = 'with printable names of 1 to 200 bytes without "/", "\\" and "."'
 
 Observe = Mapping[str, Callable[[Any, Dataset], PyTree]]
 
+_Function = TypeVar("_Function", bound=Callable)
+
+# The loss that a run minimizes, while it calls its observables.
+_minimized: ContextVar[Callable | None] = ContextVar("_minimized", default=None)
+
+
+def from_run(*names: str) -> Callable[[_Function], _Function]:
+    """Mark the arguments of an observable that a run supplies where the caller gave none.
+
+    They may be `loss`, the run's own loss function, `weight_decay`, and `mobility`, a tree in the structure of the
+    parameters. Keywords of `functools.partial` and `equinox.Partial` count as given. An object that is an observable
+    has these names as its attribute `from_run`.
+    """
+
+    def mark(function: _Function) -> _Function:
+        function.from_run = names  # pyright: ignore[reportFunctionMemberAccess]
+        return function
+
+    return mark
+
+
+def loss_or_default(loss: Loss | None) -> Callable:
+    """The function behind `loss`, which is the squared loss where nobody gave one.
+
+    **Raises:** ValueError naming `loss` where a run minimizes another loss and calls a function of the user, who left
+    open which loss that function measures.
+    """
+    minimized = _minimized.get()
+    if loss is None and minimized not in (None, mse):
+        example = getattr(minimized, "__name__", "…")
+        raise wrong("loss", f"given in an observable of your own, as this run minimizes `{example}`", None)
+    return mse if loss is None else resolve(loss)
+
 
 class AbstractRunObservable(eqx.Module):
-    """An observable of the run: besides the network and the data it sees what is minimised and what the solver knows.
+    """An observable of the run that needs more than `from_run` gives: the objective, and what the solver knows.
 
     It is also an ordinary observable: a subclass has `__call__(net, data)` too.
     """
@@ -47,14 +83,34 @@ class Observer(eqx.Module):
             if self.observables is None:
                 observed = (objective.loss(parameters),)
             else:
-                net = objective.net(parameters)
-                observed = tuple(
-                    observable.of_run(objective, parameters, known)
-                    if isinstance(observable, AbstractRunObservable)
-                    else observable(net, self.data)
-                    for observable in self.observables
-                )
+                observed = tuple(self._observed(each, objective, parameters, known) for each in self.observables)
         return jax.tree.map(jnp.asarray, observed), objective.natural(parameters) if self.keep_parameters else None
+
+    def _observed(
+        self, observable: Callable, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]
+    ) -> PyTree:
+        if isinstance(observable, AbstractRunObservable):
+            return observable.of_run(objective, parameters, known)
+        supplied = {
+            "loss": lambda: objective.loss_function,
+            "weight_decay": lambda: objective.weight_decay,
+            "mobility": lambda: objective.mobility(parameters),
+        }
+        token = _minimized.set(objective.loss_function)
+        try:
+            arguments = {name: supplied[name]() for name in _open_arguments(observable)}
+            return observable(objective.net(parameters), self.data, **arguments)
+        finally:
+            _minimized.reset(token)
+
+
+def _open_arguments(observable: Callable) -> list[str]:
+    """The arguments that a run supplies to an observable: those of `from_run` without the ones given beforehand."""
+    given = set()
+    while isinstance(observable, functools.partial | eqx.Partial):
+        given |= set(observable.keywords)
+        observable = observable.func
+    return [name for name in getattr(observable, "from_run", ()) if name not in given]
 
 
 def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_parameters: bool) -> Observer:

@@ -1,5 +1,6 @@
 """How well the Neural Feature Ansatz NFM ∝ AGOP^power holds."""
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 from ..blas import on_one_blas_thread
 from ..checks import require_choice, require_integer, require_number, wrong
 from ..losses import Loss, resolve
+from ..observation import loss_or_default
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .gram_power import gram_power, power_derivative, power_from_spectrum
@@ -35,8 +37,17 @@ class Alignment(eqx.Module):
     centred: bool = eqx.field(static=True)
     agop_of_change: bool = eqx.field(static=True)
     loss: Loss | None = eqx.field(static=True)
+    of_loss: bool = eqx.field(static=True)  # AGOP of the loss, and of the run's own where `loss` is None
 
-    def __call__(self, net: Any, data: Samples) -> Float[Array, ""]:
+    @property
+    def from_run(self) -> tuple[str, ...]:
+        """What the caller left open, for a run to supply."""
+        return ("loss",) if self.of_loss and self.loss is None else ()
+
+    def __call__(self, net: Any, data: Samples, *, loss: Loss | None = None) -> Float[Array, ""]:
+        """The score of a network on data; `loss`: that of a run, where it was left open."""
+        if self.from_run:
+            return replace(self, loss=loss_or_default(loss))(net, data)
         # Batches are read once, so they are not among the values that derivatives are taken of.
         return _score(net, data, self) if is_whole(data) else _value(self.pair(net, data), self.power, self.metric)
 
@@ -119,7 +130,7 @@ def alignment(
     if loss is not None:
         resolve(loss)
     W_0 = None if initial is None else layer_weight(initial, layer)
-    return Alignment(power, W_0, metric, layer, centred, agop_of_change, loss)
+    return Alignment(power, W_0, metric, layer, centred, agop_of_change, loss, of_loss=loss is not None)
 
 
 @eqx.filter_custom_jvp

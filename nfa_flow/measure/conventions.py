@@ -7,6 +7,7 @@ The scores of untrained networks are means over 64 draws of a relu network 20-64
 samples of `linear_teacher` (spread .01 to .07); `null_alignment` gives them for your own network.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Array, Float
@@ -73,11 +74,13 @@ def nfa_of_depth(depth: int, *, layer: Layer = 1) -> Alignment:
     return alignment(1 / depth, layer=layer)
 
 
-def enfa(power: float | Float[Array, ""] = 0.5, *, loss: Loss = "mse", layer: Layer = 1) -> Alignment:
+def enfa(power: float | Float[Array, ""] = 0.5, *, loss: Loss | None = None, layer: Layer = 1) -> Alignment:
     """eNFA: cos(WᵀW, E[∇_h ℓ ∇_h ℓᵀ]^power), in [0, 1]: gradients of the loss in the place of those of the outputs.
 
     Undefined where the loss gradients vanish, as at an exact fit. Untrained networks score .85 at power 1/2.
 
+    **Arguments:** `loss`: "mse", "cross_entropy" or a function; by default that of the run whose observable this is,
+    and "mse" in a call by hand; `layer`: as in `agop`.
     **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025, arXiv 2507.05644.
     """
-    return alignment(power, loss=loss, layer=layer)
+    return replace(alignment(power, loss=loss, layer=layer), of_loss=True)

@@ -18,6 +18,7 @@ from ..checks import wrong
 from ..data import Dataset
 from ..factorisations import spectrum, triangle
 from ..losses import Loss
+from ..observation import from_run, loss_or_default
 from .agop import MEMORY
 from .exponent import ExponentFit, fit_power_law
 from .layer import Layer
@@ -50,7 +51,8 @@ class CRH(NamedTuple):
     output_rwa: Relation
 
 
-def crh(net: Any, data: Dataset, *, layer: Layer = 1, loss: Loss = "mse", memory: int = MEMORY) -> CRH:
+@from_run("loss")
+def crh(net: Any, data: Dataset, *, layer: Layer = 1, loss: Loss | None = None, memory: int = MEMORY) -> CRH:
     """The six relations of the canonical representation hypothesis for a layer z = W h + b, as an observable.
 
     | | representations R | gradients G | weights Z |
@@ -74,12 +76,13 @@ def crh(net: Any, data: Dataset, *, layer: Layer = 1, loss: Loss = "mse", memory
     in layer 1 and 2: input rga .32, .25; gwa .56, .52; rwa .58, .46; output rga .28, .24; gwa .30, .29; rwa .89, .77.
 
     **Arguments:** `net`, `layer`, `memory`: as in `agop`; `data`: with the targets that the loss needs; `loss`: "mse",
-    "cross_entropy" or a function `(prediction, target) -> scalar`.
+    "cross_entropy" or a function `(prediction, target) -> scalar`. By default that of the run whose observable this is,
+    and "mse" in a call by hand.
     **Returns:** a `CRH` of six `Relation`s of scalars.
     **Raises:** ValueError naming `net`, `data`, `layer`, `loss` or `memory`.
     **Source:** Ziyin, Chuang, Galanti & Poggio 2024 (arXiv 2410.03006); the fit in B's eigenbasis is ours.
     """
-    stream = layer_stream(net, data, layer=layer, loss=loss, memory=memory)
+    stream = layer_stream(net, data, layer=layer, loss=loss_or_default(loss), memory=memory)
     if stream.tap.position is None:
         raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
     return _crh(stream)

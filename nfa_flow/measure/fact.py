@@ -15,17 +15,19 @@ from jaxtyping import Array, Float
 from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
 from ..losses import Loss, resolve
+from ..observation import from_run, loss_or_default
 from .agop import MEMORY
 from .layer import Layer, layer_weight
 from .layer_statistics import LayerRows, LayerStream, layer_stream
 
 
+@from_run("loss", "weight_decay")
 def fact(
     net: Any,
     data: Dataset,
     *,
-    weight_decay: float | Float[Array, ""],
-    loss: Loss = "mse",
+    weight_decay: float | Float[Array, ""] | None = None,
+    loss: Loss | None = None,
     layer: Layer = 1,
     memory: int = MEMORY,
 ) -> Float[Array, "h h"]:
@@ -38,23 +40,28 @@ def fact(
     **Arguments:**
     - `net`, `layer`, `memory`: as in `agop`. At the input of a module of unknown order h is x.
     - `data`: with the targets that the loss needs.
-    - `weight_decay`: λ > 0 of the training. An array can be batched and does not recompile.
-    - `loss`: "mse", "cross_entropy" or a function `(prediction, target) -> scalar`.
+    - `weight_decay`: λ > 0 of the training. An array can be batched and does not recompile. By default that of the run
+      whose observable this is, of NaN where that has none; a call by hand needs it.
+    - `loss`: "mse", "cross_entropy" or a function `(prediction, target) -> scalar`. By default that of the run, and
+      "mse" in a call by hand.
 
     **Returns:** a matrix of the layer's fan-in.
     **Raises:** ValueError naming `net`, `data`, `weight_decay`, `loss`, `layer` or `memory`.
     **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025 (arXiv 2507.05644), Theorem 1.
     """
     require_number("weight_decay", weight_decay, above=0)
-    return _fact(layer_stream(net, data, layer=layer, loss=loss, memory=memory), jnp.asarray(weight_decay))
+    return _fact(
+        layer_stream(net, data, layer=layer, loss=loss_or_default(loss), memory=memory), jnp.asarray(weight_decay)
+    )
 
 
+@from_run("loss", "weight_decay")
 def bfact(
     net: Any,
     data: Dataset,
     *,
-    weight_decay: float | Float[Array, ""],
-    loss: Loss = "mse",
+    weight_decay: float | Float[Array, ""] | None = None,
+    loss: Loss | None = None,
     layer: Layer = 1,
     memory: int = MEMORY,
 ) -> Float[Array, "k k"]:
@@ -68,7 +75,7 @@ def bfact(
     **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025 (arXiv 2507.05644), the backward form of Theorem 1.
     """
     require_number("weight_decay", weight_decay, above=0)
-    stream = layer_stream(net, data, layer=layer, loss=loss, memory=memory)
+    stream = layer_stream(net, data, layer=layer, loss=loss_or_default(loss), memory=memory)
     if stream.tap.position is None:
         raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
     return _bfact(stream, jnp.asarray(weight_decay))
@@ -82,24 +89,34 @@ class FactError(eqx.Module):
     score far above 1 where λ is small (10-10-10-10 tanh, λ = .01, 100 standard normal samples and targets: 20 to 40 in
     the median). NaN where the weights vanish, ‖W_l‖² being at most machine epsilon.
 
-    **Arguments:** `weight_decay`, `loss`, `layer`: as in `fact`, and those of the training; `backward`: of `bfact`.
+    **Arguments:** `weight_decay`, `loss`: those of the training, by default the run's own, as in `fact`; `layer`: as in
+    `agop`; `backward`: of `bfact`.
     **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025 (arXiv 2507.05644).
     """
 
-    weight_decay: float | Float[Array, ""]
-    loss: Loss = eqx.field(static=True, default="mse", kw_only=True)
+    weight_decay: float | Float[Array, ""] | None = None
+    loss: Loss | None = eqx.field(static=True, default=None, kw_only=True)
     layer: Layer = eqx.field(static=True, default=1, kw_only=True)
     backward: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):
-        require_number("weight_decay", self.weight_decay, above=0)
-        resolve(self.loss)
+        if self.weight_decay is not None:
+            require_number("weight_decay", self.weight_decay, above=0)
+        if self.loss is not None:
+            resolve(self.loss)
         if isinstance(self.layer, int) or not callable(self.layer):
             require_integer("layer", self.layer, at_least=1)
 
-    def __call__(self, net: Any, data: Dataset) -> Float[Array, ""]:
+    @property
+    def from_run(self) -> tuple[str, ...]:
+        """What the caller left open, for a run to supply."""
+        return tuple(name for name in ("loss", "weight_decay") if getattr(self, name) is None)
+
+    def __call__(self, net: Any, data: Dataset, **supplied: Any) -> Float[Array, ""]:
+        """The error for a network on data; `supplied`: by a run, what was left open."""
         matrix = bfact if self.backward else fact
-        predicted = matrix(net, data, weight_decay=self.weight_decay, loss=self.loss, layer=self.layer)
+        settings = {"loss": self.loss, "weight_decay": self.weight_decay} | supplied
+        predicted = matrix(net, data, layer=self.layer, **settings)
         W = layer_weight(net, self.layer)
         W = W.T if self.backward else W
         if predicted.shape[1] != W.shape[1]:
@@ -112,7 +129,7 @@ class FactError(eqx.Module):
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def _fact(stream: LayerStream, weight_decay: Float[Array, ""]) -> Float[Array, "h h"]:
     G, W = _weight_gradient(stream), stream.tap.weight
-    return -(G if W is None else W.T @ G) / weight_decay.astype(G.dtype)
+    return _over_decay(G if W is None else W.T @ G, weight_decay)
 
 
 @eqx.filter_jit
@@ -120,7 +137,13 @@ def _fact(stream: LayerStream, weight_decay: Float[Array, ""]) -> Float[Array, "
 def _bfact(stream: LayerStream, weight_decay: Float[Array, ""]) -> Float[Array, "k k"]:
     G, W = _weight_gradient(stream), stream.tap.weight
     assert W is not None
-    return -(G @ W.T) / weight_decay.astype(G.dtype)
+    return _over_decay(G @ W.T, weight_decay)
+
+
+def _over_decay(matrix: Float[Array, "m m"], weight_decay: Float[Array, ""]) -> Float[Array, "m m"]:
+    """−matrix/λ, and NaN for λ = 0, of which a run is the only source."""
+    decays = weight_decay > 0
+    return jnp.where(decays, -matrix / jnp.where(decays, weight_decay, 1).astype(matrix.dtype), jnp.nan)
 
 
 def _weight_gradient(stream: LayerStream) -> Float[Array, "k h"]:

@@ -12,15 +12,16 @@ from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
 from ..lanczos import largest_eigenvalues
 from ..losses import Loss
-from ..objective import AbstractObjective, make_objective
-from ..observation import AbstractRunObservable
+from ..objective import AbstractObjective, Mobility, make_objective, own_mobility
+from ..observation import AbstractRunObservable, loss_or_default
 from ..sharpness import hessian_product
 
 
 class HessianEigenvalues(AbstractRunObservable):
     """The `count` algebraically largest eigenvalues of the Hessian ∇²(ℒ + (λ/2)‖θ‖²), decreasing, by block Lanczos.
 
-    As an observable of a run they are those of the run's own loss and weight decay (and mobilities m: of √m H √m).
+    With mobilities m they are those of √m H √m. As an observable of a run they are those of the run's own loss, weight
+    decay and mobilities.
     An eigenvalue comes as often as its multiplicity. One that could not be resolved to `rtol` is NaN.
     Of an untrained relu network 20-64-64-1 (Gaussian weights over √fan_in) on 500 Gaussian samples of a linear teacher
     the largest three are 11.7 ± 1.8, 2.1 ± 0.3 and 1.9 ± 0.3 (64 draws).
@@ -40,10 +41,17 @@ class HessianEigenvalues(AbstractRunObservable):
         require_number("rtol", self.rtol, above=0)
 
     def __call__(
-        self, net: Any, data: Dataset, *, loss: Loss = "mse", weight_decay: float | Float[Array, ""] = 0.0
+        self,
+        net: Any,
+        data: Dataset,
+        *,
+        loss: Loss | None = None,
+        weight_decay: float | Float[Array, ""] = 0.0,
+        mobility: Mobility | None = None,
     ) -> Float[Array, " count"]:
-        """The eigenvalues for a network on data."""
-        parameters, objective = make_objective(net, data, loss, weight_decay)
+        """The eigenvalues for a network on data in a call by hand; arguments as of `Sharpness`."""
+        mobility = own_mobility(net) if mobility is None else mobility
+        parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
         return _eigenvalues(objective, parameters, self.count, self.rtol)
 
     def of_run(

@@ -14,12 +14,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_number, wrong
 from ..lanczos import largest_eigenvalues
 from ..nets import MLP
+from ..objective import Mobility, own_mobility, root_mobility
+from ..observation import from_run
 from .agop import MEMORY, Samples, whole_batch
 
 _RTOL = 1e-6
@@ -38,41 +40,51 @@ def ntk(net: Any, x: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
     """
     require_number("memory", memory, at_least=1)
     (samples, _), _ = whole_batch(net, x)
-    return _ntk(net, samples, int(memory))
+    return _ntk(net, samples, int(memory), None)
 
 
+@from_run("mobility")
 def ntk_eigenvalues(
-    net: Any, data: Samples, *, count: int | None = None, memory: int = MEMORY
+    net: Any, data: Samples, *, count: int | None = None, mobility: Mobility | None = None, memory: int = MEMORY
 ) -> Float[Array, " count"]:
     """The eigenvalues of √w Θ √w, decreasing: the rates at which the flow of the linearised network learns.
 
-    With the sample weights w (1/n unless given) the residuals of the squared loss obey r' = −Θ w r while Θ stands
-    still; these are also the eigenvalues of the Gauss–Newton matrix Σ w_i J_iᵀJ_i, whose others are zero.
+    Here Θ = J m Jᵀ with the mobilities m of the flow, which `ntk` leaves out. With the sample weights w (1/n unless
+    given) the residuals of the squared loss obey r' = −Θ w r while Θ stands still; these are also the eigenvalues of
+    the Gauss–Newton matrix √m (Σ w_i J_iᵀJ_i) √m, whose others are zero.
 
     **Arguments:** `net`, `memory`: as in `ntk`; `data`: samples or a `Dataset`; `count`: only the largest so many, by
     Lanczos, each within 10⁻⁶ of an eigenvalue (relative, or of a thousandth of the largest for smaller ones).
-    Without it, all n·c by a full decomposition. Static.
+    Without it, all n·c by a full decomposition. Static; `mobility`: as in `gradient_flow`. By default that of the run
+    whose observable this is; in a call by hand that of the network's parametrization, and 1 where it has none.
     **Returns:** `count` or n·c numbers. Of an untrained relu network 20-64-64-1 (Gaussian weights over
     √fan_in) on 500 Gaussian samples the largest three are 11.5 ± 1.8, 1.7 ± 0.2 and 1.4 ± 0.2 (64 draws).
-    **Raises:** as `ntk`; ValueError naming `count` above n·c.
+    **Raises:** as `ntk`; ValueError naming `mobility`, or `count` above n·c.
     **Source:** Jacot, Gabriel & Hongler 2018; Lee et al. 2019 (the linearised network).
     """
-    theta = ntk(net, data, memory=memory)
+    require_number("memory", memory, at_least=1)
+    mobility = own_mobility(net) if mobility is None else mobility
+    root = None if mobility is None else root_mobility(mobility, net, eqx.filter(net, eqx.is_inexact_array))
+    (samples, _), weight = whole_batch(net, data)
+    theta = _ntk(net, samples, int(memory), root)
     if count is not None:
         require_integer("count", count, at_least=1)
         if count > len(theta):
             raise wrong("count", f"at most the number of predictions, {len(theta)}", count)
-    return _eigenvalues(theta, whole_batch(net, data)[1], count)
+    return _eigenvalues(theta, weight, count)
 
 
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def _ntk(net: Any, x: Float[Array, "n ..."], memory: int) -> Float[Array, "nc nc"]:
+def _ntk(net: Any, x: Float[Array, "n ..."], memory: int, root: PyTree | None) -> Float[Array, "nc nc"]:
+    """J m Jᵀ for `root` = √m, a tree in the structure of the parameters, or JJᵀ for None."""
     shape = eqx.filter_eval_shape(net, x[0])
     if getattr(shape, "ndim", None) != 1:
         raise wrong("net", "a map from a sample to a vector of outputs", getattr(shape, "shape", shape))
     c, x = shape.shape[0], x.astype(shape.dtype)
-    theta = (_by_layers if type(net) is MLP else _by_products)(net, x, c, memory)
+    one_number_each = all(jnp.ndim(each) == 0 for each in jax.tree.leaves(root))
+    form = _by_layers if type(net) is MLP and one_number_each else _by_products
+    theta = form(net, x, c, memory, root)
     return theta.reshape(len(x) * c, len(x) * c)
 
 
@@ -88,12 +100,14 @@ def _eigenvalues(theta: Float[Array, "nc nc"], weight: Float[Array, " n"], count
     return largest_eigenvalues(lambda v: weighted @ v, start, _RTOL).values
 
 
-def _by_layers(net: MLP, x: Float[Array, "n d"], c: int, memory: int) -> Float[Array, "n c n c"]:
+def _by_layers(
+    net: MLP, x: Float[Array, "n d"], c: int, memory: int, root: PyTree | None = None
+) -> Float[Array, "n c n c"]:
     item = x.dtype.itemsize
     per_sample = 4 * item * c * sum(net.widths)  # two blocks: what is multiplied backwards, and the products
     per_pair = 3 * item * c**2  # the kernel, what a layer adds to it, and its factor
     size = min(memory // (2 * per_sample), math.isqrt(memory // (2 * per_pair)))
-    features = jax.vmap(lambda x: _inputs_and_gradients(net, x))
+    features = jax.vmap(lambda x: _inputs_and_gradients(net, x, root))
 
     def rows(theta: Array, i: Array, a: Array) -> Array:
         of_a = features(a)
@@ -113,14 +127,18 @@ def _of_layer(
     return (h_a @ h_b.T)[:, None, :, None] * jnp.tensordot(B_a, B_b, (2, 2))
 
 
-def _inputs_and_gradients(net: MLP, x: Float[Array, " d"]) -> tuple[list[Array], list[Array]]:
-    """Every layer's input h_l, with a one where there is a bias, and B_l = df/dz_l, for one sample."""
+def _inputs_and_gradients(net: MLP, x: Float[Array, " d"], root: PyTree | None) -> tuple[list[Array], list[Array]]:
+    """Every layer's input h_l, with a one where there is a bias, times √m, and B_l = df/dz_l, for one sample."""
+    roots = jax.tree.map(lambda p: jnp.ones((), p.dtype), net.layers) if root is None else root.layers
 
     def run(shifts: list[Array]) -> tuple[Float[Array, " c"], list[Array]]:
         z, inputs = x, []
-        for linear, activation, shift in zip(net.layers, (None, *net.activations), shifts, strict=True):
+        for linear, of_layer, activation, shift in zip(
+            net.layers, roots, (None, *net.activations), shifts, strict=True
+        ):
             h = z if activation is None else activation(z)
-            inputs.append(h if linear.bias is None else jnp.append(h, 1))
+            weighted = of_layer.weight * h
+            inputs.append(weighted if linear.bias is None else jnp.append(weighted, of_layer.bias))
             z = linear(h) + shift
         return z, inputs
 
@@ -128,7 +146,9 @@ def _inputs_and_gradients(net: MLP, x: Float[Array, " d"]) -> tuple[list[Array],
     return inputs, B
 
 
-def _by_products(net: Any, x: Float[Array, "n ..."], c: int, memory: int) -> Float[Array, "n c n c"]:
+def _by_products(
+    net: Any, x: Float[Array, "n ..."], c: int, memory: int, root: PyTree | None = None
+) -> Float[Array, "n c n c"]:
     parameters, frozen = eqx.partition(net, eqx.is_inexact_array)
     predict = lambda parameters, x: eqx.combine(parameters, frozen)(x)
 
@@ -140,6 +160,7 @@ def _by_products(net: Any, x: Float[Array, "n ..."], c: int, memory: int) -> Flo
             sample, output = j // c, j % c
             prediction, pull = jax.vjp(lambda p: predict(p, x[sample]), parameters)
             (direction,) = pull(jax.nn.one_hot(output, c, dtype=prediction.dtype))
+            direction = direction if root is None else jax.tree.map(lambda d, r: r**2 * d, direction, root)
             return jax.lax.dynamic_update_slice(theta, push(direction)[:, :, None, None], (i, 0, sample, output))
 
         return jax.lax.fori_loop(0, len(x) * c, column, theta)

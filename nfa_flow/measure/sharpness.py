@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PyTree
 from ..checks import require_number
 from ..data import Dataset
 from ..losses import Loss
-from ..objective import AbstractObjective, make_objective
-from ..observation import AbstractRunObservable
+from ..objective import AbstractObjective, Mobility, make_objective, own_mobility
+from ..observation import AbstractRunObservable, loss_or_default
 from ..sharpness import sharpness_of
 
 _ROUGH = 0.05
@@ -21,7 +21,8 @@ _sharpness = eqx.filter_jit(jax.default_matmul_precision("highest")(sharpness_of
 class Sharpness(AbstractRunObservable):
     """The largest eigenvalue of the Hessian ∇²(ℒ + (λ/2)‖θ‖²) over all parameters, by Lanczos.
 
-    As an observable of a run it is that of the run's own loss and weight decay (and mobilities m: of √m H √m).
+    With mobilities m it is that of √m H √m, whose eigenvalues are the rates of the flow. As an observable of a run it
+    takes the run's own loss, weight decay and mobilities.
 
     **Arguments:** `rtol`: the residual of the Ritz pair relative to its value, within which there is an eigenvalue;
     the value itself is usually far closer. From 0.05 on, a solver that estimates it anyway (`RKC2`, `TSRKC3`) hands
@@ -35,10 +36,21 @@ class Sharpness(AbstractRunObservable):
         require_number("rtol", self.rtol, above=0)
 
     def __call__(
-        self, net: Any, data: Dataset, *, loss: Loss = "mse", weight_decay: float | Float[Array, ""] = 0.0
+        self,
+        net: Any,
+        data: Dataset,
+        *,
+        loss: Loss | None = None,
+        weight_decay: float | Float[Array, ""] = 0.0,
+        mobility: Mobility | None = None,
     ) -> Float[Array, ""]:
-        """The sharpness of a network on data, a scalar."""
-        parameters, objective = make_objective(net, data, loss, weight_decay)
+        """The sharpness of a network on data, a scalar, in a call by hand.
+
+        **Arguments:** `loss`, `weight_decay`, `mobility`: as in `gradient_flow`, of "mse", 0 and the mobilities of the
+        network's own parametrization by default.
+        """
+        mobility = own_mobility(net) if mobility is None else mobility
+        parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
         return _sharpness(objective, parameters, self.rtol)
 
     def of_run(self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]) -> Float[Array, ""]:

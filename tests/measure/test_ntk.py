@@ -145,6 +145,54 @@ def test_some_of_them_are_the_largest_of_all():
     np.testing.assert_allclose(some, every[:4], rtol=1e-6)
 
 
+def of_shape(net, number):
+    """A tree in the structure of the parameters, of numbers or arrays that differ from layer to layer."""
+    leaves, structure = jax.tree.flatten(eqx.filter(net, eqx.is_inexact_array))
+    return jax.tree.unflatten(structure, [number(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+MOBILITIES = {
+    "one number per layer": [0.5, 2.0, 3.0],
+    "one number per array": of_shape(smooth(), lambda i, leaf: 0.5 + i),
+    "one number per entry": of_shape(smooth(), lambda i, leaf: jnp.linspace(0.5, 2 + i, leaf.size).reshape(leaf.shape)),
+}
+
+
+@pytest.mark.parametrize("mobility", MOBILITIES.values(), ids=MOBILITIES)
+def test_with_mobilities_they_are_those_of_the_preconditioned_kernel(mobility):
+    net = smooth()
+    layers = zip(net.layers, mobility, strict=True) if isinstance(mobility, list) else ()
+    tree = [jnp.full(leaf.shape, m) for layer, m in layers for leaf in jax.tree.leaves(layer)] or [
+        jnp.broadcast_to(m, leaf.shape) for m, leaf in zip(jax.tree.leaves(mobility), arrays(net), strict=True)
+    ]
+    m, J = jnp.concatenate([jnp.ravel(each) for each in tree]), jacobian(net, X)
+    exact = np.linalg.eigvalsh((J * m) @ J.T / N)[::-1]
+    np.testing.assert_allclose(ntk_eigenvalues(net, X, mobility=mobility), exact, rtol=0, atol=EXACT * exact[0])
+
+
+def arrays(net):
+    return jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array))
+
+
+@pytest.mark.parametrize("scheme", ["NTP", "muP"])
+def test_those_of_a_parametrized_network_are_the_rates_of_its_flow(scheme):
+    """At the start ∂f/∂t = −Θ w (f − y) with the mobilities that the flow of the network has."""
+    net = MLP((D, 6, 1), key=KEYS[3], activation="tanh", bias=True, parametrization=scheme)
+    rates = np.asarray(ntk_eigenvalues(net, X))
+    J, m = jacobian(net, X), net.mobility
+    by_parameter = jnp.concatenate([jnp.full(p.size, each) for p, each in zip(arrays(net), arrays_of(m), strict=True)])
+    np.testing.assert_allclose(rates, np.linalg.eigvalsh((J * by_parameter) @ J.T / N)[::-1], atol=EXACT * rates[0])
+    # The sum of squares of residuals falls at rᵀ√w Θ √w r ≤ (the largest rate) · wrᵀr, with equality along its vector.
+    data = nf.Dataset(X, jax.vmap(net)(X) - jnp.linalg.eigh((J * by_parameter) @ J.T)[1][:, -1:])
+    run = nf.gradient_flow(net, data, 1e-4 / rates[0], save_at=[0.0, 1e-4 / rates[0]], progress=False)
+    slope = float(jnp.log(run.observed["loss"][1] / run.observed["loss"][0])) / (-2 * 1e-4)
+    np.testing.assert_allclose(slope, 1, rtol=1e-3)
+
+
+def arrays_of(tree):
+    return jax.tree.leaves(eqx.filter(tree, lambda leaf: isinstance(leaf, float)))
+
+
 def test_they_are_the_rates_of_the_flow_of_a_model_that_is_linear_in_its_parameters():
     net, t = MLP((D, 2), key=KEYS[7], bias=True), 0.7
     data = nf.Dataset(X, jax.random.normal(KEYS[6], (N, 2)), WEIGHT)
