@@ -34,28 +34,30 @@ def agop(
     net: Any,
     x: Samples,
     *,
-    layer: Layer = 1,
+    layer: Layer | None = None,
     centred: bool = False,
     loss: Loss | None = None,
     memory: int = MEMORY,
 ) -> Float[Array, "h h"]:
-    """Average gradient outer product AGOP = E[J(x)ᵀJ(x)] with respect to the input of layer `layer`.
+    """Average gradient outer product AGOP = E[J(x)ᵀJ(x)] with respect to the input of the network, or of a layer.
 
-    J is the full c × d Jacobian, and E the mean over samples, weighted if `x` is a `Dataset` with weights. At a
-    convolution the input is a patch, and E is also the mean over positions.
+    J is the full c × d Jacobian, and E the mean over samples, weighted if `x` is a `Dataset` with weights. Without a
+    layer d is the number of all entries of a sample, whatever its shape: 64 for images of 8 × 8, and 24 for sequences
+    of 6 tokens with 4 entries (`A.reshape(6, 4, 6, 4)` has the blocks between tokens). At a layer d is its fan-in; at a
+    convolution that is the size of a patch, and E is also the mean over positions.
 
     **Arguments:**
     - `net`: an `MLP`, `equinox.nn.MLP` or `Sequential`, or any module from a sample to a vector "c".
     - `x`: samples, a `Dataset`, or an iterable of batches of either (without weights), read once.
-    - `layer`: l = 1 … L, counting the layers with weights; or a function from the network to an `equinox.nn.Linear` or
-      `Conv` in it, such as `lambda net: net.conv2`, for the part of the Jacobian that goes through that layer. In a
-      module of unknown order 1 is its input.
+    - `layer`: None for the whole input; l = 1 … L, counting the layers with weights; or a function from the network to
+      an `equinox.nn.Linear` or `Conv` in it, such as `lambda net: net.conv2`, for the part of the Jacobian that goes
+      through that layer. In a module of unknown order 1 is its whole input too.
     - `centred`: of J − E[J], the covariance of the gradients of each output.
     - `loss`: of ℓ(f(x), y) instead of f(x): "mse", "cross_entropy" or a function. Needs a `Dataset`.
     - `memory`: about how many bytes of Jacobians to hold at a time. Samples, and outputs where one sample is too much,
       are taken in chunks of that size.
 
-    **Returns:** a symmetric matrix of the layer's fan-in, positive semi-definite up to rounding; where that matters, as
+    **Returns:** a symmetric d × d matrix, positive semi-definite up to rounding; where that matters, as
     for a small variance beside a large mean, take `agop_factor`.
     **Raises:** ValueError naming `net`, `x`, `layer`, `loss` or `memory`.
     **Source:** Radhakrishnan et al. 2024 (Science), eq. 1; Beaglehole et al. 2024 for deeper layers and convolutions.
@@ -69,7 +71,7 @@ def agop_factor(
     net: Any,
     x: Samples,
     *,
-    layer: Layer = 1,
+    layer: Layer | None = None,
     centred: bool = False,
     loss: Loss | None = None,
     memory: int = MEMORY,
@@ -114,7 +116,7 @@ def jacobian_sum(
     x: Samples,
     total: AbstractJacobianSum,
     *,
-    layer: Layer,
+    layer: Layer | None,
     loss: Loss | None = None,
     memory: int = MEMORY,
     where_cheapest: bool = False,
@@ -246,7 +248,7 @@ def _samples(x: Any) -> Float[Array, "n ..."]:
     if not isinstance(x, jax.Array | np.ndarray) or not jnp.issubdtype(x.dtype, jnp.floating):
         raise wrong("x", "an array of floating-point samples", _described(x))
     if x.ndim < 2 or 0 in x.shape:
-        raise wrong("x", "a matrix (samples × inputs) with at least one of each", f"of shape {x.shape}")
+        raise wrong("x", "samples in rows, with at least one of them and one input", f"of shape {x.shape}")
     return jnp.asarray(x)
 
 

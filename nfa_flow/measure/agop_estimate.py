@@ -28,7 +28,7 @@ def agop_estimate(
     *,
     probes: int,
     key: PRNGKeyArray,
-    layer: Layer = 1,
+    layer: Layer | None = None,
     memory: int = MEMORY,
 ) -> AgopEstimate:
     """Estimate AGOP = E[JᵀJ] from `probes` vector–Jacobian products per sample, whatever the number of outputs.

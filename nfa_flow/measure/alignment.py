@@ -15,7 +15,7 @@ from ..observation import loss_or_default
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .gram_power import gram_power, power_derivative, power_from_spectrum
-from .layer import Layer, layer_weight
+from .layer import Layer, by_code, layer_weight
 
 METRICS = (
     "cosine",
@@ -33,7 +33,7 @@ class Alignment(eqx.Module):
     power: float | Float[Array, ""]
     initial: Float[Array, "p d"] | None
     metric: str = eqx.field(static=True)
-    layer: Layer = eqx.field(static=True)
+    layer: Layer = eqx.field(static=True, converter=by_code)
     centred: bool = eqx.field(static=True)
     agop_of_change: bool = eqx.field(static=True)
     loss: Loss | None = eqx.field(static=True)

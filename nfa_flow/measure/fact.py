@@ -17,7 +17,7 @@ from ..data import Dataset
 from ..losses import Loss, resolve
 from ..observation import from_run, loss_or_default
 from .agop import MEMORY
-from .layer import Layer, layer_weight
+from .layer import Layer, by_code, layer_weight
 from .layer_statistics import LayerRows, LayerStream, layer_stream
 
 
@@ -96,7 +96,7 @@ class FactError(eqx.Module):
 
     weight_decay: float | Float[Array, ""] | None = None
     loss: Loss | None = eqx.field(static=True, default=None, kw_only=True)
-    layer: Layer = eqx.field(static=True, default=1, kw_only=True)
+    layer: Layer = eqx.field(static=True, default=1, kw_only=True, converter=by_code)
     backward: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):

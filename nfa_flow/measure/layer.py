@@ -4,7 +4,9 @@ A layer is looked at by a tap: the network is called with the layer replaced by 
 pre-activation z = W h + b. The derivative with respect to that shift is df/dz, whatever the network is made of.
 """
 
+import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -23,12 +25,17 @@ _WEIGHTED = (eqx.nn.Linear, eqx.nn.Conv)
 _WITHOUT_MATRIX = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm, eqx.nn.PReLU)
 
 
-def find_layer(net: Any, layer: Layer) -> int | None:
-    """The position of a layer among those with weights; None for the input of a network whose order is not known.
+def find_layer(net: Any, layer: Layer | None) -> int | None:
+    """The position of a layer among those with weights, or None for the whole input of the network.
+
+    That is meant by `layer` None, and by 1 in a network whose order is not known. Where the first layer is known to
+    multiply the whole input, as in an `MLP`, its position is returned: measurements are the same there, and cheaper.
 
     **Raises:** ValueError naming `layer` or `net`.
     """
     layers = weighted_layers(net)
+    if layer is None:
+        return 0 if _begins_with_matrix(net) else None
     if not isinstance(layer, int) and callable(layer):
         chosen = layer(net)
         for position, each in enumerate(layers):
@@ -78,42 +85,47 @@ class Tap(eqx.Module):
         return None if self.position is None else unfolded(weighted_layers(self.net)[self.position].weight)
 
     def __call__(
-        self, x: Float[Array, " d"], shift: Float[Array, "..."]
+        self, x: Float[Array, "..."], shift: Float[Array, "..."]
     ) -> tuple[Array, Float[Array, "..."], Float[Array, "..."]]:
         """(f(x), h, z) with the layer's input h and pre-activation z, to which `shift` was added.
 
-        At the input of the network both are the shifted sample.
+        At the input of the network both are the shifted sample as one vector, whatever its shape.
         """
         position = self.position
         if position is None:
-            return self.net(x + shift), x + shift, x + shift
+            z = jnp.ravel(x) + shift
+            return self.net(z.reshape(x.shape)), z, z
         seen: list[tuple[Array, Array]] = []
         outside = get_opaque_trace_state()
 
-        def see(h: Array, z: Array) -> None:
+        def shifted(h: Array, z: Array) -> Array:
             # Under a transformation within the network one shift would be shared by all that it runs over.
             if get_opaque_trace_state() != outside:
                 raise wrong(
                     "layer", "one that the network applies itself", "one within its own `vmap`, `scan` or `jit`"
                 )
-            seen.append((h, z))
+            seen.append((h, z + shift))
+            return z + shift
 
         where = lambda net: weighted_layers(net)[position]
-        y = eqx.tree_at(where, self.net, _Shifted(where(self.net), shift, see))(x)
+        y = eqx.tree_at(where, self.net, _Shifted(where(self.net), shifted))(x)
         if len(seen) != 1:
             raise wrong("layer", "one that the network applies once to each sample", f"applied {len(seen)} times")
         return y, *seen[0]
 
 
 class _Shifted(eqx.Module):
+    """A layer whose pre-activation is shifted.
+
+    The shift is hidden in the function: as an array of the module it would be frozen with the weights where a network
+    sends its layer through `stop_gradient`, and the derivative with respect to it would be lost.
+    """
+
     layer: Any
-    shift: Array
-    see: Callable = eqx.field(static=True)
+    shifted: Callable = eqx.field(static=True)
 
     def __call__(self, h: Array, *, key: Any = None) -> Array:
-        z = self.layer(h) + self.shift
-        self.see(h, z)
-        return z
+        return self.shifted(h, self.layer(h))
 
 
 def patches(layer: Any, h: Float[Array, "..."]) -> Float[Array, "positions fan_in"]:
@@ -128,6 +140,38 @@ def patches(layer: Any, h: Float[Array, "..."]) -> Float[Array, "positions fan_i
     return jax.vmap(lambda kernel: pick(kernel).ravel(), out_axes=1)(entries)
 
 
+def by_code(layer: Layer) -> Layer:
+    """A function that names a layer, as one that equals all others of the same code; other layers as they are.
+
+    So a lambda that is written out in a call is the same static argument at each call, and nothing compiles again.
+    """
+    return _ByCode(layer) if isinstance(layer, types.FunctionType) else layer
+
+
+@dataclass(frozen=True, eq=False)
+class _ByCode:
+    function: Any
+
+    def __call__(self, net: Any) -> Any:
+        return self.function(net)
+
+    def _key(self) -> Any:
+        f = self.function
+        try:
+            cells = tuple(cell.cell_contents for cell in f.__closure__ or ())
+            key = (f.__code__, id(f.__globals__), cells, f.__defaults__, tuple((f.__kwdefaults__ or {}).items()))
+            hash(key)
+        except (TypeError, ValueError):  # closed over what has no hash, or is not defined yet
+            return f
+        return key
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _ByCode) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
 def weighted_layers(net: Any) -> list[Any]:
     """The `Linear`s and `Conv`s of a network in the order of its fields: in a sequential one, of their use."""
     leaves = jax.tree.leaves(net, is_leaf=lambda each: isinstance(each, _WEIGHTED))
@@ -139,6 +183,14 @@ def is_sequential(net: Any) -> bool:
     if isinstance(net, eqx.nn.Sequential):
         return all(isinstance(each, _WEIGHTED) or is_sequential(each) or _has_no_matrix(each) for each in net.layers)
     return type(net) in (MLP, eqx.nn.MLP) and not getattr(net, "scan", False)  # scanned layers are stacked into one
+
+
+def _begins_with_matrix(net: Any) -> bool:
+    """Whether the network is known to multiply its whole input by the weights of its first layer."""
+    if isinstance(net, eqx.nn.Sequential):
+        first = net.layers[0] if net.layers else None
+        return (isinstance(first, eqx.nn.Linear) and first.weight.ndim == 2) or _begins_with_matrix(first)
+    return is_sequential(net)
 
 
 def require_inputs(argument: str, net: Any, x: Float[Array, "n ..."]) -> None:

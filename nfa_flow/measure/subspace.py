@@ -23,7 +23,7 @@ from ..data import Dataset
 from ..factorisations import spectrum
 from .agop import Samples
 from .feature_pair import FeaturePair, feature_pair
-from .layer import Layer, layer_weight
+from .layer import Layer, by_code, layer_weight
 
 
 def principal_angles(net: Any, data: Samples, *, rank: int, layer: Layer = 1) -> Float[Array, " rank"]:
@@ -47,7 +47,7 @@ class SubspaceOverlap(eqx.Module):
     """The observable `(net, data) -> scalar` that `subspace_overlap` makes."""
 
     rank: int = eqx.field(static=True)
-    layer: Layer = eqx.field(static=True)
+    layer: Layer = eqx.field(static=True, converter=by_code)
 
     def __call__(self, net: Any, data: Samples) -> Float[Array, ""]:
         return _overlap(_pair(net, data, self.rank, self.layer), self.rank)

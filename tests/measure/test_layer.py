@@ -1,5 +1,6 @@
 """Which layer is meant, and AGOP through convolutions, modules of one's own, and layers named by a function."""
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 from oracles import relative
 
-from nfa_flow.measure import agop, agop_factor, alignment, fit_exponent, nfm
+import nfa_flow as nf
+from nfa_flow.measure import agop, agop_estimate, agop_factor, alignment, fit_exponent, nfm
 from nfa_flow.measure.layer import patches
 from nfa_flow.nets import MLP
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 X = jax.random.normal(KEYS[0], (5, 2 * 7 * 6))
 EXACT = 1e-13
+SOLVER = diffrax.Tsit5()
 
 
 class ConvNet(eqx.Module):
@@ -115,8 +118,11 @@ def test_layers_of_a_sequential_are_counted_as_they_are_applied():
         [eqx.nn.Lambda(lambda x: x[None]), conv, eqx.nn.Lambda(jax.nn.silu), eqx.nn.Lambda(jnp.ravel), linear]
     )
     x = X[:, :6]
-    np.testing.assert_array_equal(agop(net, x), agop(net, x, layer=lambda net: net.layers[1]))
-    assert agop(net, x).shape == (3, 3)
+    np.testing.assert_array_equal(agop(net, x, layer=1), agop(net, x, layer=lambda net: net.layers[1]))
+    assert agop(net, x, layer=1).shape == (3, 3)
+    whole = jax.vmap(jax.jacfwd(net))(x)
+    brute = jnp.einsum("nca,ncb->ab", whole, whole) / len(x)
+    assert relative(agop(net, x) - brute, brute) < EXACT
     assert relative(agop(net, x, layer=2) - linear.weight.T @ linear.weight, linear.weight) < EXACT
 
 
@@ -124,6 +130,89 @@ def test_a_layer_may_be_named_in_an_mlp_too():
     net = MLP([4, 5, 3, 2], key=KEYS[6], activation="tanh")
     same = agop(net, X[:, :4], layer=lambda net: net.layers[1])
     np.testing.assert_array_equal(agop(net, X[:, :4], layer=2), same)
+
+
+class Shaped(eqx.Module):
+    """Images or sequences as they are, through a matrix and a nonlinearity."""
+
+    linear: eqx.nn.Linear
+
+    def __call__(self, x):
+        return jnp.tanh(self.linear(jnp.ravel(x)))[:2]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3), (4, 3), (12,), (1,)])
+def test_without_a_layer_the_input_is_the_whole_sample_whatever_its_shape(shape):
+    d = int(np.prod(shape))
+    net, x = Shaped(eqx.nn.Linear(d, 3, key=KEYS[6])), X.ravel()[: 5 * d].reshape(5, *shape)
+    J = jax.vmap(jax.jacfwd(net))(x).reshape(5, 2, d)
+    exact = jnp.einsum("nca,ncb->ab", J, J) / 5
+    F = agop_factor(net, x)
+    for same in (agop(net, x), agop(net, x, layer=1), agop(net, iter([x[:2], x[2:]])), F.T @ F):
+        assert relative(same - exact, exact) < EXACT
+    estimate = agop_estimate(net, x, probes=2, key=KEYS[5])
+    assert estimate.value.shape == (d, d)
+    # One matrix sees all of the sample here, so NFM and AGOP are of one size.
+    N = net.linear.weight.T @ net.linear.weight
+    cosine = jnp.sum(exact * N) / jnp.linalg.norm(exact) / jnp.linalg.norm(N)
+    np.testing.assert_allclose(alignment(1.0)(net, x), cosine, rtol=1e-12)
+
+
+class Frozen(eqx.Module):
+    """Its first layer is frozen in the usual way."""
+
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.second(jnp.tanh(jax.lax.stop_gradient(self.first)(x)))
+
+
+def test_a_frozen_layer_is_measured_like_any_other():
+    net, free = (kind(eqx.nn.Linear(4, 3, key=KEYS[1]), eqx.nn.Linear(3, 2, key=KEYS[2])) for kind in (Frozen, Two))
+    x, layer = X[:, :4], lambda net: net.first
+    assert relative(agop(net, x, layer=layer) - agop(free, x, layer=layer), agop(free, x)) < EXACT
+    for measure in (alignment(0.5, layer=layer), lambda net, x: fit_exponent(net, x, layer=layer).exponent):
+        np.testing.assert_allclose(measure(net, x), measure(free, x), rtol=1e-10)
+
+
+class Two(eqx.Module):
+    """The same with both layers free."""
+
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.second(jnp.tanh(self.first(x)))
+
+
+def test_a_function_written_out_in_a_call_names_the_same_layer_at_each_call():
+    def named(i):
+        return alignment(0.5, layer=lambda net: net.layers[i])
+
+    assert named(0) == named(0)
+    assert hash(named(0)) == hash(named(0))
+    assert named(0) != named(1)
+    assert alignment(0.5, layer=lambda net: net.layers[0]) != alignment(0.5, layer=lambda net: net.layers[1])
+    unhashable = [0]
+    assert alignment(0.5, layer=lambda net: net.layers[unhashable[0]]).layer is not None
+
+
+def test_a_run_observed_at_a_layer_named_anew_compiles_once():
+    net, data = MLP([4, 3, 2], key=KEYS[6], activation="tanh"), nf.Dataset(X[:, :4], X[:, :2])
+    traced = []
+
+    def count(prediction, target):
+        traced.append(None)
+        return 0.5 * jnp.sum((prediction - target) ** 2)
+
+    def run():
+        observe = {"alignment": alignment(0.5, layer=lambda net: net.layers[0])}
+        nf.gradient_flow(net, data, 0.1, loss=count, observe=observe, save_at=[0.0, 0.1], solver=SOLVER, progress=False)
+        return len(traced)
+
+    first = run()
+    assert run() - first < first / 4  # shapes are checked anew, nothing is differentiated again
 
 
 def test_scanned_layers_are_measured_at_the_input_only():
