@@ -129,7 +129,6 @@ def test_the_runs_of_the_command_line_are_those_of_the_library(npz, finished):
         nf.nets.MLP([3, 4, 2], key=jax.random.split(jax.random.key(0), 3)[1], init=nf.nets.Balanced(0.3)),
         nf.data.load_npz(npz[2]),
         2.0,
-        rtol=1e-8,
         progress=False,
     )
     np.testing.assert_array_equal(run.times, again.times)

@@ -47,7 +47,7 @@ class Training:
     t1: float = 100.0
     """horizon in gradient-flow time"""
     rtol: float | None = None
-    """relative tolerance of the flow (absolute: a thousandth of it); 1e-8, in float32 1e-5, with kinks (relu) 1e-3"""
+    """relative tolerance of the flow; by default 1e-6, with kinks (relu) 1e-3"""
     power: float | None = None
     """exponent of the ansatz; 1/depth by default"""
     steps: int = 2000

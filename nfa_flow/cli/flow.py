@@ -77,6 +77,8 @@ class Flow(Training):
         methods = {FLOW: "flow"} | {name: name for name in self.optimizers}
         jobs = {name: partial(make_method(self, method), net, data, batch_key) for name, method in methods.items()}
         runs = {name: _run_or_load(partial(job, **common), _store(self.out, name), say) for name, job in jobs.items()}
+        stats = runs[FLOW].stats
+        say(f"{FLOW} by {stats['solver']} ({stats['reason']})")
         say(_table(runs))
         figure = draw(runs, PANELS, self.out / "figure.png")
         start = float(runs[FLOW].observed["cosine"][0])

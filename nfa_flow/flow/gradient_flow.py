@@ -21,20 +21,18 @@ from ..losses import Loss
 from ..nets import MLP
 from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
 from ..observation import Observe, Observer, make_observer
-from ..sharpness import sharpness_of
 from ..trajectory import Trajectory, conclude, make_trajectory
 from .certify import certified, require_certifiable, with_balance_error
-from .choice import choose_solver, evaluations_per_step, warn_about_tolerance
+from .choice import Kinks, choose_solver, default_rtol, evaluations_per_step, warn_about_tolerance
 from .flow_solver import AbstractFlowSolver
 from .integrate import FlowProblem, FlowState, advance, start
-from .kinks import has_kinks
+from .kinks import find_kinks
 from .ndf import NDF
 from .stopping import AbstractStop
 from .times import log_times
 
 _start = eqx.filter_jit(start)
 _advance = eqx.filter_jit(advance)
-_sharpness = eqx.filter_jit(sharpness_of)
 
 
 def gradient_flow(
@@ -50,7 +48,7 @@ def gradient_flow(
     save_at: Sequence[float] | Float[np.ndarray, " s"] | Float[Array, " s"] | None = None,
     save_nets: bool = False,
     solver: diffrax.AbstractSolver | None = None,
-    rtol: float | Float[Array, ""] = 1e-6,
+    rtol: float | Float[Array, ""] | None = None,
     atol: float | Float[Array, ""] | None = None,
     dt0: float | Float[Array, ""] | None = None,
     max_steps: int = 1_000_000,
@@ -78,12 +76,13 @@ def gradient_flow(
       avoid recompilation.
     - `save_at`: increasing times in [t0, t1]; by default t0 and 60 log-spaced times up to t1.
     - `save_nets`: also keep the network at each of these times.
-    - `solver`: any one-step diffrax ODE solver, `nf.flow.NDF`, `TSRKC3` and `RKC2` among them. None chooses by the
-      activations (kinks or none), tolerance, sharpness × horizon and size; `stats` tells which and why.
-    - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `atol` = rtol/1000 times the root
-      mean square of the initial parameters (1 at most), as the way out of a small initialisation multiplies whatever
+    - `solver`: any one-step diffrax ODE solver, `nf.flow.NDF`, `TSRKC3` and `RKC2` among them. None chooses NDF for a
+      smooth network and loss, and TSRKC3 for those with kinks and for huge ones; `stats` has which and why.
+    - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 where network
+      or loss have kinks (coarser where the floating-point type requires it); `atol` = rtol/1000 times the root mean
+      square of the initial parameters (1 at most), because the way out of a small initialisation multiplies whatever
       error is made there. With mobility m the absolute one is that of θ/√m. The relative error of all parameters at
-      the end of a run stays within about 10 × `rtol` where the flow does not itself amplify errors.
+      the end of a run stays within about 10 × `rtol` where the flow is smooth and does not itself amplify errors.
     - `dt0`: first step. It is the constant step of a solver without an error estimate (`diffrax.Euler`).
     - `max_steps`: bound on accepted and rejected steps together.
     - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step where one holds, and that
@@ -115,12 +114,15 @@ def gradient_flow(
     parameters, objective = make_objective(net, data, loss, weight_decay, mobility=mobility)
     observer = make_observer(observe, data, net, keep_parameters=save_nets or certify)
     t0, t1, save_times = _check_times(t0, t1, save_at)
-    require_number("rtol", rtol, above=0)
+    kinks, dtype = find_kinks(net, data, loss), _dtype(parameters)
+    if rtol is None:
+        rtol = default_rtol(dtype, kinks)
+    else:
+        require_number("rtol", rtol, above=0)
+        warn_about_tolerance(rtol, dtype, kinks)
     atol = _default_atol(rtol, parameters) if atol is None else atol
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
-    kinks = has_kinks(net, data, loss) if solver is None else getattr(net, "has_kinks", False)
-    warn_about_tolerance(rtol, _dtype(parameters), has_kinks=kinks)
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=_check_stop(stop))
     flow = partial(flow, solver=solver, kinks=kinks, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
     if not certify:
@@ -149,7 +151,7 @@ def _flow(
     save_times: Float[Array, " s"],
     stop: tuple[AbstractStop, ...],
     solver: Any,
-    kinks: bool,
+    kinks: Kinks,
     rtol: Any,
     atol: Any,
     dt0: Any,
@@ -163,8 +165,7 @@ def _flow(
     dtype = _dtype(parameters)
     if solver is None:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
-        stiffness = lambda: _stiffness(objective, parameters, t1 - t0)
-        solver, reason = choose_solver(rtol, dtype, size, has_kinks=kinks, stiffness=stiffness)
+        solver, reason = choose_solver(dtype, size, kinks)
     else:
         reason = "chosen by the user"
     _check_solver(solver)
@@ -300,13 +301,6 @@ def _default_atol(rtol: Any, parameters: Any) -> Any:
 
 def _dtype(parameters: PyTree) -> DTypeLike:
     return jnp.result_type(*jax.tree.leaves(parameters))
-
-
-def _stiffness(objective: AbstractObjective, parameters: Any, horizon: Any) -> float | None:
-    """Sharpness at the start × horizon; None where it cannot be known before the run."""
-    if is_traced(objective, parameters, horizon):
-        return None
-    return float(_sharpness(objective, parameters, 0.1) * horizon)
 
 
 def _counts(state: FlowState, solver: diffrax.AbstractSolver) -> dict[str, Any]:

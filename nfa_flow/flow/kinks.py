@@ -1,7 +1,15 @@
-"""Whether a network or its loss has kinks, so that its gradient flow has a discontinuous right-hand side."""
+"""Whether a network or its loss has kinks, so that its gradient flow has a discontinuous right-hand side.
 
+The verdict is about the program, not about the numbers in it: it is the same for all parameters and data, and inside
+`jax.jit`, `jax.vmap` and sweeps, where the numbers are not known. The program is traced. If all its operations are
+smooth, so is the program. If one may not be (a maximum can be that of relu, or a part of a smooth softplus), then it
+is differentiated along lines, with other numbers of the same shapes in place of its arrays.
+"""
+
+import functools
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -9,70 +17,117 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import is_traced
 from ..data import Dataset
-from ..losses import Loss
+from ..losses import Loss, resolve
 from ..nets import MLP
 from ..nets.activations import name_of
+from .program import WEIGHT, Program, trace
 
-_LINES = 2
-_CELLS = 1024
-_LARGEST_CELLS = 16  # of these are looked into,
+# Longer lines for kinks far from zero, such as those of clipping at ±10; one through the origin for the cusp of a norm.
+_LINES = ((1.0, False), (1.0, True), (30.0, False))  # length, and whether the input passes zero
+_LARGEST_CELLS = 16  # of a grid along a line are divided,
 _PARTS = 64  # twice, in so many parts
+_CELLS = _LARGEST_CELLS * (_PARTS + 1) - 1  # so many in the grid that all stages evaluate as many places
+_AT_ONCE = 130  # of these, so that memory stays small
 # Among 64 parts of a cell, the largest change of a continuous derivative is about a 64th of that over the cell, and a
 # jump is all of it, or its largest share where several are in the cell.
 _JUMP = 0.1
 
 
-def has_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> bool:
-    """Known for an `MLP` of named activations and for named losses; others are looked at along lines.
+def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Literal["network", "loss"] | None:
+    """Where there are kinks; known for an `MLP` of named activations and for named losses."""
+    if getattr(net, "has_kinks", False):
+        return "network"
+    is_known = type(net) is MLP and all(name_of(each) for each in net.activations)
+    weights, rest = eqx.partition(net, eqx.is_inexact_array)
+    constants, static = eqx.partition(rest, eqx.is_array)
+    dtype = jnp.result_type(*jax.tree.leaves(weights))
+    x, y = (jax.ShapeDtypeStruct(array.shape[1:], dtype) for array in (data.x, data.y))
+    prediction = eqx.filter_eval_shape(net, x)
+    with _usual_switches(), jax.ensure_compile_time_eval():
+        forward = lambda constants, weights, x: eqx.combine(weights, constants, static)(x)
+        if not is_known and _has_kinks(trace(forward, constants, weights, x)):
+            return "network"
+        if isinstance(loss, str):
+            return None
+        function, is_residual = resolve(loss), prediction.shape == y.shape
+        of_residual = lambda target, _, r: function(target + r if is_residual else r, target)
+        return "loss" if _has_kinks(trace(of_residual, y, (), prediction)) else None
 
-    The lines go through pairs of samples, and for the loss through a target. Inside `jax.jit` nothing can be looked
-    at: a network then counts as smooth unless it says otherwise.
-    """
-    known_net = type(net) is MLP and all(name_of(each) for each in net.activations)
-    if getattr(net, "has_kinks", False) or (known_net and isinstance(loss, str)) or is_traced(net, data):
-        return getattr(net, "has_kinks", False)
-    target = jnp.asarray(data.y[0])
-    if not isinstance(loss, str) and _jumps(eqx.Partial(_loss_at, loss, target), target, jnp.ones_like(target)):
-        return True
-    if known_net:
+
+@contextmanager
+def _usual_switches():
+    """Without those of the user's switches that would object to what is tried here, or slow it down."""
+    with ExitStack() as stack:
+        for switch in (
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+            jax.debug_nans(False),
+            jax.debug_infs(False),
+            jax.disable_jit(False),
+        ):
+            stack.enter_context(switch)
+        yield
+
+
+@functools.lru_cache(maxsize=256)
+def _has_kinks(program: Program) -> bool:
+    """Whether the derivative of a program jumps along lines through its inputs, or through its weights too."""
+    if not program.doubts:
         return False
-    rng, samples = np.random.default_rng(0), np.asarray(data.x)
-    # A little of a random direction, for data of one sample.
-    directions = rng.normal(size=(_LINES, data.inputs)) * np.abs(samples).max() / 10
-    starts, ends = rng.choice(samples, _LINES), rng.choice(samples, _LINES)
-    lines = zip(starts, (ends - starts + directions).astype(samples.dtype), strict=True)
-    return any(_jumps(net, jnp.asarray(start), jnp.asarray(direction)) for start, direction in lines)
+    # In operations on weights alone, such as |W| x, nothing happens while only the input moves.
+    slopes, rng = _slopes(program, moves_weights=WEIGHT in program.doubts), np.random.default_rng(0)
+    is_defined = False
+    for line in _LINES:
+        jumps = _jumps(program, slopes, rng, *line)
+        if jumps:
+            return True
+        is_defined |= jumps is not None
+    return not is_defined  # what is undefined wherever it was tried is taken for the worse
 
 
-def _loss_at(loss: Callable, target: jax.Array, prediction: jax.Array) -> jax.Array:
-    return loss(prediction, target)
+def _slopes(program: Program, *, moves_weights: bool) -> Callable:
+    """The derivative of a random projection of the outputs, at many places of a line, as training would compute it."""
+    moving = slice(program.weights if moves_weights else -1, None)
+
+    @jax.jit
+    def slopes(start: list[Any], end: list[Any], weights: Array, places: Float[Array, " s"]) -> Float[Array, " s"]:
+        def projected(s: Array) -> Array:
+            on_line = [a + s.astype(a.dtype) * (b - a) for a, b in zip(start[moving], end[moving], strict=True)]
+            return weights @ program([*start[: len(start) - len(on_line)], *on_line])
+
+        # The weights of a large network would fill the memory if they were many at once.
+        return jax.lax.map(jax.grad(projected), places, batch_size=None if moves_weights else _AT_ONCE)
+
+    return slopes
 
 
-def _jumps(function: Callable, start: jax.Array, direction: jax.Array) -> bool:
-    """Whether the derivative along a line jumps: zooms into the cells of a grid over which it changes most."""
+def _jumps(
+    program: Program, slopes: Callable, rng: np.random.Generator, length: float, passes_zero: bool
+) -> bool | None:
+    """Whether the derivative along a line jumps: zooms into the cells of a grid over which it changes most.
 
-    def zoom(low: np.ndarray, high: np.ndarray, parts: int, count: int) -> tuple[Any, Any, Any, float]:
-        """(low, high, change of the derivative) of the `count` steepest parts of every cell, and its largest size."""
+    None where the derivative is undefined all along.
+    """
+    start, end = program.stand_ins(rng), program.stand_ins(rng)
+    start[-1] = np.zeros_like(start[-1]) if passes_zero else start[-1]
+    weights, sizes = rng.normal(size=program.outputs), [0.0]
+
+    def zoom(low: np.ndarray, high: np.ndarray, parts: int, count: int) -> tuple[Any, Any, Any]:
+        """(low, high, change of the derivative) of the `count` steepest parts of every cell."""
         ends = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, parts + 1)
-        slopes = np.asarray(_slopes(function, start, direction, jnp.asarray(ends, start.dtype)))
-        changes = np.abs(np.diff(slopes, axis=1)).max(axis=-1)
+        values = np.asarray(slopes(start, end, weights, jnp.asarray(ends.ravel())), float).reshape(ends.shape)
+        sizes.extend(np.abs(values[np.isfinite(values)]))
+        changes = np.nan_to_num(np.abs(np.diff(values, axis=1)), nan=-1, posinf=-1)
         steepest = np.argsort(changes, axis=1)[:, -count:]
         pick = lambda values: np.take_along_axis(values, steepest, axis=1).ravel()
-        return pick(ends[:, :-1]), pick(ends[:, 1:]), pick(changes), float(np.abs(slopes).max())
+        return pick(ends[:, :-1]), pick(ends[:, 1:]), pick(changes)
 
     # Not from 0 to 1, where a kink may sit.
-    low, high, _, _ = zoom(np.array([-1.0]), np.array([2.03]), _CELLS, _LARGEST_CELLS)
-    low, high, before, _ = zoom(low, high, _PARTS, 1)
-    _, _, change, size = zoom(low, high, _PARTS, 1)
-    rounding = 100 * float(jnp.finfo(start.dtype).eps) * size
+    low, high, _ = zoom(-length * np.ones(1), 2.03 * length * np.ones(1), _CELLS, _LARGEST_CELLS)
+    if len(sizes) == 1:
+        return None
+    low, high, before = zoom(low, high, _PARTS, 1)
+    _, _, change = zoom(low, high, _PARTS, 1)
+    rounding = 100 * program.resolution * max(sizes)
     return bool(np.any((change > rounding) & (change > _JUMP * before)))
-
-
-@eqx.filter_jit
-def _slopes(
-    function: Callable, start: jax.Array, direction: jax.Array, places: Float[Array, "cells ends"]
-) -> Float[Array, "cells ends outputs"]:
-    slope = lambda s: jax.jvp(lambda s: jnp.ravel(function(start + s * direction)), (s,), (jnp.ones_like(s),))[1]
-    return jax.vmap(jax.vmap(slope))(places)

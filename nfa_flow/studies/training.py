@@ -20,15 +20,14 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class ExactFlow:
-    """Trains a network by its exact gradient flow; without a tolerance, a tight one where the network allows it."""
+    """Trains a network by its exact gradient flow, at the default tolerance of `gradient_flow` unless one is given."""
 
     t1: float
     rtol: float | None = None
 
     def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
         """The run; the key is for others."""
-        usual = 1e-3 if net.has_kinks else 1e-8 if data.x.dtype == "float64" else 1e-5
-        return gradient_flow(net, data, self.t1, rtol=usual if self.rtol is None else self.rtol, **options)
+        return gradient_flow(net, data, self.t1, rtol=self.rtol, **options)
 
     def __str__(self) -> str:
         return f"exact flow to t = {self.t1:g}"
