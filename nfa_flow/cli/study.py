@@ -29,6 +29,8 @@ class Study:
     """few and small runs, in three minutes on two cores, instead of the full study"""
     out: Path | None = None
     """folder for stores, tables and figures; by default runs/NAME, or runs/NAME-quick"""
+    accept: tuple[str, ...] = ()
+    """names of settings that may differ from those of the finished runs in the stores"""
     progress: bool = True
     """show a progress bar"""
     debug: bool = False
@@ -48,7 +50,7 @@ class Study:
         experiments = [study[name] for name in self.figure] or study.experiments
         questions = "\n".join(f"{each.name}: {each.question}" for each in experiments)
         say(f"{study.source}\n{questions}\nThe {'quick' if self.quick else 'full'} study, in {out}")
-        results = study.run(out, quick=self.quick, only=only, progress=self.progress)
+        results = study.run(out, quick=self.quick, only=only, accept=self.accept, progress=self.progress)
         for name, dataset in results.items():
             for reason, count in failures(dataset).items():
                 say(f"{name}: {count} of {dataset['status'].size} runs failed: {reason}")

@@ -55,6 +55,8 @@ class Sweep(Training):
     """how many seeds, from 0 on: of weights, minibatches and synthetic data"""
     store: Path = Path("runs/sweep.zarr")
     """Zarr store of the runs; a CSV file and the figure are put beside it"""
+    accept: tuple[str, ...] = ()
+    """names of settings that may differ from those of the finished runs in the store"""
     workers: int = 0
     """processes to run in; 0: threads of this one, which share what is compiled"""
     batch: Literal["auto", "sequential", "vmap", "off"] = "auto"
@@ -74,7 +76,12 @@ class Sweep(Training):
         say(f"{drawn}\n{_named(grid)}")
         say(f"{method} for each of {len(grid)} runs, NFM against AGOP to the power {power}, in {self.store}")
         one_run = partial(_one_run, data=Sent(data), method=method, loss=self.loss, b=self.b, dtype=self.dtype)
-        options: dict[str, Any] = {"store": self.store, "batch": self.batch, "progress": self.progress}
+        options: dict[str, Any] = {
+            "store": self.store,
+            "accept": self.accept,
+            "batch": self.batch,
+            "progress": self.progress,
+        }
         with workers(self.workers, self.dtype, data) as executor:
             try:
                 dataset = nf.sweep(one_run, grid, executor=executor, **options)

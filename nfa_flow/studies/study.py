@@ -40,13 +40,14 @@ class Study:
         *,
         quick: bool = False,
         only: Sequence[str] | None = None,
+        accept: str | Sequence[str] = (),
         progress: bool = True,
     ) -> "dict[str, xarray.Dataset]":
         """Run the experiments, each into a store of its own, or what is missing of them there.
 
         **Arguments:** `out`: folder for the stores, `<experiment>.zarr`, and their tables, `<experiment>.csv`; `quick`:
         few and small runs, which show that everything works, rather than the full grids; `only`: names of experiments,
-        all by default; `progress`: show a bar on stderr, with the time left.
+        all by default; `accept`: as in `nf.sweep`; `progress`: show a bar on stderr, with the time left.
         **Returns:** name → dataset of the experiment's sweep.
         **Raises:** ValueError for an unknown experiment, and outside float64; what `nf.sweep` raises. Whatever was
         finished is kept, and the same call goes on from there.
@@ -58,7 +59,8 @@ class Study:
             for experiment in chosen:
                 store = Path(out) / f"{experiment.name}.zarr"
                 grid = experiment.grid(quick)
-                results[experiment.name] = sweep(experiment.one_run, grid, store=store, progress=show(experiment))
+                options = {"store": store, "accept": accept, "progress": show(experiment)}
+                results[experiment.name] = sweep(experiment.one_run, grid, **options)
         return results
 
     def load(self, out: str | os.PathLike, only: Sequence[str] | None = None) -> "dict[str, xarray.Dataset]":

@@ -1,33 +1,37 @@
 """Where results come from: versions, device and revision, kept beside them."""
 
 import datetime
-import functools
 import platform
 import subprocess
-from importlib.metadata import version
 from typing import Any
 
 import jax
 
-_PACKAGES = ("nfa_flow", "jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", "zarr")
+from .environment import version_of
 
-
-@functools.cache
-def library_version() -> str:
-    """Of this library."""
-    return version("nfa_flow")
+_PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", "zarr")
 
 
 def provenance() -> dict[str, Any]:
     """Versions, device, machine, time, and the git revision of the working folder where there is one."""
     device = jax.local_devices()[0]
     return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            "nfa_flow": _version_of_library(),
+            **{name: version_of(name) for name in _PACKAGES},
+        },
         "device": f"{len(jax.local_devices())} × {device.device_kind} ({device.platform})",
         "machine": platform.platform(),
         "git_revision": _git_revision(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version_of_library() -> str:
+    from .. import __version__  # also of a checkout that is not installed
+
+    return __version__
 
 
 def _git_revision() -> str | None:

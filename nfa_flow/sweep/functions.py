@@ -3,6 +3,7 @@
 import ast
 import dis
 import functools
+import importlib.util
 import os
 import pathlib
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 from .literals import digest, literal
 
 _PACKAGE = __name__.partition(".")[0]
-_STUDIES = f"{_PACKAGE}.studies"  # count as a user's own
+_OWN = (f"{_PACKAGE}.studies.", f"{_PACKAGE}.cli.")  # count as a user's own
 _SCRIPTS = ("__main__", "__mp_main__")  # of whatever program unpickles what a script or a notebook defined
 _STDLIB = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 
@@ -39,13 +40,17 @@ def defaults(function: types.FunctionType) -> dict[str, Any]:
     return dict(zip(positional, values, strict=True)) | (function.__kwdefaults__ or {})
 
 
+_FROM_CELLS = ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
+
+
 def references(code: types.CodeType) -> set[tuple[str, ...]]:
-    """Global names in the code, each with the attributes taken of it: ("module", "function")."""
+    """Names in the code that it does not define, each with the attributes taken of it: ("module", "function")."""
     found: list[tuple[str, ...]] = []
     for each in _nested(code):
         goes_on = False
         for step in dis.get_instructions(each):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            is_global = step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+            if is_global or (step.opname in _FROM_CELLS and step.argval in code.co_freevars):
                 found.append((step.argval,))
                 goes_on = True
             elif goes_on and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
@@ -53,6 +58,23 @@ def references(code: types.CodeType) -> set[tuple[str, ...]]:
             else:
                 goes_on = False
     return set(found)
+
+
+def imports(function: types.FunctionType) -> set[tuple[str, str | None]]:
+    """What the body of a function imports: a module by its whole name, with a name taken from it, or None."""
+    found: set[tuple[str, str | None]] = set()
+    package = function.__globals__.get("__package__") or ""
+    for each in _nested(function.__code__):
+        steps, module = list(dis.get_instructions(each)), ""
+        for i, step in enumerate(steps):
+            if step.opname == "IMPORT_NAME":
+                level, names = (before.argval for before in steps[i - 2 : i])
+                module = f"{'.' * level}{step.argval}"
+                module = importlib.util.resolve_name(module, package) if level else module
+                found |= set() if names else {(module, None)}
+            elif step.opname == "IMPORT_FROM":
+                found.add((module, step.argval))
+    return found
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -140,7 +162,7 @@ def _bytecode(code: types.CodeType) -> str:
 
 
 def is_of_library(module: str | None, file: str | None = None) -> bool:
-    """Whether a module is a library's: Python's own, an installed package's, or this package's but for its studies.
+    """Whether a module is a library's: Python's own, an installed package's, or this package's except its experiments.
 
     **Arguments:** `file`: of the module, where it is known; otherwise it is looked up.
     """
@@ -149,14 +171,25 @@ def is_of_library(module: str | None, file: str | None = None) -> bool:
     if root in _SCRIPTS:
         return False
     if root == _PACKAGE:
-        return not f"{name}.".startswith(f"{_STUDIES}.")
-    file = file or _file_of(name) or _file_of(root)
+        return not f"{name}.".startswith(_OWN)
+    file = file or _file_of(name) or _file_of(root) or next(iter(places(root)), None)
     return root in sys.stdlib_module_names if file is None else _is_installed(file)
 
 
 def _file_of(module: str) -> str | None:
     found = sys.modules.get(module)
     return getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
+
+
+def places(package: str) -> tuple[str, ...]:
+    """The folders of a package, or its file, imported or not; none where it has none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # not there any more, or made by hand
+        return ()
+    if spec is None:
+        return ()
+    return tuple(spec.submodule_search_locations or ([spec.origin] if spec.has_location and spec.origin else []))
 
 
 @functools.lru_cache(maxsize=1024)

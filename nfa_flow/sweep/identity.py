@@ -11,6 +11,7 @@ import argparse
 import copyreg
 import dataclasses
 import functools
+import importlib
 import inspect
 import logging
 import sys
@@ -23,10 +24,12 @@ from typing import Any
 import jax
 
 from ..drive import is_key
-from .functions import closure, defaults, is_of_library, references, source
+from .environment import package_text
+from .functions import closure, defaults, imports, is_of_library, references, source
 from .literals import array_text, digest, is_plain, literal, shortened
 
 NAME = "name"
+SOURCE = "source"
 
 _MOST_FIELDS = 8  # entries of a dataclass or module; a network has more, and nobody wants to read them one by one
 _OPEN = (Mapping, list, tuple, types.SimpleNamespace, argparse.Namespace)  # libraries' containers, shown by item
@@ -41,8 +44,9 @@ def describe(function: Callable) -> dict[str, str]:
     """Everything that decides what a function does, one entry each; it is the same in every process.
 
     `name` and `source` are its own; every other entry is called as in its code: closure variables, default arguments,
-    global names, and with a dot what belongs to them (`helper.source`). Comments, documentation and formatting do not
-    count. Where no file holds the text of what runs, as in a notebook, the bytecode stands for it.
+    global names, and with a dot what belongs to them (`helper.source`); `packages.…` are the libraries that it refers
+    to. Comments, documentation and formatting do not count. Where no file holds the text of what runs, the bytecode
+    stands for it.
 
     **Arguments:** `function`: any callable: also a lambda, a method, a partial, a module, a transformed function.
     **Returns:** name → description; numbers and words as they are, arrays and long texts by their digest.
@@ -59,7 +63,8 @@ def describe_value(value: Any) -> str | dict[str, str]:
 def _entries(value: Any, home: str) -> dict[str, str]:
     description = _Description(home)
     description.add("", value)
-    return description.entries
+    found = {root: package_text(root) for root in sorted(description.packages)}
+    return description.entries | {f"packages.{root}": text for root, text in found.items() if text is not None}
 
 
 class _Description:
@@ -68,6 +73,7 @@ class _Description:
     def __init__(self, home: str = ""):
         self._home = home  # the package whose code is described even where it is installed
         self.entries: dict[str, str] = {}
+        self.packages: set[str] = set()  # of libraries, by name
         self._seen: dict[int, tuple[str, Any]] = {}  # id → (key, the object, which keeps the id its own)
         self._contents: dict[int, tuple[str, Any]] = {}  # likewise, of what only its digest shows
 
@@ -76,7 +82,7 @@ class _Description:
         if is_plain(value):
             self._put(key, literal(value))
         elif isinstance(value, types.ModuleType):
-            self._put(key, value.__name__)
+            self._add_module(key, value)
         elif isinstance(value, type):
             self._add_class(key, value)
         elif is_key(value) or (hasattr(type(value), "__array__") and not isinstance(value, Mapping)):
@@ -103,7 +109,7 @@ class _Description:
         key = key or NAME
         while key in self.entries:  # a global that is called as a default argument is
             key += "'"
-        self.entries[key] = shortened(text)
+        self.entries[key] = text if key.endswith(SOURCE) else shortened(text)  # so that lines can be compared
         return key
 
     def _add_each(self, key: str, values: Mapping[Any, Any]) -> None:
@@ -124,7 +130,22 @@ class _Description:
             name, file = value.__globals__.get("__name__"), value.__globals__.get("__file__")
         else:
             name, file = getattr(value, "__module__", None) or getattr(value, "__name__", None), None
-        return _package(name) != self._home and is_of_library(name, file)
+        return self._is_library(name, file)
+
+    def _is_library(self, module: str | None, file: str | None = None) -> bool:
+        found = _package(module) != self._home and is_of_library(module, file)
+        if found:
+            self.packages.add(_package(module))
+        return found
+
+    def _add_module(self, key: str, module: types.ModuleType) -> None:
+        if self._is_of_library(module):
+            self._put(key, module.__name__)
+        elif self._is_new(key, module):
+            self._put(key, module.__name__)
+            self._add_each(
+                key, {name: each for name, each in sorted(vars(module).items()) if not name.startswith("__")}
+            )
 
     def _add_function(self, key: str, function: types.FunctionType) -> None:
         code = function.__code__
@@ -133,25 +154,38 @@ class _Description:
         elif not self._is_of_library(function):
             if self._is_new(key, function):
                 self._put(key, code.co_qualname)
-                self._put(_join(key, "source"), source(function))
-                self._add_each(key, closure(function) | defaults(function))
-                self._add_globals(key, function)
+                self._put(_join(key, SOURCE), source(function))
+                self._add_each(key, defaults(function))
+                self._add_names(key, function)
+                self._add_imports(key, function)
         elif not _is_closed(function):
             self._put(key, _qualified(function))
         elif self._is_new(key, function):  # what a library function made of its arguments, such as an optimiser
             self._put(key, f"{function.__globals__.get('__name__')}.{code.co_qualname}")
             self._add_each(key, closure(function) | defaults(function))
 
-    def _add_globals(self, key: str, function: types.FunctionType) -> None:
-        found = {}
+    def _add_names(self, key: str, function: types.FunctionType) -> None:
+        """What a function refers to: variables of the functions around it, and global ones."""
+        names, found = function.__globals__ | closure(function), {}
         for name, *attributes in sorted(references(function.__code__)):
-            if name in function.__globals__ and not name.startswith("__"):  # __name__ depends on the process
-                value = function.__globals__[name]
+            if name in names and not name.startswith("__"):  # __name__ depends on the process
+                value = names[name]
                 while attributes and isinstance(value, types.ModuleType) and not self._is_of_library(value):
                     attribute = attributes.pop(0)
                     name, value = f"{name}.{attribute}", getattr(value, attribute, None)
                 found[name] = value
         self._add_each(key, found)
+
+    def _add_imports(self, key: str, function: types.FunctionType) -> None:
+        for module, name in sorted(imports(function), key=str):
+            try:
+                if self._is_library(module):
+                    continue
+                value = importlib.import_module(module)
+                value = value if name is None else getattr(value, name)
+            except Exception:  # as the function's own import will, where it comes to that
+                value = "cannot be imported"
+            self.add(_join(key, f"{module}.{name}" if name else module), value)
 
     def _add_class(self, key: str, cls: type) -> None:
         if self._is_of_library(cls):
@@ -213,6 +247,7 @@ class _Description:
     def _digest_within(self, owner: Any, part: Any) -> str:
         """Digest of a part of an object, the same wherever the object is found; what refers back to it, ends there."""
         inner = _Description(self._home)
+        inner.packages = self.packages
         inner._seen = {**self._seen, id(owner): (NAME, owner)}
         inner._contents = self._contents
         inner.add("", part)

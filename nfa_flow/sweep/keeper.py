@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import xarray
@@ -12,6 +12,7 @@ import xarray
 from .about import provenance
 from .assemble import assemble, require_own_names, summary
 from .grid import Grid, Setting
+from .load import attributes_of, grid_to_json
 from .local import Results
 from .result import ERROR, RunResult
 from .store import Store
@@ -24,24 +25,33 @@ class Keeper:
     """Knows which runs of a grid are finished.
 
     **Arguments:** `grid`; `identity`: what decides the results besides the settings, as JSON; `path`: of the store, or
-    None to keep everything in memory.
+    None to keep everything in memory; `accept`: as in `Store`.
     **Raises:** as `Store`.
     """
 
-    def __init__(self, grid: Grid, identity: Mapping[str, Any], path: str | os.PathLike | None):
+    def __init__(
+        self, grid: Grid, identity: Mapping[str, Any], path: str | os.PathLike | None, accept: Sequence[str] = ()
+    ):
         self._grid, self._identity, self._about = grid, dict(identity), provenance()
-        self._keys = {setting.index: self._key(setting) for setting in grid}
-        self._store = None if path is None else Store(path, self._identity, self._about)
+        self._keys = {setting.index: _key(setting) for setting in grid}
+        self._store = None if path is None else Store(path, self._identity, self._about, accept)
         known = {} if self._store is None else self._store.results(set(self._keys.values()))
         self.results = {index: known[key] for index, key in self._keys.items() if key in known}
         self._taken = {axis.name for axis in grid.axes} | set(grid.derived)
         self._unwritten: dict[str, RunResult] = {}
+        self._has_begun = False
         self._began = self._written = time.monotonic()
 
     @property
     def missing(self) -> int:
         """How many runs are not finished."""
         return len(self._keys) - len(self.results)
+
+    def begin(self) -> None:
+        """Have a store for the runs to come; before this, nothing is written."""
+        self._has_begun = True
+        if self._store is not None:
+            self._store.begin(grid_to_json(self._grid, list(self._keys.values())))
 
     def add(self, results: Results) -> None:
         """Keep these; runs that raised an error are not stored, to be tried again when the sweep goes on."""
@@ -67,11 +77,10 @@ class Keeper:
     def conclude(self) -> xarray.Dataset:
         """All results, labelled; also in the store, with a table of the runs beside it."""
         self.flush()
-        # When the store was made is written there; the dataset does not depend on it.
-        about = {name: value for name, value in self._about.items() if name != "created"}
-        attributes = {"settings": json.dumps(self._identity), "about": json.dumps(about)}
+        accepted = [] if self._store is None else self._store.accepted
+        attributes = attributes_of(self._identity, self._about, accepted)
         dataset = assemble(self._grid.dimensions, self._grid.coordinates, self.results, attributes)
-        if self._store is not None:
+        if self._store is not None and self._has_begun and self.results:
             runs = [setting for setting in self._grid if setting.index in self.results]
             rows = summary((run.labels, self._keys[run.index], self.results[run.index]) for run in runs)
             self._store.conclude(dataset, rows)
@@ -82,6 +91,7 @@ class Keeper:
         finished = f"{len(self.results):,} of {len(self._keys):,} runs are finished"
         return f"{finished} and kept in {self._store.path}: the same call goes on" if self._store else finished
 
-    def _key(self, setting: Setting) -> str:
-        content = json.dumps({"settings": setting.identities} | self._identity, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+def _key(setting: Setting) -> str:
+    """Of a run in the store, whose other settings are those of all its runs."""
+    return hashlib.sha256(json.dumps(setting.identities, sort_keys=True).encode()).hexdigest()[:32]

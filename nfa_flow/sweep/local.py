@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .batching import engine_for
 from .compiled import device_of_thread
@@ -33,11 +32,6 @@ TICK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0
 
 Results = list[tuple[tuple[int, ...], RunResult]]  # place in the grid → result
-
-
-def uses_float64() -> bool:
-    """Whether JAX makes float64 numbers in this thread."""
-    return jnp.zeros(()).dtype == jnp.float64
 
 
 class _Job:

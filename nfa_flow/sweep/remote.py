@@ -16,7 +16,8 @@ from ..blas import one_blas_thread
 from ..checks import wrong
 from .batching import engine_for
 from .engine import Lane
-from .local import TICK_SECONDS, Results, uses_float64
+from .environment import uses_float64
+from .local import TICK_SECONDS, Results
 from .plan import Group
 from .result import RunResult, failed
 from .watch import Watch
@@ -27,6 +28,19 @@ _UNITS_PER_GROUP = 16
 _UnitOfWork = tuple[Callable, str, Group]  # one_run, its fingerprint, and some lanes
 
 
+def check_executor(executor: Any) -> None:
+    """Raise unless an executor can run parts of a sweep.
+
+    A forked process inherits JAX's locks without the threads that would open them, and hangs.
+    """
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise wrong("executor", "a `concurrent.futures.Executor`", repr(executor))
+    context = getattr(executor, "_mp_context", None)
+    if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
+        must_be = 'a ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
+        raise wrong("executor", must_be, "one that forks, which JAX does not survive")
+
+
 class RemoteWorkers:
     """Runs groups of lanes through an executor.
 
@@ -35,7 +49,6 @@ class RemoteWorkers:
     """
 
     def __init__(self, executor: Executor, one_run: Callable, fingerprint: str, groups: Sequence[Group]):
-        _refuse_forks(executor)
         self._executor = executor
         self._units = [(one_run, fingerprint, unit) for group in groups for unit in _units(group)]
         self._pack = _packer(executor)
@@ -146,11 +159,3 @@ def _units(group: Group) -> list[Group]:
     size = min(_MOST_LANES, -(-len(group.lanes) // _UNITS_PER_GROUP))
     pieces = [group.lanes[i : i + size] for i in range(0, len(group.lanes), size)]
     return [dataclasses.replace(group, lanes=lanes) for lanes in pieces]
-
-
-def _refuse_forks(executor: Any) -> None:
-    """A forked process inherits JAX's locks without the threads that would open them, and hangs."""
-    context = getattr(executor, "_mp_context", None)
-    if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
-        must_be = 'a ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
-        raise wrong("executor", must_be, "one that forks, which JAX does not survive")

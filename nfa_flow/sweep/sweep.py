@@ -8,19 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-import jax
-
 from ..blas import one_blas_thread
 from ..checks import require_choice, wrong
 from ..trajectory import Trajectory
-from .about import library_version
 from .batching import BATCHES, Batch
+from .environment import environment
 from .grid import Grid
 from .identity import describe
-from .local import LocalWorkers, uses_float64
+from .local import LocalWorkers
 from .plan import Group, check_signature, make_plan
 from .progress import Tally, shown
-from .remote import RemoteWorkers
+from .remote import RemoteWorkers, check_executor
 from .result import BATCH_NOTE, ERROR, RunResult
 
 if TYPE_CHECKING:
@@ -44,6 +42,7 @@ def sweep(
     grid: Grid,
     *,
     store: str | os.PathLike | None = None,
+    accept: str | Sequence[str] = (),
     executor: Executor | None = None,
     batch: Batch = "auto",
     progress: bool | Callable[[Tally], None] = True,
@@ -61,7 +60,12 @@ def sweep(
       run fails, the whole has failed.
     - `grid`: the settings.
     - `store`: a Zarr store (a folder) that keeps every finished run. The same call goes on from what is there, also
-      with values added to the grid. Two processes may use it at once: each computes what it missed when it began.
+      with values added to the grid. Two processes may use it at once: each computes what it missed when it began. Where
+      anything else that decides the results differs from what the finished runs were computed with, the store is
+      refused with the names of what differs: your functions and what they refer to, the sources of this library,
+      versions of packages, precision, random numbers.
+    - `accept`: names of differences that you know of, as the refusal gives them, or the first part of a name
+      (`"one_run"`, `"versions.jax"`): the finished runs are kept, and what was accepted is written into the store.
     - `executor`: any `concurrent.futures.Executor` to run on instead, such as a `ProcessPoolExecutor` that spawns, or
       `client.get_executor()` of dask; one worker per core or accelerator is best. `one_run` is sent with every part
       of the work, so large data are better loaded inside it than bound to it.
@@ -91,20 +95,23 @@ def sweep(
     if not isinstance(grid, Grid):
         raise wrong("grid", "a `Grid`", repr(grid))
     require_choice("batch", batch, BATCHES)
+    if not isinstance(progress, bool) and not callable(progress):
+        raise wrong("progress", "True, False or a function", repr(progress))
+    accept = [accept] if isinstance(accept, str) else accept
+    if not isinstance(accept, Sequence) or not all(isinstance(name, str) for name in accept):
+        raise wrong("accept", "the name of a difference, or a list of names", repr(accept))
+    check_executor(executor)
     check_signature(one_run, grid)
     # xarray takes a while to import, which is nobody's business but this function's.
     from .keeper import Keeper
 
-    identity = {
-        "one_run": describe(one_run),
-        "nfa_flow": library_version(),
-        "precision": "float64" if uses_float64() else "float32",
-        "random_numbers": str(jax.random.key_impl(jax.random.key(0))),
-    }
-    keeper = Keeper(grid, identity, store)
+    identity = {"one_run": describe(one_run)} | environment()
+    keeper = Keeper(grid, identity, store, accept)
     try:
-        if keeper.missing:
-            groups = make_plan(one_run, grid, batch).groups(grid)
+        plan = make_plan(one_run, grid, batch) if keeper.missing else None
+        keeper.begin()
+        if plan is not None:
+            groups = plan.groups(grid)
             groups = [chosen for group in groups if (chosen := _unfinished(group, keeper.results)).lanes]
             workers = _workers(one_run, json.dumps(identity), groups, executor)
             _collect(workers, keeper, Tally(len(grid), len(keeper.results)), progress)
@@ -115,14 +122,15 @@ def sweep(
 
 
 def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
-    """The dataset of the last sweep on this store, of all its runs, or of those it had finished when interrupted.
+    """The dataset of the last sweep on this store, of all its runs, or of those that are finished by now.
 
-    Where that sweep had fewer values than an earlier one, the other runs stay stored, but are not in its dataset.
+    Nothing is run. After a kill, and while another process runs the sweep, `status` is "missing" for the other runs.
+    Where the last sweep had fewer values than an earlier one, the other runs stay stored, but are not in its dataset.
 
-    **Raises:** FileNotFoundError where there is no sweep, or none with a result yet; ValueError where there is
-    something else.
+    **Raises:** FileNotFoundError where there is no sweep, or none of whose runs has finished; ValueError where there is
+    something else, and for a damaged file, which it names.
     """
-    from .store import load
+    from .load import load
 
     return load(path)
 
@@ -139,8 +147,6 @@ def _workers(
 ) -> LocalWorkers | RemoteWorkers:
     if executor is None:
         return LocalWorkers(one_run, fingerprint, groups)
-    if not callable(getattr(executor, "submit", None)):
-        raise wrong("executor", "a `concurrent.futures.Executor`", repr(executor))
     return RemoteWorkers(executor, one_run, fingerprint, groups)
 
 

@@ -29,8 +29,13 @@ def make_runs(*seeds, **shape):
     return {f"key{seed}": make_run(seed, **shape) for seed in seeds}
 
 
-def open_store(path, **changed):
-    return Store(path, SETTINGS | changed, {"device": "cpu"})
+GRID = {"dimensions": {"seed": [0, 1]}, "coordinates": {}, "keys": ["key0", "key1"]}
+
+
+def open_store(path, accept=(), **changed):
+    store = Store(path, SETTINGS | changed, {"device": "cpu"}, accept)
+    store.begin(GRID)
+    return store
 
 
 def parts_of(path):

@@ -10,14 +10,16 @@ import pytest
 from sweep.problems import linear
 
 import nfa_flow as nf
-from nfa_flow.sweep.about import library_version, provenance
+from nfa_flow.sweep.about import provenance
+from nfa_flow.sweep.environment import environment
 
 
 def test_settings_versions_and_device_are_attributes_in_memory_and_in_the_store(tmp_path):
     dataset = nf.sweep(linear, nf.Grid(), store=tmp_path / "a.zarr", progress=False)
     settings, about = (json.loads(dataset.attrs[name]) for name in ("settings", "about"))
     assert settings["one_run"]["name"] == "linear" and settings["one_run"]["source"].startswith("def linear(key, ")
-    assert settings["nfa_flow"] == library_version() and settings["precision"] == "float64"
+    assert settings == json.loads(json.dumps({"one_run": settings["one_run"]} | environment()))
+    assert settings["versions"]["jax"] == jax.__version__ and settings["precision"] == "float64"
     assert about["versions"]["jax"] == jax.__version__
     assert "cpu" in about["device"]
     assert about["git_revision"] is None  # tests of sweeps run outside of any repository

@@ -111,6 +111,39 @@ def test_an_edit_of_another_module_shows(experiment, load):
     assert differences(before, after) == {"MODEL.type.__call__.helpers.twice.source"}
 
 
+IN_MODULE = HELPERS + "def other(x): return x + SHIFT\n"
+WAYS = {
+    "enclosing": "def make():\n import helpers\n return lambda key: helpers.twice(key)",
+    "dictionary": "import helpers\ntools = [{1: helpers}]\ndef make(): return lambda key: tools[0][1].twice(key)",
+    "default": "import helpers\ndef make(): return lambda key, tool=helpers: tool.twice(key)",
+    "argument": "import helpers, functools\nf = lambda t: t.twice\ndef make(): return functools.partial(f, helpers)",
+    "name": "import helpers\ndef make(): return lambda key: getattr(helpers, 'twice')(key)",
+    "inside": "def make():\n def f(key):\n  import helpers\n  return helpers.twice(key)\n return f",
+    "from": "def make():\n def f(key):\n  from helpers import twice\n  return twice(key)\n return f",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_edit_of_a_module_shows_however_it_is_reached(way, load):
+    described = []
+    for text in (IN_MODULE, IN_MODULE.replace("SHIFT = 5", "SHIFT = 6"), IN_MODULE.replace("2 * x", "3 * x")):
+        load(text, "helpers")
+        described.append(describe(load(WAYS[way]).make()))
+    original, elsewhere, edited = described
+    assert original != edited
+    # Where the code takes one function of the module, nothing else in it counts.
+    assert (original == elsewhere) == (way in ("enclosing", "from"))
+
+
+def test_what_cannot_be_imported_is_said():
+    def one_run(key):
+        import there_is_no_such_module
+
+        return there_is_no_such_module
+
+    assert describe(one_run)["there_is_no_such_module"] == "'cannot be imported'"
+
+
 EDITED = SCRIPT.replace("a comment", "b comment").replace("depth)  #", "-depth)  #")
 
 
@@ -158,33 +191,3 @@ def test_the_description_is_the_same_in_every_process(experiment, tmp_path):
 def test_what_surrounds_a_lambda_does_not_count(load):
     first, second = (load(f"a = dict(power=lambda d: 1 / d, seed=range({n}))").a["power"] for n in (8, 64))
     assert describe(first) == describe(second)
-
-
-@pytest.fixture
-def load_package(tmp_path, monkeypatch):
-    """Write SCRIPT and HELPERS as a package of that name into a folder below, and import the script's function."""
-
-    def load_package(folder, name):
-        package = tmp_path / folder / name
-        package.mkdir(parents=True)
-        (package / "__init__.py").write_text("")
-        (package / "experiment.py").write_text(SCRIPT.replace("import helpers", "from . import helpers"))
-        (package / "helpers.py").write_text(HELPERS)
-        monkeypatch.syspath_prepend(package.parent)
-        return importlib.import_module(f"{name}.experiment").one_run
-
-    return load_package
-
-
-@pytest.mark.parametrize("wrap", [lambda function: function, jax.jit, lambda function: functools.partial(function, 2)])
-def test_a_package_is_described_the_same_installed_or_not(load_package, wrap):
-    installed, own = load_package("site-packages", "mine_installed"), load_package("src", "mine")
-    entries = describe(wrap(installed))
-    assert entries["helper.source"].startswith("def helper(x):")
-    assert entries["MODEL.type.__call__.helpers.twice.source"].startswith("def twice(x):")
-    assert entries == describe(wrap(own))
-
-
-def test_another_package_that_is_installed_counts_by_name(load_package):
-    installed = load_package("site-packages", "mine_installed")
-    assert describe(lambda: installed())["installed"] == "mine_installed.experiment.one_run"

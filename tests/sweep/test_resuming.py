@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from sweep.problems import linear
@@ -58,6 +60,9 @@ def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp
         process.wait()
         assert kept < parts(killed)
         kept = parts(killed)
+        finished = nf.load_sweep(killed)  # without running it again
+        assert finished["loss_at_end"].notnull().equals(finished["status"] == "completed")
+        assert finished["loss_at_end"].notnull().any() and finished.sizes["seed"] == 100
     assert interrupted
     both = call(killed), call(killed)  # two processes on one store
     assert [process.wait() for process in both] == [0, 0]
@@ -80,17 +85,40 @@ def test_a_finished_sweep_computes_nothing_and_added_values_compute_only_themsel
     assert (tmp_path / "a.csv").read_text().count("\n") == 13
 
 
-def test_a_store_of_another_function_is_refused_with_the_difference(tmp_path):
+def test_a_store_of_another_function_is_refused_or_accepted_knowingly(tmp_path):
     scale = 0.5
 
     def one_run(key, weight_decay):
         return linear(key, scale, weight_decay)
 
-    options = {"store": tmp_path / "a.zarr", "progress": False}
-    nf.sweep(one_run, nf.Grid(weight_decay=[0.1]), **options)
+    grid, options = nf.Grid(weight_decay=[0.1]), {"store": tmp_path / "a.zarr", "progress": False}
+    first = nf.sweep(one_run, grid, **options)
     scale = 0.25
-    with pytest.raises(ValueError, match='`store` must be .*one_run.scale "0.5" → "0.25"'):
-        nf.sweep(one_run, nf.Grid(weight_decay=[0.1]), **options)
+    with pytest.raises(ValueError, match="`store` must be .*\n  one_run.scale: 0.5 → 0.25\n.*accept="):
+        nf.sweep(one_run, grid, **options)
+    kept = nf.sweep(one_run, grid, **options, accept="one_run.scale")
+    assert kept.equals(first)
+    assert json.loads(kept.attrs["accepted"])[0]["differences"] == {"one_run.scale": {"was": "0.5", "is": "0.25"}}
+    assert nf.sweep(one_run, grid, **options).identical(kept)
+
+
+def test_runs_of_two_generators_of_random_numbers_are_not_mixed(tmp_path):
+    options = {"store": tmp_path / "a.zarr", "progress": False}
+    nf.sweep(linear, nf.Grid(seed=[0]), **options)
+    with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
+        with pytest.raises(ValueError, match="random_numbers.partitionable: true → false"):
+            nf.sweep(linear, nf.Grid(seed=[0, 1]), **options)
+
+
+def test_a_function_that_is_refused_leaves_no_store(tmp_path):
+    def one_run(key):
+        return linear(key, width=-1)
+
+    options = {"store": tmp_path / "a.zarr", "progress": False}
+    with pytest.raises(ValueError, match="width"):
+        nf.sweep(one_run, nf.Grid(), **options)
+    assert not any(tmp_path.iterdir())
+    assert (nf.sweep(linear, nf.Grid(), **options)["status"] == "completed").all()
 
 
 def test_a_store_that_is_a_file_is_refused_before_anything_runs(tmp_path):

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sweep.stores import leftovers_in, make_run, make_runs, open_store, parts_of
 
+from nfa_flow.sweep.load import load
 from nfa_flow.sweep.result import RunResult, failed
-from nfa_flow.sweep.store import load
 
 FIELDS = ("status", "reason", "end_time", "counts", "notes", "seconds")
 
@@ -162,8 +163,8 @@ def test_many_writers_at_once_do_not_disturb_each_other(tmp_path):
     for thread in threads:
         thread.join()
     assert errors == []
+    assert sorted(os.listdir(path)) == ["grid", "result", "runs", "zarr.json"]
     assert_same(all_in(open_store(path)), expected)
-    assert sorted(os.listdir(path)) == ["result", "runs", "zarr.json"]
     assert leftovers_in(path.parent) == []
 
 
@@ -243,10 +244,36 @@ def test_a_full_or_forbidden_disk_is_explained_and_costs_no_run(code, advice, tm
     assert store.keys() == {"key0", "key1", "key2"}
 
 
-def test_a_damaged_part_is_named(tmp_path):
+@pytest.mark.parametrize("file", ["zarr.json", "values/zarr.json", "values/c/0/0"])
+@pytest.mark.parametrize("content", [b"", b'{"attr'])
+def test_a_damaged_file_is_named(file, content, tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    store.write(make_runs(0))
+    (name,) = parts_of(store.path)
+    part = store.path / "runs" / name
+    (part / file).write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        all_in(store)
+    assert str(caught.value).startswith(f"{part / file} is damaged: remove {part} and run the sweep again")
+    shutil.rmtree(part)
+    assert all_in(store) == {}
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "values/c/0/0"])
+def test_a_file_that_is_missing_is_not_read_as_zeros(file, tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    store.write(make_runs(0))
+    (name,) = parts_of(store.path)
+    (store.path / "runs" / name / file).unlink()
+    with pytest.raises(ValueError, match=f"{name}/(zarr.json|values) is damaged"):
+        all_in(store)
+
+
+def test_a_bit_that_flipped_on_the_disk_is_noticed(tmp_path):
     store = open_store(tmp_path / "a.zarr")
     store.write(make_runs(0))
     (part,) = parts_of(store.path)
-    (store.path / "runs" / part / "zarr.json").write_text('{"attr')
-    with pytest.raises(ValueError, match=f"{part} is damaged: remove it and run the sweep again"):
-        store.keys()
+    values = zarr.open_array(store.path / "runs" / part / "values", mode="r+")
+    values[0, 5] ^= 1
+    with pytest.raises(ValueError, match=f"{part}/values is damaged"):
+        all_in(store)

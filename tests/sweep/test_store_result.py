@@ -1,7 +1,6 @@
 """A store keeps the result of a sweep, which is loaded as it was, and a summary of its runs."""
 
 import csv
-import json
 import os
 import warnings
 
@@ -11,7 +10,7 @@ import xarray
 import zarr
 from sweep.stores import SETTINGS, leftovers_in, make_runs, open_store, parts_of
 
-from nfa_flow.sweep.store import load
+from nfa_flow.sweep.load import load
 
 
 def dataset(value=1.0):
@@ -35,7 +34,7 @@ def test_the_result_comes_back_identical_and_without_warnings(tmp_path):
         assert {n: v.dtype for n, v in loaded.variables.items()} == {n: v.dtype for n, v in dataset().variables.items()}
         assert xarray.open_zarr(store.path, group="result", consolidated=False).identical(dataset())
         tree = xarray.open_datatree(store.path, engine="zarr", consolidated=False)
-        assert tree.attrs == {"settings": SETTINGS, "about": {"device": "cpu"}}
+        assert tree.attrs == {"format": 2, "settings": SETTINGS, "about": {"device": "cpu"}, "accepted": []}
         assert list(zarr.open_group(store.path, path="runs", mode="r").group_keys()) == parts_of(store.path)
 
 
@@ -56,13 +55,16 @@ def test_a_new_result_replaces_the_old_one(tmp_path):
     assert leftovers_in(tmp_path) == []
 
 
-def test_a_process_killed_while_it_replaced_the_result_does_no_harm(tmp_path):
+def test_without_a_result_the_finished_runs_are_read(tmp_path):
     store = open_store(tmp_path / "a.zarr")
-    store.write(make_runs(0))
-    store.conclude(dataset(), [])
-    os.rename(store.path / "result", tmp_path / "aside")
-    with pytest.raises(FileNotFoundError, match="no result yet: run the sweep again, finished runs are kept"):
+    with pytest.raises(FileNotFoundError, match="No run of the sweep at .* has finished yet: run the sweep again"):
         load(store.path)
+    store.conclude(dataset(), [])
+    store.write(make_runs(1, 2))  # of which the grid has the first
+    os.rename(store.path / "result", tmp_path / "aside")  # as a process does that is killed while it replaces it
+    found = load(store.path)
+    assert found["status"].values.tolist() == ["missing", "completed"] and found["seed"].values.tolist() == [0, 1]
+    np.testing.assert_array_equal(found["loss"].sel(seed=1), make_runs(1)["key1"].observed["loss"])
     open_store(store.path).conclude(dataset(), [])
     assert load(store.path).identical(dataset())
 
@@ -84,11 +86,12 @@ def test_a_result_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monk
     assert len(calls) == 2
 
 
-def test_a_damaged_result_is_not_taken_for_a_missing_one(tmp_path):
+@pytest.mark.parametrize("file", ["zarr.json", "loss/zarr.json", "loss/c/0/0"])
+def test_a_damaged_file_of_the_result_is_named(file, tmp_path):
     store = open_store(tmp_path / "a.zarr")
     store.conclude(dataset(), [])
-    (store.path / "result" / "zarr.json").write_text("{")
-    with pytest.raises(json.JSONDecodeError):
+    (store.path / "result" / file).write_bytes(b"{")
+    with pytest.raises(ValueError, match=f"a.zarr/result/{file} is damaged: remove .*a.zarr/result, then"):
         load(store.path)
 
 
