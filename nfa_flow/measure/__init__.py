@@ -35,6 +35,8 @@ from .ntk import ntk as ntk
 from .ntk import ntk_eigenvalues as ntk_eigenvalues
 from .null import Null as Null
 from .null import null_alignment as null_alignment
+from .on_change import OnChange as OnChange
+from .on_change import on_change as on_change
 from .sharpness import Sharpness as Sharpness
 from .spectra import Ranks as Ranks
 from .spectra import Spectrum as Spectrum

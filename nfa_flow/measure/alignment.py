@@ -21,6 +21,7 @@ METRICS = (
     "cosine",
     "pearson",
     "pearson_off_diagonal",
+    "pearson_zero_diagonal",
     "relative_error",
     "fixed_scale_error",
     "power_up_error",
@@ -97,6 +98,7 @@ def alignment(
       score between .15 and .9; report the value at t = 0 beside it, or `null_alignment`.
     - "pearson": the correlation between the entries of N and A, in [−1, 1]; NaN if those of either are all equal.
     - "pearson_off_diagonal": the same without the entries on the diagonals.
+    - "pearson_zero_diagonal": the same with zeros on both diagonals, which count as entries.
     - "relative_error": min_c ‖N − cA‖ / ‖N‖ = √(1 − cosine²), in [0, 1], computed without that cancellation.
     - "fixed_scale_error": ‖N − A‖ / ‖N‖ ≥ 0, the constant being 1 as for exactly balanced linear networks.
     - "power_up_error": ‖N^{1/power} − AGOP‖ / ‖AGOP‖ ≥ 0, at constant 1 too. Large eigenvalues decide it.
@@ -202,7 +204,7 @@ def _nfm(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> Flo
 
 def _compare(pair: FeaturePair, N: Float[Array, "r r"], A: Float[Array, "r r"], metric: str) -> Float[Array, ""]:
     if metric.startswith("pearson"):
-        return _pearson(pair, N, A, off_diagonal=metric == "pearson_off_diagonal")
+        return _pearson(pair, N, A, metric)
     if metric == "fixed_scale_error":
         return jnp.linalg.norm(N - A) / jnp.linalg.norm(N)
     if metric == "power_up_error":
@@ -212,11 +214,12 @@ def _compare(pair: FeaturePair, N: Float[Array, "r r"], A: Float[Array, "r r"], 
     return jnp.sum(N * A) / (jnp.linalg.norm(N) * jnp.linalg.norm(A))
 
 
-def _pearson(pair: FeaturePair, N: Float[Array, "r r"], A: Float[Array, "r r"], off_diagonal: bool) -> Float[Array, ""]:
+def _pearson(pair: FeaturePair, N: Float[Array, "r r"], A: Float[Array, "r r"], metric: str) -> Float[Array, ""]:
     (sum_N, diagonal_N), (sum_A, diagonal_A) = pair.entries(N), pair.entries(A)
     count, products = pair.inputs**2, {"NN": jnp.sum(N * N), "AA": jnp.sum(A * A), "NA": jnp.sum(N * A)}
-    if off_diagonal:
-        count, sum_N, sum_A = count - pair.inputs, sum_N - jnp.sum(diagonal_N), sum_A - jnp.sum(diagonal_A)
+    if metric != "pearson":
+        count = count - pair.inputs if metric == "pearson_off_diagonal" else count
+        sum_N, sum_A = sum_N - jnp.sum(diagonal_N), sum_A - jnp.sum(diagonal_A)
         diagonals = {"NN": diagonal_N**2, "AA": diagonal_A**2, "NA": diagonal_N * diagonal_A}
         products = {name: value - jnp.sum(diagonals[name]) for name, value in products.items()}
     var_N, var_A = products["NN"] - sum_N**2 / count, products["AA"] - sum_A**2 / count

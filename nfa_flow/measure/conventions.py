@@ -3,6 +3,8 @@
 Their numbers are not comparable: the same network scores differently by each. K = E[BᵀB] with B = df/dz is the second
 moment of the gradients at the pre-activation z of the layer, so that AGOP = WᵀKW; ΔW = W − W_0 is the change since the
 start; ⟨A,B⟩ is the Frobenius inner product, cos(A, B) = ⟨A,B⟩/(‖A‖‖B‖), and corr(A, B) the correlation over entries.
+Each function computes what the paper defines; where the authors' own code computes another number, its docstring says
+which, and how to get that one.
 The scores of untrained networks are means over 64 draws of a relu network 20-64-64-1 with `Gaussian()` weights on 500
 samples of `linear_teacher` (spread .01 to .07); `null_alignment` gives them for your own network.
 """
@@ -21,10 +23,12 @@ from .layer import Layer
 def nfa_cosine_2022(initial: Any, *, layer: Layer = 1) -> Alignment:
     """cos(ΔWᵀΔW, AGOP), in [0, 1]: the change of the weights against AGOP to the power 1, not centred.
 
-    Undefined (NaN) for the untrained network, whose ΔW is zero.
+    Undefined (NaN) for the untrained network, whose ΔW is zero. It is what the paper defines. The authors' script for
+    fully connected networks subtracts W_0 in place, so that its AGOP is that of a network with ΔW for its weights; that
+    number is `on_change(alignment(1.0), initial)`.
 
-    **Arguments:** `initial`: the network at the start; `layer`: as in `agop`.
-    **Source:** the code of Radhakrishnan, Beaglehole, Pandit & Belkin 2022.
+    **Arguments:** `initial`: the network at the start; `layer`: as in `alignment`.
+    **Source:** Radhakrishnan, Beaglehole, Pandit & Belkin 2022.
     """
     return alignment(1.0, initial=initial, layer=layer)
 
@@ -32,36 +36,44 @@ def nfa_cosine_2022(initial: Any, *, layer: Layer = 1) -> Alignment:
 def nfa_pearson_2024(*, layer: Layer = 1) -> Alignment:
     """corr(WᵀW, AGOP^{1/2}), in [−1, 1]. Untrained networks score .86.
 
-    **Source:** the code of Radhakrishnan et al. 2024 (Science).
+    It is what the paper defines. The authors' script for fully connected networks has ΔW in the place of W, in AGOP
+    too; that number is `on_change(nfa_pearson_2024(), initial)`.
+
+    **Source:** Radhakrishnan et al. 2024 (Science).
     """
     return alignment(0.5, metric="pearson", layer=layer)
 
 
-def nfa_off_diagonal_2024(*, layer: Layer = 1) -> Alignment:
+def nfa_off_diagonal_2024(*, keep_zeros: bool = False, layer: Layer = 1) -> Alignment:
     """corr(WᵀW, AGOP^{1/2}) over the entries off the diagonal, in [−1, 1]. Untrained networks score .51.
 
+    **Arguments:** `keep_zeros`: set the diagonals to zero and correlate all entries, these zeros included, as the
+    authors' code does; the smaller the matrix, the more that changes the number; `layer`: as in `alignment`.
     **Source:** Mallinar et al. 2024 (grokking modular arithmetic).
     """
-    return alignment(0.5, metric="pearson_off_diagonal", layer=layer)
+    metric = "pearson_zero_diagonal" if keep_zeros else "pearson_off_diagonal"
+    return alignment(0.5, metric=metric, layer=layer)
 
 
-def uncentered_nfa(*, layer: Layer = 1) -> Alignment:
+def uncentered_nfa(*, metric: str = "cosine", layer: Layer = 1) -> Alignment:
     """UC-NFA: cos(WᵀW, WᵀKW), in [0, 1]. Untrained networks score .62.
 
+    **Arguments:** `metric`: as in `alignment`; the paper defines "cosine", its authors' code computes "pearson";
+    `layer`: as in `alignment`.
     **Source:** Beaglehole, Mitliagkas & Agarwala 2024, arXiv 2402.05271.
     """
-    return alignment(1.0, layer=layer)
+    return alignment(1.0, metric=metric, layer=layer)
 
 
-def centered_nfa(initial: Any, *, layer: Layer = 1) -> Alignment:
-    """C-NFA: cos(ΔWᵀΔW, ΔWᵀKΔW), in [0, 1]: the change of the weights on both sides.
+def centered_nfa(initial: Any, *, metric: str = "cosine", layer: Layer = 1) -> Alignment:
+    """C-NFA: cos(ΔWᵀΔW, ΔWᵀKΔW), in [0, 1]: the change ΔW of the weights on both sides; no mean is subtracted.
 
     Undefined (NaN) for the untrained network, whose ΔW is zero.
 
-    **Arguments:** `initial`: the network at the start; `layer`: as in `agop`.
+    **Arguments:** `initial`: the network at the start; `metric`, `layer`: as in `uncentered_nfa`.
     **Source:** Beaglehole, Mitliagkas & Agarwala 2024, arXiv 2402.05271.
     """
-    return alignment(1.0, initial=initial, agop_of_change=True, layer=layer)
+    return alignment(1.0, metric=metric, initial=initial, agop_of_change=True, layer=layer)
 
 
 def nfa_of_depth(depth: int, *, layer: Layer = 1) -> Alignment:

@@ -28,9 +28,12 @@ def SP() -> ABC:
 
 
 def NTP() -> ABC:
-    """The neural tangent parametrisation.
+    """The neural tangent parametrisation in the convention of Yang & Hu: the input layer has the learning rate η.
 
-    **Source:** Jacot, Gabriel & Hongler 2018; Yang & Hu 2021, section 3.
+    Jacot, Gabriel & Hongler divide the first layer too by the root of its fan-in, whose rate then is η/d for d inputs.
+    That flow is `gradient_flow(net, data, t1, mobility=(1/d, 1/n, 1/n))`, with 1/fan_in for every layer.
+
+    **Source:** Yang & Hu 2021, section 3; introduced by Jacot, Gabriel & Hongler 2018.
     """
     return ABC(a=(0, 0.5, 0.5), b=(0, 0, 0), c=(0, 0, 0), name="NTP")
 

@@ -20,6 +20,10 @@ def scale_by_parametrization() -> optax.GradientTransformation:
     The steps of the first are those of Euler's method for the network's gradient flow: with `time_per_step=0.1`
     `nf.gradient_descent` puts both on one time axis.
 
+    Whatever comes before it in the chain is scaled too: after `optax.adamw` the decoupled decay of a layer is its rate
+    times λ, as in the gradient flow, where λ is multiplied by the mobility. The `mup` package instead rescales λ so
+    that every layer decays at ηλ; for that chain `optax.add_decayed_weights(-ηλ)` after this transformation.
+
     **Returns:** an optax transformation without a state.
     **Raises:** ValueError naming `net`, at its first use, for anything but an `MLP` with a parametrisation.
     """

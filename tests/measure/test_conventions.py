@@ -63,6 +63,67 @@ def test_the_centred_and_the_uncentred_nfa_are_their_definitions_through_k(naive
     np.testing.assert_allclose(centred, cosine(change.T @ change, change.T @ K @ change), rtol=1e-10)
 
 
+# ── What the authors' scripts compute, in plain NumPy ──
+
+
+def script_matrices(weights, layer, x):
+    """(WᵀW, AGOP) at a layer of a tanh network with these weights, by backpropagation written out."""
+    h, inputs, slopes = x, [], []
+    for W in weights:
+        inputs.append(h)
+        h = np.tanh(h @ W.T)
+        slopes.append(1 - h**2)
+    total = 0
+    for i in range(len(x)):
+        J = weights[-1]
+        for l in range(len(weights) - 2, layer - 2, -1):
+            J = (J * slopes[l][i]) @ weights[l]
+        total = total + J.T @ J / len(x)
+    return weights[layer - 1].T @ weights[layer - 1], total
+
+
+def arrays(net):
+    return [np.asarray(W) for W in net.weights]
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_the_scripts_that_subtract_the_start_in_place_are_had_by_on_change(layer):
+    weights = arrays(NET)
+    weights[layer - 1] = weights[layer - 1] - arrays(START)[layer - 1]
+    N, A = script_matrices(weights, layer, np.asarray(DATA.x))
+    script_2022 = nf.measure.on_change(nf.measure.alignment(1.0, layer=layer), START, layer=layer)
+    script_2024 = nf.measure.on_change(nf.measure.nfa_pearson_2024(layer=layer), START, layer=layer)
+    np.testing.assert_allclose(script_2022(NET, DATA), cosine(N, A), rtol=1e-10)
+    np.testing.assert_allclose(script_2024(NET, DATA), correlation(N, root(A)), rtol=1e-7)
+    assert abs(script_2022(NET, DATA) - nf.measure.nfa_cosine_2022(START, layer=layer)(NET, DATA)) > 0.01
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_the_script_that_zeroes_the_diagonals_keeps_the_zeros(layer):
+    N, A = script_matrices(arrays(NET), layer, np.asarray(DATA.x))
+    without = lambda M: M - np.diag(np.diag(M))
+    script = nf.measure.nfa_off_diagonal_2024(keep_zeros=True, layer=layer)
+    np.testing.assert_allclose(script(NET, DATA), correlation(without(N), without(root(A))), rtol=1e-7)
+    assert abs(script(NET, DATA) - nf.measure.nfa_off_diagonal_2024(layer=layer)(NET, DATA)) > 1e-6
+
+
+def test_the_script_of_the_centred_and_uncentred_nfa_computes_correlations():
+    x, change = np.asarray(DATA.x), arrays(NET)[0] - arrays(START)[0]
+    N, A = script_matrices(arrays(NET), 1, x)
+    K = np.asarray(preactivation_agop(NET, DATA))
+    uncentred, centred = nf.measure.uncentered_nfa(metric="pearson"), nf.measure.centered_nfa(START, metric="pearson")
+    np.testing.assert_allclose(uncentred(NET, DATA), correlation(N, A), rtol=1e-10)
+    np.testing.assert_allclose(centred(NET, DATA), correlation(change.T @ change, change.T @ K @ change), rtol=1e-10)
+
+
+def test_a_network_of_another_shape_is_no_start_of_this_one(no_type_checks):
+    other = nf.nets.MLP((6, 4, 2), key=KEY)
+    with pytest.raises(ValueError, match=r"`initial` must be a network with a layer of shape \(7, 6\)"):
+        nf.measure.on_change(nf.measure.alignment(1.0), other)(NET, DATA)
+    with pytest.raises(ValueError, match="`observable` must be a function"):
+        nf.measure.on_change("cosine", START)
+
+
 def test_conventions_of_the_change_are_undefined_before_any_training():
     for convention in (nf.measure.centered_nfa(START), nf.measure.nfa_cosine_2022(START)):
         assert jnp.isnan(convention(START, DATA))
