@@ -38,10 +38,27 @@ def resolve(loss: Loss) -> Callable:
 def require_fitting(loss: Callable, prediction: Any, targets: Float[Array, "n c"]) -> None:
     """Raise unless a loss gives one scalar for a prediction of this shape, and targets are what it is meant for.
 
-    **Raises:** ValueError naming `loss`; `data`, for targets of the cross entropy that are no distributions.
+    The named losses need predictions and targets of the same shape; others may be of any two shapes.
+
+    **Raises:** ValueError naming `loss`; `net`, for predictions of another shape than a named loss needs; `data`, for
+    targets of the cross entropy that are no distributions.
     """
+    shape, outputs = getattr(prediction, "shape", None), targets.shape[1]
+    if loss is cross_entropy and outputs == 1 and shape not in ((), (1,), None):
+        must_be = f"of one-hot targets for the cross entropy (class numbers: `jax.nn.one_hot(labels, {shape[0]})`)"
+        raise wrong("data", must_be, "of targets in one column")
+    if loss in LOSSES.values() and shape != (outputs,):
+        raise wrong(
+            "net",
+            f"a map to {outputs} output{'' if outputs == 1 else 's'}, like the data",
+            prediction if shape is None else shape,
+        )
     target = jax.ShapeDtypeStruct(targets.shape[1:], targets.dtype)
-    value = eqx.filter_eval_shape(loss, prediction, target)
+    try:
+        value = eqx.filter_eval_shape(loss, prediction, target)
+    except Exception as error:
+        must_be = f"a function of one prediction, of shape {shape}, and one target, of shape {target.shape}"
+        raise wrong("loss", must_be, f"one that raises {type(error).__name__}: {error}") from error
     if getattr(value, "shape", None) != ():
         raise wrong("loss", "a function with one scalar per sample", f"of shape {getattr(value, 'shape', value)}")
     if loss is not cross_entropy or is_traced(targets):

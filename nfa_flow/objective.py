@@ -8,6 +8,7 @@ Hessian √m H √m is symmetric, as every solver made for gradient flow needs i
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,8 +20,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .checks import is_traced, require_finite, require_number, wrong
 from .data import Dataset, moment_factor
-from .losses import Loss, mse, require_fitting, resolve
+from .losses import LOSSES, Loss, mse, require_fitting, resolve
 from .nets import MLP
+from .nets.activations import name_of
+from .trained import require_untrained_state, trained_arrays, why_it_failed
 
 Mobility = Sequence[float | Float[Array, ""]] | PyTree
 
@@ -32,6 +35,7 @@ class AbstractObjective(eqx.Module):
     weight_decay: eqx.AbstractVar[Float[Array, ""]]
     root_mobility: eqx.AbstractVar[PyTree | None]  # √m in the structure of the parameters; None where m = 1
     loss_function: eqx.AbstractVar[Callable]  # of one sample
+    trained: eqx.AbstractVar[tuple[bool, ...]]  # of each array of the parameters, whether it has a gradient
 
     @abc.abstractmethod
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
@@ -61,7 +65,13 @@ class AbstractObjective(eqx.Module):
 
     def _with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
         pull = _times(self.root_mobility, self.natural(parameters))
-        return jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
+        decayed = jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
+        return self.where_trained(decayed, gradient)
+
+    def where_trained(self, new: PyTree, old: PyTree) -> PyTree:
+        """`new` in the place of the arrays that have a gradient, and `old` in the place of all others."""
+        arrays = zip(self.trained, jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+        return jax.tree.unflatten(jax.tree.structure(old), [n if trained else o for trained, n, o in arrays])
 
 
 class SampleObjective(AbstractObjective):
@@ -72,6 +82,7 @@ class SampleObjective(AbstractObjective):
     root_mobility: PyTree | None
     data: Dataset
     loss_function: Callable = eqx.field(static=True)
+    trained: tuple[bool, ...] = eqx.field(static=True)
 
     def on(self, indices: Int[Array, " b"]) -> "SampleObjective":
         """The objective of a minibatch, whose expectation over uniformly drawn indices is this objective."""
@@ -100,6 +111,7 @@ class MomentObjective(AbstractObjective):
     weight_decay: Float[Array, ""]
     root_mobility: PyTree | None
     factor: Float[Array, "r m"]
+    trained: tuple[bool, ...] = eqx.field(static=True)
     loss_function: Callable = eqx.field(static=True, default=mse)
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
@@ -123,10 +135,11 @@ def make_objective(
     """Split a network into its trainable parameters and the objective that they minimise.
 
     **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name or a
-    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every floating-point array of the network;
+    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every array that has a gradient;
     `mobility`: m > 0, one per layer of an `MLP` or a tree in the shape of the parameters; `by_samples`: never replace
     the samples by their moments, as minibatches need.
-    **Returns:** (parameters, objective). The parameters are the network's inexact arrays, divided by √m.
+    **Returns:** (parameters, objective). The parameters are the network's inexact arrays, divided by √m; those that
+    are unused or behind `jax.lax.stop_gradient` have no gradient and are not decayed.
     **Raises:** ValueError naming `net`, `data`, `loss`, `weight_decay` or `mobility`.
     """
     if not isinstance(data, Dataset):
@@ -149,10 +162,17 @@ def make_objective(
     if root is not None:
         parameters = jax.tree.map(lambda p, r: p / r, parameters, root)
     # Not of a subclass, which may be another function of its weights; so in all that takes an `MLP` for its layers.
-    if not by_samples and type(net) is MLP and net.is_linear and loss_function is mse:
+    is_precise = jnp.finfo(dtype).bits >= 32  # as the factorization of the moments needs it
+    everything = (True,) * len(leaves)
+    if not by_samples and type(net) is MLP and net.is_linear and loss_function is mse and is_precise:
         factor = moment_factor(data, intercept=net.layers[0].bias is not None)
-        return parameters, MomentObjective(frozen, decay, root, factor=factor)
-    return parameters, SampleObjective(frozen, decay, root, data=data, loss_function=loss_function)
+        return parameters, MomentObjective(frozen, decay, root, factor=factor, trained=everything)
+    objective = SampleObjective(frozen, decay, root, data=data, loss_function=loss_function, trained=everything)
+    if type(net) is MLP and all(name_of(each) for each in net.activations) and loss_function in LOSSES.values():
+        return parameters, objective  # where every array has a gradient
+    trained = trained_arrays(objective.loss, parameters)
+    require_untrained_state(parameters, trained)
+    return parameters, dataclasses.replace(objective, trained=trained)
 
 
 def own_mobility(net: Any) -> Mobility | None:
@@ -192,11 +212,10 @@ def _times(root: PyTree | None, parameters: PyTree) -> PyTree:
 def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:
     if type(net) is MLP and net.widths[0] != data.inputs:
         raise wrong("data", f"of {net.widths[0]} inputs, like the network", f"of {data.inputs}")
-    prediction = eqx.filter_eval_shape(net, data.x[0])
-    if getattr(prediction, "shape", None) != (data.outputs,):
-        raise wrong(
-            "net",
-            f"a map to {data.outputs} output{'' if data.outputs == 1 else 's'}, like the data",
-            getattr(prediction, "shape", prediction),
-        )
+    sample = jax.ShapeDtypeStruct(data.x.shape[1:], data.x.dtype)
+    try:
+        prediction = eqx.filter_eval_shape(net, sample)
+    except Exception as error:
+        must_be = f"a map from one sample of shape {sample.shape} to a prediction"
+        raise wrong("net", must_be, why_it_failed(net, error)) from error
     require_fitting(loss_function, prediction, data.y)

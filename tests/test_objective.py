@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from oracles import linear_net, relative, with_random_biases
 
@@ -181,3 +182,39 @@ def test_parameters_of_several_dtypes_or_complex_ones_are_refused(cast, message)
     net = eqx.combine(jax.tree.unflatten(structure, [cast(leaf, i) for i, leaf in enumerate(leaves)]), rest)
     with pytest.raises(ValueError, match=f"`net` must be {message}"):
         make_objective(net, data, "mse", 0.0)
+
+
+def likelihood(prediction, target):
+    """The negative logarithm of a normal density whose mean and log-variance are predicted."""
+    mean, log_variance = prediction
+    return 0.5 * ((mean - target[0]) ** 2 * jnp.exp(-log_variance) + log_variance)
+
+
+def by_class_number(prediction, target):
+    return optax.softmax_cross_entropy_with_integer_labels(prediction, target[0].astype(int))
+
+
+def test_a_loss_may_have_targets_of_another_shape_than_predictions():
+    net, data = problem(samples=20, inputs=5, outputs=3)
+    y = np.asarray(data.y)[:, :1]
+    two = nf.nets.MLP([5, 4, 2], key=jax.random.key(0), activation="tanh")
+    theta, objective = make_objective(two, nf.Dataset(data.x, y), likelihood, 0.0)
+    mean, log_variance = np.asarray(jax.vmap(two)(data.x)).T
+    plain = np.mean(0.5 * ((mean - y[:, 0]) ** 2 / np.exp(log_variance) + log_variance))
+    assert float(objective.loss(theta)) == pytest.approx(plain, rel=1e-13)
+    labels = np.arange(20) % 3
+    theta, objective = make_objective(net, nf.Dataset(data.x, labels), by_class_number, 0.0)
+    _, one_hot = make_objective(net, nf.Dataset(data.x, np.eye(3)[labels]), "cross_entropy", 0.0)
+    assert float(objective.loss(theta)) == pytest.approx(float(one_hot.loss(theta)), rel=1e-13)
+
+
+def test_class_numbers_are_told_apart_from_targets_of_the_cross_entropy():
+    net, data = problem(samples=20, inputs=5, outputs=3)
+    numbers = nf.Dataset(data.x, np.arange(20) % 3)
+    with pytest.raises(ValueError, match=r"`data` must be of one-hot targets .*`jax.nn.one_hot\(labels, 3\)`"):
+        make_objective(net, numbers, "cross_entropy", 0.0)
+    integers_only = optax.softmax_cross_entropy_with_integer_labels
+    with pytest.raises(
+        ValueError, match=r"`loss` must be a function of one prediction, of shape \(3,\), and one target"
+    ):
+        make_objective(net, numbers, integers_only, 0.0)

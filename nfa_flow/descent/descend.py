@@ -82,7 +82,7 @@ def _step(problem: DescentProblem, state: DescentState) -> DescentState:
     objective, order = _batch(problem, state)
     gradient = objective.gradient(state.parameters)
     updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer_state, state.parameters)
-    new = optax.apply_updates(state.parameters, updates)
+    new = objective.where_trained(optax.apply_updates(state.parameters, updates), state.parameters)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
     keep = lambda a, b: jnp.where(finite, a, b)
     return eqx.tree_at(

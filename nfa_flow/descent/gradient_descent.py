@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, run_to_end
 from ..losses import Loss
+from ..nets import MLP
+from ..nets.scale_by_parametrization import scales_by_parametrization
 from ..objective import make_objective
 from ..observation import Observe, make_observer
 from ..trajectory import Trajectory, conclude, make_trajectory
@@ -55,11 +58,14 @@ def gradient_descent(
     - `time_per_step`: gradient-flow time of one step, for the time axis. By default η for plain gradient descent,
       `optax.sgd(η)` with a number η, traced or not. Every other optimiser needs it: usually the learning rate, divided
       by 1 − β for momentum β, so that the run shares the axis of `gradient_flow`; 1 counts steps.
-    - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimiser.
+    - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimiser. Neither moves
+      an array that the loss has no gradient with respect to.
     - `save_at`: increasing step numbers in [0, steps]; by default 0 and about 60 log-spaced ones.
 
     **Returns:** a `Trajectory`; `times` are `time_per_step` × step. `stats`: `steps`, `gradient_evaluations`,
     `seconds` (of this process, compilation included), `batch`.
+
+    **Warns:** where the parametrization of an `MLP` has learning rates that the optimiser does not follow.
 
     **Raises:** ValueError for bad arguments; `RunError` when the parameters stop being finite; `RunInterrupted` on
     Ctrl-C. Both carry the `trajectory` so far.
@@ -68,6 +74,7 @@ def gradient_descent(
     require_integer("steps", steps, at_least=1)
     parameters, objective = make_objective(net, data, loss, weight_decay, by_samples=batch_size is not None)
     _check_optimizer(optimizer, parameters)
+    _warn_about_mobilities(net, optimizer, parameters)
     time_per_step = _time_per_step(time_per_step, optimizer, parameters)
     problem = DescentProblem(
         objective=objective,
@@ -119,14 +126,45 @@ def _time_per_step(given: Any, optimizer: optax.GradientTransformation, paramete
 
 
 def _check_optimizer(optimizer: Any, parameters: PyTree) -> None:
+    if isinstance(optimizer, optax.MultiSteps):
+        raise wrong("optimizer", "an optax optimiser: here its `.gradient_transformation()`", "an `optax.MultiSteps`")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise wrong("optimizer", "an optax optimiser such as `optax.sgd(1e-2)`", repr(optimizer))
+
+    def states(parameters: PyTree) -> tuple[PyTree, PyTree]:
+        state = jax.tree.map(jnp.asarray, optimizer.init(parameters))
+        updates, new = optimizer.update(parameters, state, parameters)
+        optax.apply_updates(parameters, updates)
+        return state, new
+
     try:
-        jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), parameters)
-    except TypeError as error:
-        raise wrong(
-            "optimizer", "one that needs gradients only, without a line search", f"one where {error}"
-        ) from error
+        before, after = jax.eval_shape(states, parameters)
+    except ValueError:  # which says what it needs
+        raise
+    except Exception as error:
+        must_be = (
+            "one that needs gradients and one set of parameters only (no loss value, no line search, no "
+            "`optax.lookahead`)"
+        )
+        raise wrong("optimizer", must_be, f"one that raises {type(error).__name__}: {error}".rstrip(".")) from error
+    types = lambda state: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
+    if types(before) != types(after):
+        must_be = "one whose state keeps its shapes and dtypes"
+        changes = [(a, b) for a, b in zip(types(before), types(after), strict=False) if a != b]
+        raise wrong("optimizer", must_be, f"one that changes {changes[0][0]} to {changes[0][1]}" if changes else "not")
+
+
+def _warn_about_mobilities(net: Any, optimizer: optax.GradientTransformation, parameters: PyTree) -> None:
+    """Say so when layers have learning rates of their own, which the flow follows and this optimizer does not."""
+    if not isinstance(net, MLP) or net.parametrization is None:
+        return
+    if scales_by_parametrization(optimizer, parameters) or all(m == 1 for m in jax.tree.leaves(net.mobility)):
+        return
+    message = (
+        f"`optimizer` does not follow the learning rates that {net.parametrization.name} gives the layers of `net`, "
+        "as `gradient_flow` does: chain `nf.nets.scale_by_parametrization()` after it."
+    )
+    warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def _check_batches(batch_size: int | None, key: PRNGKeyArray | None, data: Dataset) -> Minibatches | None:

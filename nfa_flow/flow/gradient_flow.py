@@ -64,13 +64,16 @@ def gradient_flow(
     second moments of the data, at a cost that does not depend on the number of samples.
 
     **Arguments:**
-    - `net`: any Equinox module from one sample "d" to a prediction "c"; all its floating-point arrays are trained.
+    - `net`: any Equinox module from one sample "d" to a prediction "c". All its floating-point arrays are trained that
+      the loss has a gradient with respect to; neither gradient nor weight decay moves one behind
+      `jax.lax.stop_gradient`.
     - `data`: the samples.
     - `t1`, `t0`: end and start in gradient-flow time; to go on from an earlier run pass its `net` and `end_time`.
     - `weight_decay`: λ ≥ 0.
     - `mobility`: m > 0: one number per layer of an `MLP`, or a tree of numbers or arrays in the structure of the
       network's floating-point arrays. By default that of the parametrisation of an `MLP`, and 1 where it has none.
-    - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample.
+    - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample,
+      whose prediction and target may be of different shapes.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
       memory grows with the number of observations only. Without it, the loss. Pass the same function objects again to
       avoid recompilation.

@@ -1,5 +1,7 @@
 """The learning rates of a parametrisation, for optimisers."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import optax
@@ -7,6 +9,10 @@ from jaxtyping import PyTree
 
 from ..checks import wrong
 from .mlp import MLP
+
+
+class ScaleByParametrizationState(NamedTuple):
+    """Empty: by it `scale_by_parametrization` is recognized inside a chain."""
 
 
 def scale_by_parametrization() -> optax.GradientTransformation:
@@ -20,20 +26,28 @@ def scale_by_parametrization() -> optax.GradientTransformation:
     The steps of the first are those of Euler's method for the network's gradient flow: with `time_per_step=0.1`
     `nf.gradient_descent` puts both on one time axis.
 
-    Whatever comes before it in the chain is scaled too: after `optax.adamw` the decoupled decay of a layer is its rate
-    times λ, as in the gradient flow, where λ is multiplied by the mobility. The `mup` package instead rescales λ so
-    that every layer decays at ηλ; for that chain `optax.add_decayed_weights(-ηλ)` after this transformation.
+    Weight decay that comes before it is multiplied too: a layer of mobility m decays at the rate η m λ, with the λ of
+    `optax.adamw` as with `weight_decay=λ` of `nf.gradient_descent` and `nf.gradient_flow`. The `mup` package of the
+    authors of muP divides λ by m instead, so that all layers decay at ηλ. For that, decay behind it:
+
+        optax.chain(optax.adam(η), nf.nets.scale_by_parametrization(), optax.add_decayed_weights(-η * λ))
 
     **Returns:** an optax transformation without a state.
     **Raises:** ValueError naming `net`, at its first use, for anything but an `MLP` with a parametrisation.
     """
 
-    def scale(updates: PyTree, params: PyTree | None = None) -> PyTree:
+    def update(updates: PyTree, state: optax.OptState, params: PyTree | None = None) -> tuple[PyTree, optax.OptState]:
         if not isinstance(updates, MLP) or updates.parametrization is None:
             raise wrong("net", "an `MLP` with a `parametrization`, whose learning rates are asked for", repr(updates))
         m = updates.mobility
         if isinstance(m, tuple):
             m = eqx.tree_at(lambda net: [linear.weight for linear in net.layers], updates, m)
-        return jax.tree.map(lambda m, update: m * update, m, updates)
+        return jax.tree.map(lambda m, update: m * update, m, updates), state
 
-    return optax.stateless(scale)
+    return optax.GradientTransformation(lambda params: ScaleByParametrizationState(), update)
+
+
+def scales_by_parametrization(optimizer: optax.GradientTransformation, parameters: PyTree) -> bool:
+    """Whether an optimizer has `scale_by_parametrization` among its parts."""
+    is_ours = lambda node: isinstance(node, ScaleByParametrizationState)
+    return any(is_ours(node) for node in jax.tree.leaves(jax.eval_shape(optimizer.init, parameters), is_leaf=is_ours))

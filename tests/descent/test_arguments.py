@@ -12,13 +12,21 @@ KEY = jax.random.key(0)
 DATA = nf.data.linear_teacher(KEY, 10, 3, 2)
 NET = nf.nets.MLP([3, 4, 2], key=KEY)
 
+GROWS = optax.GradientTransformation(
+    lambda parameters: jnp.zeros(1), lambda gradient, state, parameters: (gradient, jnp.append(state, 0.0))
+)
+
 BAD = [
     ({"steps": 0}, "`steps` must be a whole number of at least 1, but was 0"),
     ({"steps": 2.0}, "`steps` must be a whole number"),
     ({"steps": True}, "`steps` must be a whole number"),
     ({"optimizer": 0.1}, "`optimizer` must be an optax optimiser"),
     ({"optimizer": optax.sgd}, "`optimizer` must be an optax optimiser"),
-    ({"optimizer": optax.lbfgs()}, "`optimizer` must be one that needs gradients only"),
+    ({"optimizer": optax.lbfgs()}, "`optimizer` must be one that needs gradients and one set of parameters only"),
+    ({"optimizer": optax.polyak_sgd()}, "`optimizer` must be one that needs gradients .* 'value'"),
+    ({"optimizer": optax.lookahead(optax.sgd(0.1), 3, 0.5)}, "`optimizer` must be one .* one set of parameters only"),
+    ({"optimizer": optax.MultiSteps(optax.sgd(0.1), 2)}, r"`optimizer` must be .* its `.gradient_transformation\(\)`"),
+    ({"optimizer": GROWS}, r"`optimizer` must be one whose state keeps its shapes and dtypes, .*\(1,\).* to .*\(2,\)"),
     ({"batch_size": 11, "key": KEY}, "`batch_size` must be at most the number of samples, 10, but was 11"),
     ({"batch_size": 0, "key": KEY}, "`batch_size` must be a whole number of at least 1"),
     ({"batch_size": 2.5, "key": KEY}, "`batch_size` must be a whole number"),
@@ -45,8 +53,8 @@ BAD = [
     ({"net": NET.with_weights([np.full((4, 3), np.nan), np.ones((2, 4))])}, "`net` must be finite everywhere"),
     ({"observe": [nf.measure.loss]}, "`observe` must be a mapping from names to functions"),
     ({"observe": {"loss": 3.0}}, r'`observe\["loss"\]` must be a function'),
-    ({"observe": {"time": nf.measure.loss}}, "`observe` must be without .* the names time, step, net, nets"),
-    ({"observe": {"a/b": nf.measure.loss}}, "`observe` must be without .* the names time, step, net, nets"),
+    ({"observe": {"time": nf.measure.loss}}, "`observe` must be a mapping .* other than time, step, net, nets"),
+    ({"observe": {"a/b": nf.measure.loss}}, "`observe` must be a mapping .* other than time, step, net, nets"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Starts and mobilities as powers of the width, verdicts on the limit, and other coordinates for the same training."""
 
+import warnings
 from functools import partial
 
 import jax
@@ -235,3 +236,29 @@ def test_the_rates_of_no_parametrisation_are_refused():
     optimizer = optax.chain(optax.sgd(0.1), nf.nets.scale_by_parametrization())
     with pytest.raises(ValueError, match="`net` must be an `MLP` with a `parametrization`"):
         nf.gradient_descent(net, DATA, optimizer, 1, progress=False)
+
+
+def test_a_plain_optimizer_that_leaves_the_mobilities_out_is_warned_about():
+    descend = lambda net, optimizer: nf.gradient_descent(net, DATA, optimizer, 1, time_per_step=0.1, progress=False)
+    net = MLP(WIDTHS, key=KEY, parametrization="muP")
+    with pytest.warns(UserWarning, match=r"`optimizer` does not follow .* muP .* `nf.nets.scale_by_parametrization"):
+        descend(net, optax.sgd(0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        descend(MLP(WIDTHS, key=KEY), optax.sgd(0.1))
+        inner = optax.chain(optax.clip(1.0), optax.chain(optax.sgd(0.1), nf.nets.scale_by_parametrization()))
+        descend(net, inner)
+        descend(net, optax.apply_if_finite(inner, 3))
+
+
+def test_weight_decay_before_the_mobilities_is_multiplied_and_after_them_it_is_not():
+    """Without a gradient a step of decoupled decay is W ← (1 − ηmλ) W, and W ← (1 − ηλ) W as the mup package has it."""
+    net = MLP(WIDTHS, key=KEY, parametrization=muP("adam"))
+    zero, scale = jax.tree.map(jnp.zeros_like, net), nf.nets.scale_by_parametrization()
+    before = optax.chain(optax.adamw(0.1, weight_decay=0.5), scale)
+    after = optax.chain(optax.adam(0.1), scale, optax.add_decayed_weights(-0.1 * 0.5))
+    factors = {"before": [1 - 0.1 * 0.5 * m for m in net.mobility], "after": [0.95] * len(net.weights)}
+    for optimizer, expected in ((before, factors["before"]), (after, factors["after"])):
+        updates, _ = optimizer.update(zero, optimizer.init(net), net)
+        for W, new, factor in zip(net.weights, optax.apply_updates(net, updates).weights, expected, strict=True):
+            np.testing.assert_allclose(new, factor * W, rtol=1e-14)
