@@ -40,9 +40,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> Path:
 def write_folder(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with the path of a new folder, and put that in the place of `path`, which may be an older one."""
     target = path.resolve()  # a link stays, and leads to the new one
-    if (left := standing(target)) not in (None, target):
-        with suppress(OSError):  # another process may be just about to do so
-            os.rename(left, target)
+    settle(target)
     with _partial(target) as partial:
         write(partial / _NEW)
         _swap(partial, target)
@@ -78,6 +76,13 @@ def standing(path: Path) -> Path | None:
             if (partial / _OLD).exists():
                 return partial / _OLD
     return path if path.exists() else None
+
+
+def settle(path: Path) -> None:
+    """Do what a kill has kept from being done, so that `path` itself is what stands."""
+    if (left := standing(path)) not in (None, path):
+        with suppress(OSError):  # another process may be just about to do so
+            os.rename(left, path)
 
 
 def read_folder(path: Path, read: Callable[[Path], _T]) -> _T:

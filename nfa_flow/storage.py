@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import xarray
 
 from .checks import is_traced, wrong
-from .files import read_folder, require_path, standing, write_folder
+from .files import read_folder, require_path, settle, standing, write_folder
 from .nets import ABC, MLP, Spectral
 from .nets.activations import name_of
 from .trajectory import STATUS, Trajectory, flatten, has_nan
@@ -68,6 +69,26 @@ def load(path: str | os.PathLike, like: Any) -> Trajectory:
     if standing(path) is None:
         raise FileNotFoundError(f"There is no trajectory at {path}.")
     return read_folder(path, partial(_read, like=like))
+
+
+def is_trajectory(path: Path) -> bool:
+    """Whether there is a trajectory at a path, damaged or not."""
+    try:
+        return _about(path) is not None
+    except ValueError:
+        return True
+
+
+def remove(path: Path) -> None:
+    """Delete the trajectory at a path, if there is one.
+
+    **Raises:** ValueError when it is anything else.
+    """
+    settle(path)
+    if path.exists():
+        if found := _foreign(path):
+            raise wrong("path", "a trajectory", f"{path}, which holds {found}")
+        shutil.rmtree(path)
 
 
 def _write(run: Trajectory, folder: Path) -> None:

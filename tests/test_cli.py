@@ -77,6 +77,12 @@ def table(output):
     return {row[0]: row[1:] for row in rows if len(row) == 7}
 
 
+def other_store(folder):
+    """A Zarr store that is no trajectory."""
+    xarray.Dataset({"a": 1.0}, attrs={"settings": "", "about": ""}).to_zarr(folder / "sweep.zarr", consolidated=False)
+    return folder / "sweep.zarr"
+
+
 def contents(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
@@ -123,7 +129,8 @@ def test_a_second_call_finds_everything_done_and_shows_the_same_table(npz, said_
 
 def test_the_runs_of_the_command_line_are_those_of_the_library(npz, finished):
     settings = json.loads((finished / "settings.json").read_text())
-    assert settings["data"] == npz[2] and len(settings["contents"]) == 12
+    assert all(each["data"] == npz[2] and len(each["contents"]) == 12 for each in settings.values())
+    assert settings["gd"].items() >= {"steps": 200, "gd_rate": 0.05}.items() and "steps" not in settings["exact flow"]
     run = nf.Trajectory.load(finished / "exact_flow.zarr")
     again = nf.gradient_flow(
         nf.nets.MLP([3, 4, 2], key=jax.random.split(jax.random.key(0), 3)[1], init=nf.nets.Balanced(0.3)),
@@ -142,7 +149,8 @@ def test_other_contents_of_the_same_data_file_are_refused(npz, copy, tmp_path, c
     file = tmp_path / "data.npz"
     shutil.copy(npz[2], file)
     settings = json.loads((copy / "settings.json").read_text())
-    (copy / "settings.json").write_text(json.dumps(settings | {"data": str(file)}))
+    renamed = {name: each | {"data": str(file)} for name, each in settings.items()}
+    (copy / "settings.json").write_text(json.dumps(renamed))
     main(["flow", "--data", str(file), *SMALL, "--out", str(copy)])  # the same contents under another name
     rng = np.random.default_rng(1)
     np.savez(file, x=rng.normal(size=(20, 3)), y=rng.normal(size=(20, 2)))
@@ -153,31 +161,51 @@ def test_other_settings_are_refused_with_the_difference(npz, copy, capsys):
     before = contents(copy)
     err = fails(capsys, [*npz, "--width", "5", "--seed", "3", "--out", str(copy)])
     assert f"{copy} holds runs of other settings (width 4 → 5, seed 0 → 3)." in err
-    assert "pass --overwrite" in err
+    assert f"pass --overwrite to replace them ({', '.join(STORES)})" in err
     assert err.count("\n") == 1
     assert contents(copy) == before
 
 
 def test_overwrite_replaces_the_runs_of_other_settings_only(npz, copy, capsys):
-    mine = copy / "notes.txt"
-    mine.write_text("mine")
+    ours = ["my.zarr", "adam.txt", "gd.checkpoint.txt"]
+    for name in ours:
+        (copy / name).write_text("mine")
     before = contents(copy)
-    call = [*npz, "--steps", "20", "--optimizers", "gd", "--out", str(copy), "--overwrite"]
-    main(call)
-    assert "gd: The run completed at t = 1." in capsys.readouterr().out
-    assert set(contents(copy)) == {"notes.txt", "settings.json", "exact_flow.zarr", "gd.zarr", "figure.png"}
-    assert contents(copy)["exact_flow.zarr"] != before["exact_flow.zarr"]
+    call = [*npz, "--steps", "20", "--optimizers", "gd", "--out", str(copy)]
+    assert "(steps 200 → 20)" in fails(capsys, call) and contents(copy) == before
+    main([*call, "--overwrite"])
+    out = capsys.readouterr().out
+    assert "exact flow: already in" in out and "gd: The run completed at t = 1." in out
+    assert set(contents(copy)) == {*ours, "settings.json", "exact_flow.zarr", "gd.zarr", "figure.png"}
+    assert contents(copy)["exact_flow.zarr"] == before["exact_flow.zarr"]
     main(call)
     assert "gd: already in" in capsys.readouterr().out
-    assert mine.read_text() == "mine"
+    assert all((copy / name).read_text() == "mine" for name in ours)
 
 
-def test_stores_of_unknown_settings_are_never_touched(npz, copy, capsys):
-    (copy / "settings.json").unlink()
+def test_another_rate_of_one_optimiser_trains_that_one_again(npz, copy, capsys):
     before = contents(copy)
-    err = fails(capsys, [*npz, "--out", str(copy), "--overwrite"])
-    assert "unknown settings (no settings.json)" in err
-    assert contents(copy) == before
+    main([*npz, "--gd-rate", "0.1", "--out", str(copy), "--overwrite"])
+    stores = {name for name in contents(copy) if name.endswith(".zarr") and contents(copy)[name] != before[name]}
+    assert stores == {"gd.zarr"}
+
+
+def test_files_that_only_have_our_names_are_never_touched(npz, copy, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    for name, content in {
+        "settings.json": '{"my": "editor"}',
+        "figure.png": "my figure",
+        "gd.zarr": "my notes",
+    }.items():
+        (tmp_path / "mine" / name).write_text(content)
+        assert "Choose another --out" in fails(capsys, [*npz, "--out", str(tmp_path / "mine"), "--overwrite"])
+        assert (tmp_path / "mine" / name).read_text() == content
+        (tmp_path / "mine" / name).unlink()
+    shutil.rmtree(copy / "gd.zarr")
+    shutil.copytree(other_store(tmp_path), copy / "gd.zarr")
+    before = contents(copy / "gd.zarr")
+    err = fails(capsys, [*npz, "--gd-rate", "0.1", "--out", str(copy), "--overwrite"])
+    assert "gd.zarr, which holds something else" in err and contents(copy / "gd.zarr") == before
 
 
 def test_an_interrupted_call_exits_with_130_and_the_same_call_goes_on(npz, finished, tmp_path, capsys, monkeypatch):
@@ -207,29 +235,79 @@ def test_an_interrupted_call_exits_with_130_and_the_same_call_goes_on(npz, finis
 
 BAD = [
     (["--data", "imagenet"], "`data` must be digits, diabetes, linear_teacher, .* but was 'imagenet'"),
+    (["--data", "diabetes:foo"], "`data` must be .* but was 'diabetes:foo'"),
+    (["--data", "openml:"], "`data` must be .* but was 'openml:'"),
     (["--data", "missing.npz"], "missing.npz"),
     (["--depth", "0"], "`depth` must be a whole number of at least 1, but was 0"),
     (["--width", "0"], "`width` must be a whole number of at least 1, but was 0"),
     (["--samples", "0"], "`samples` must be"),
+    (["--inputs", "-1"], "`inputs` must be"),
+    (["--noise", "-1"], "`noise` must be a non-negative number, but was -1"),
+    (["--seed", "-1"], "`seed` must be a whole number of at least 0"),
     (["--activation", "swish"], "`activation` must be one of"),
     (["--scale", "-1"], "`scale` must be a positive number, but was -1"),
     (["--init", "lambda_balanced", "--b", "0"], "`b` must be non-zero"),
+    (["--init", "lambda_balanced", "--b", "nan"], "`b` must be a finite number"),
+    (["--loss", "cross_entropy"], "`data` must be of one-hot or probability targets"),
     (["--power", "0"], "`power` must be a positive number, but was 0"),
-    (["--t1", "0"], "`t1` must be after `t0` = 0, but was 0"),
+    (["--t1", "0"], "`t1` must be a positive number, but was 0"),
     (["--rtol", "0"], "`rtol` must be a positive number, but was 0"),
     (["--weight-decay", "-1"], "`weight_decay` must be a non-negative number, but was -1"),
+    (["--steps", "0"], "`steps` must be a whole number of at least 1, but was 0"),
+    (["--batch-size", "0"], "`batch_size` must be a whole number of at least 1, but was 0"),
+    (["--gd-rate", "inf"], "`gd_rate` must be a positive number, but was inf"),
+    (["--momentum-rate", "0"], "`momentum_rate` must be a positive number"),
+    (["--adam-rate", "-1"], "`adam_rate` must be a positive number"),
+    (["--adamw-decay", "-1"], "`adamw_decay` must be a non-negative number"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: " ".join(value) if type(value) is list else "")
-def test_bad_input_is_one_red_line(change, message, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_red_line_before_anything_is_written(change, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    err = fails(capsys, [*TEACHER, *change, "--out", str(tmp_path)])
+    err = fails(capsys, [*TEACHER, *change, "--out", str(tmp_path / "runs")])
     assert re.search(message, err)
     assert err.count("\n") == 1
     assert err.startswith("\x1b[31m") and err.endswith("\x1b[0m\n")
     assert "Traceback" not in err
-    assert not list(tmp_path.glob("*.zarr"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corrected_call_goes_on(npz, copy, capsys):
+    """After a bad argument, and with a good one: what is finished stays."""
+    before = contents(copy)
+    fails(capsys, [*npz, "--steps", "0", "--out", str(copy), "--overwrite"])
+    assert contents(copy) == before
+    main([*npz, "--out", str(copy)])
+    assert capsys.readouterr().out.count("already in") == 5
+
+
+def test_out_must_be_a_folder(npz, tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    for out in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        err = fails(capsys, [*npz, "--out", str(out)])
+        assert "`out` must be a" in err and err.count("\n") == 1
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.docx", "."])
+def test_a_figure_must_be_a_file_of_a_known_kind(name, finished, tmp_path, capsys):
+    assert "`out` must be a file that ends in" in fails(capsys, ["plot", str(finished), "--out", str(tmp_path / name)])
+
+
+def test_an_unknown_experiment_is_named_by_its_flag(tmp_path, capsys):
+    err = fails(capsys, ["study", "nfa", "--quick", "--figure", "bogus", "--out", str(tmp_path)])
+    assert '`figure` must be one of "depth"' in err and not list(tmp_path.iterdir())
+
+
+def test_the_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"nfa_flow {nf.__version__}\n"
+
+
+def test_without_colour_errors_are_plain(capsys, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in fails(capsys, [*TEACHER, "--steps", "0"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["flow", "--steps", "many"], ["flow", "--optimizers", "lion"]])

@@ -41,7 +41,7 @@ def said_and_finished(call, tmp_path_factory):
     """What the call printed, and its store. Tests that change the store take a copy."""
     store, out = tmp_path_factory.mktemp("finished") / "small.zarr", io.StringIO()
     with contextlib.redirect_stdout(out):
-        main([*call, "--store", str(store)])
+        main([*call, "--out", str(store)])
     return out.getvalue(), store
 
 
@@ -119,14 +119,14 @@ def test_the_runs_are_those_of_the_flow_command(call, finished):
 
 def test_a_second_call_finds_everything_done(call, said_and_finished, copy, capsys, monkeypatch):
     monkeypatch.setattr(local.LocalWorkers, "results", interrupted)
-    main([*call, "--store", str(copy)])
+    main([*call, "--out", str(copy)])
     assert table(capsys.readouterr().out) == table(said_and_finished[0])
 
 
 def test_a_call_with_more_seeds_goes_on_and_when_interrupted_tells_what_is_kept(call, copy, capsys, monkeypatch):
     monkeypatch.setattr(local.LocalWorkers, "results", interrupted)
     with pytest.raises(SystemExit) as raised:
-        main([*call, "--store", str(copy), "--seeds", "3"])
+        main([*call, "--out", str(copy), "--seeds", "3"])
     assert raised.value.code == 130
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == f"4 of 6 runs are finished and kept in {copy}."
@@ -134,13 +134,13 @@ def test_a_call_with_more_seeds_goes_on_and_when_interrupted_tells_what_is_kept(
 
 
 def test_other_settings_are_refused_with_the_difference(call, copy, capsys):
-    err = fails(capsys, [*call, "--store", str(copy), "--t1", "2"])
+    err = fails(capsys, [*call, "--out", str(copy), "--t1", "2"])
     assert f"{copy}, whose settings differ" in err and "method.t1: 1.0 → 2.0" in err
     assert "--accept one_run.arguments.method.t1" in err and "Traceback" not in err
 
 
 def test_a_process_of_its_own_finds_the_same_to_the_bit(call, finished, tmp_path):
-    main([*call, "--store", str(tmp_path / "small.zarr"), "--workers", "1"])
+    main([*call, "--out", str(tmp_path / "small.zarr"), "--workers", "1"])
     ours, theirs = nf.load_sweep(finished), nf.load_sweep(tmp_path / "small.zarr")
     for name in ("loss", "cosine", "relative_error"):
         xarray.testing.assert_equal(ours[name], theirs[name])
@@ -152,7 +152,7 @@ def test_failed_runs_are_counted_and_told(call, finished, tmp_path, capsys, monk
     dataset["status"] = dataset["status"].where(~failed, "not_finite")
     dataset["reason"] = dataset["reason"].where(~failed, "It exploded.")
     monkeypatch.setattr(nf, "sweep", lambda *arguments, **options: dataset)
-    main([*call, "--store", str(tmp_path / "small.zarr")])
+    main([*call, "--out", str(tmp_path / "small.zarr")])
     out = capsys.readouterr().out
     _, rows = table(out)
     assert [row[:2] for row in rows] == [["0", "2"], ["0.1", "1 of 2"]]
@@ -164,7 +164,7 @@ def test_failed_runs_are_counted_and_told(call, finished, tmp_path, capsys, monk
 def test_an_optimiser_on_data_drawn_for_each_seed_in_single_precision(tmp_path, capsys):
     store, descent = tmp_path / "drawn.zarr", "--method gd --gd-rate 0.1 --steps 20 --dtype float32 --depth 2 --width 4"
     teacher = "--data linear_teacher --samples 40 --inputs 3 --noise 0 0.5 --weight-decay 0 --seeds 2 --no-progress"
-    main(["sweep", *teacher.split(), *descent.split(), "--store", str(store)])
+    main(["sweep", *teacher.split(), *descent.split(), "--out", str(store)])
     out = capsys.readouterr().out
     assert out.startswith("linear_teacher, 3 inputs, drawn for each seed\nnoise 0, 0.5 × 2 seeds; depth 2, ")
     assert f"GD, 20 steps of 0.1 for each of 4 runs, NFM against AGOP to the power 1/depth, in {store}" in out
@@ -185,7 +185,11 @@ BAD = [
     (["--activation", "swish"], "`activation` must be one of"),
     (["--weight-decay", "0", "-1"], "`weight_decay` must be a non-negative number, but was -1"),
     (["--power", "0"], "`power` must be a positive number, but was 0"),
-    (["--t1", "0"], "`t1` must be after `t0` = 0, but was 0"),
+    (["--t1", "0"], "`t1` must be a positive number, but was 0"),
+    (["--method", "gd", "--steps", "0"], "`steps` must be a whole number of at least 1, but was 0"),
+    (["--scale", "0.3", "-1"], "`scale` must be a positive number, but was -1"),
+    (["--loss", "cross_entropy"], "`data` must be of one-hot or probability targets"),
+    (["--width", "4", "2", "--depth", "2", "--init", "lambda_balanced"], "`widths` must be"),
     (["--seeds", "0"], "`seeds` must be a whole number of at least 1, but was 0"),
     (["--workers", "-1"], "`workers` must be a whole number of at least 0, but was -1"),
     (["--noise", "0", "0.1"], "`noise` must be left out where the data are not synthetic, but was 0.0 0.1"),
@@ -194,12 +198,20 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: " ".join(value) if type(value) is list else "")
-def test_bad_input_is_one_red_line(change, message, call, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_red_line_before_anything_is_written(change, message, call, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    err = fails(capsys, [*call, *change, "--store", str(tmp_path / "bad.zarr")])
+    err = fails(capsys, [*call, *change, "--out", str(tmp_path / "bad.zarr")])
+    assert not list(tmp_path.iterdir())
     assert message in err
     assert "--accept one_run.arguments.method.t1" in err and "Traceback" not in err
     assert err.startswith("\x1b[31m") and err.endswith("\x1b[0m\n")
+
+
+def test_a_figure_that_is_not_of_this_sweep_is_not_replaced(call, tmp_path, capsys):
+    (tmp_path / "my.png").write_text("mine")
+    err = fails(capsys, [*call, "--out", str(tmp_path / "my.zarr")])
+    assert "`out` must be a path whose figure replaces no other file" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["my.png"]
 
 
 def test_plot_draws_beside_the_store_what_it_holds(copy, capsys):

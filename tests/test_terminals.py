@@ -1,10 +1,17 @@
 """Everything can be printed anywhere: on terminals and into pipes of any encoding, closed ones included."""
 
+import os
+import subprocess
+import sys
+import time
+
 import jax
 import numpy as np
 import optax
+import pytest
 
 import nfa_flow as nf
+from nfa_flow.cli.terminal import every_interrupt_heard, print_anywhere
 
 DATA = nf.data.linear_teacher(jax.random.key(0), 10, 3)
 NET = nf.nets.MLP([3, 2, 1], key=jax.random.key(1), activation="relu", parametrization="muP")
@@ -24,3 +31,59 @@ def public_objects():
 def test_public_objects_print_as_ascii():
     for thing in public_objects():
         assert str(thing).isascii(), str(thing)
+
+
+SMALL = (
+    "flow --data linear_teacher --samples 20 --inputs 3 --depth 2 --width 4 --t1 1 --optimizers --no-progress".split()
+)
+
+
+def run(code, tmp_path, **environment):
+    """A Python process in a folder of its own; what it writes, as bytes."""
+    usual = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "PYTHONIOENCODING")}
+    return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=usual | environment, capture_output=True)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_the_command_line_runs_whatever_the_encoding(encoding, tmp_path):
+    code = f"from nfa_flow.cli import main; main({SMALL}); print('α →'); main(['study', 'nfa', '--help'])"
+    done = run(code, tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr.decode()
+    said = done.stdout.decode(encoding)
+    assert "exact flow: The run completed at t = 1." in said and "alpha ->" in said
+    assert (tmp_path / "runs" / "flow" / "exact_flow.zarr").exists()
+
+
+@pytest.mark.timeout(300)
+def test_without_stdout_the_runs_are_made_all_the_same(tmp_path):
+    code = f"import os; os.close(1); import sys; sys.stdout = None; from nfa_flow.cli import main; main({SMALL})"
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "runs" / "flow" / "figure.png").exists()
+
+
+@pytest.mark.timeout(300)
+def test_a_device_that_is_not_there_is_one_line(tmp_path):
+    done = run(f"from nfa_flow.cli import main; main({SMALL})", tmp_path, JAX_PLATFORMS="cuda")
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("RuntimeError: JAX has no device of `JAX_PLATFORMS` = 'cuda'")
+    assert done.stderr.count(b"\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_that_python_had_to_ignore_comes_again():
+    class Collected:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    usual = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), every_interrupt_heard():
+        Collected()
+        time.sleep(10)
+    assert sys.unraisablehook is usual
+
+
+def test_characters_that_an_encoding_lacks_have_a_plain_form():
+    print_anywhere()
+    shown = "‖W‖² → α̂ ± 1e−3 ∝ √n, 10–90 %: ½ … μP └ 中"
+    assert shown.encode("ascii", "nfa_flow_plain") == b"||W||^2 -> alpha +- 1e-3 ~ sqrtn, 10-90 %: 1/2 ... muP + ?"

@@ -1,4 +1,7 @@
-"""The command line, `nfa-flow`: exact flow beside optimisers, sweeps, studies, and figures of what was stored."""
+"""The command line, `nfa-flow`: exact flow beside optimisers, sweeps, studies, and figures of what was stored.
+
+`nfa-flow --version` prints the version.
+"""
 
 import sys
 from typing import Annotated
@@ -9,30 +12,39 @@ from .flow import Flow
 from .plot import Plot
 from .study import Study
 from .sweep import Sweep
+from .terminal import complain, console, every_interrupt_heard, print_anywhere
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 an error, 130 interrupted."""
+    """Run the command line and exit: 0 done, 2 an error, 130 interrupted, 1 where nobody reads on (`| head`)."""
+    print_anywhere()
+    debug = False
+    try:
+        with every_interrupt_heard():
+            command = _parsed(sys.argv[1:] if arguments is None else arguments)
+            debug = command is not None and command.debug
+            if command is not None:
+                command.run()
+    except KeyboardInterrupt:
+        complain("Interrupted. The same command goes on from here.")
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        complain(f"{type(error).__name__}: {error or 'no reason given; --debug shows where'}")
+        sys.exit(2)
+
+
+def _parsed(arguments: list[str]) -> Flow | Sweep | Study | Plot | None:
+    if arguments == ["--version"]:
+        from nfa_flow import __version__
+
+        console().print(f"nfa_flow {__version__}")
+        return None
     commands = (
         Annotated[Flow, tyro.conf.subcommand("flow")]
         | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Study, tyro.conf.subcommand("study")]
         | Annotated[Plot, tyro.conf.subcommand("plot")]
     )
-    command = tyro.cli(commands, prog="nfa-flow", args=arguments, description=__doc__)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    try:
-        command.run()
-    except KeyboardInterrupt:
-        _complain("Interrupted. The same command goes on from here.")
-        sys.exit(130)
-    except Exception as error:
-        if command.debug:
-            raise
-        _complain(f"{type(error).__name__}: {error}")
-        sys.exit(2)
-
-
-def _complain(message: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
+    return tyro.cli(commands, prog="nfa-flow", args=arguments, description=__doc__)  # pyright: ignore[reportCallIssue, reportArgumentType]

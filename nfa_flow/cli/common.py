@@ -1,4 +1,4 @@
-"""What the commands share: settings of a run, how data, network and method are made from them, tables and figures."""
+"""What the commands share: settings of a run, how data, network and method are made from them, cells and figures."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,11 +9,12 @@ from typing import Any, Literal
 from ..studies.training import Descent, ExactFlow
 
 Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
+KINKS = "The activation has kinks: across them no accuracy of the exact flow is certified, whatever its tolerance."
 PANELS = ("loss", "cosine", "relative_error", "exponent.exponent")
 
 _FORMS = {"loss": "{:.3e}", "cosine": "{:.6f}", "relative_error": "{:.2e}", "exponent.exponent": "{:.4f}"}
 _TEACHERS = ("linear_teacher", "multi_index", "single_index")
-_WIDEST = 240
+_POSITIVE = ("t1", "rtol", "power", "scale", "gd_rate", "momentum_rate", "adam_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,34 +86,74 @@ class Teacher:
         return getattr(nf.data, self.name)(key, samples, self.inputs, noise=noise, **further)
 
 
-def set_precision(dtype: str) -> None:
-    """Let JAX compute in this floating-point type."""
+def start_jax(dtype: str) -> None:
+    """Let JAX compute in this floating-point type.
+
+    **Raises:** RuntimeError where the devices that it was told to use are not there.
+    """
     import jax
 
     jax.config.update("jax_enable_x64", dtype == "float64")
+    try:
+        jax.devices()
+    except Exception as error:
+        wanted = f"`JAX_PLATFORMS` = {jax.config.read('jax_platforms')!r}"
+        raise RuntimeError(f"JAX has no device of {wanted}; unset it or set it to cpu ({error}).") from error
+
+
+def check(settings: Training) -> None:
+    """Raise ValueError for the first setting that is out of range, whatever is to be done with it."""
+    from nfa_flow.checks import require_integer, require_number
+
+    def values(name: str) -> Any:
+        value = getattr(settings, name, None)
+        return value if isinstance(value, tuple) else () if value is None else (value,)
+
+    for name in _POSITIVE:
+        for value in values(name):
+            require_number(name, value, above=0)
+    for name in ("weight_decay", "noise", "adamw_decay"):
+        for value in values(name):
+            require_number(name, value, at_least=0)
+    for name in ("samples", "inputs", "depth", "width", "steps", "batch_size", "seeds"):
+        for value in values(name):
+            require_integer(name, value, at_least=1)
+    for name in ("seed", "workers"):
+        for value in values(name):
+            require_integer(name, value, at_least=0)
+    require_number("b", settings.b)
+
+
+def require_parents(argument: str, path: Path) -> None:
+    """Raise where a file is in the place of one of the folders that lead to `path`."""
+    from nfa_flow.checks import wrong
+
+    taken = next((each for each in path.parents if each.exists() and not each.is_dir()), None)
+    if taken is not None:
+        raise wrong(argument, "a path in a folder", f"{path}, where {taken} is a file")
 
 
 def data_or_teacher(settings: Training) -> Any:
     """The dataset or, for synthetic data, the `Teacher` that draws it."""
     import nfa_flow as nf
+    from nfa_flow.checks import wrong
 
-    name, _, rest = settings.data.partition(":")
-    if name in _TEACHERS:
-        return Teacher(name, settings.inputs)
-    readers: dict[str, Callable[[], Any]] = {
-        "digits": nf.data.digits,
-        "diabetes": nf.data.diabetes,
+    name, colon, rest = settings.data.partition(":")
+    readers: dict[str, Callable[[], Any]] = {"digits": nf.data.digits, "diabetes": nf.data.diabetes}
+    of_rest: dict[str, Callable[[], Any]] = {
         "openml": lambda: nf.data.standardise(nf.data.openml(rest)),
         "cifar10": lambda: nf.data.cifar10(rest),
     }
-    if name in readers:
+    if settings.data in _TEACHERS:
+        return Teacher(name, settings.inputs)
+    if settings.data in readers:
         return readers[name]().astype(settings.dtype)
-    if name.endswith(".npz"):
+    if name in of_rest and rest:
+        return of_rest[name]().astype(settings.dtype)
+    if settings.data.endswith(".npz"):
         return nf.data.load_npz(settings.data).astype(settings.dtype)
-    known = (
-        "digits, diabetes, linear_teacher, multi_index, single_index, openml:NAME, cifar10:PATH or a path to an .npz"
-    )
-    raise ValueError(f"`data` must be {known}, but was {settings.data!r}.")
+    known = ", ".join((*readers, *_TEACHERS))
+    raise wrong("data", f"{known}, openml:NAME, cifar10:PATH or a path to an .npz", repr(settings.data))
 
 
 def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, init: str, scale: Any, b: float) -> Any:
@@ -130,6 +171,17 @@ def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, in
     }
     widths = [data.inputs, *[width] * (depth - 1), data.outputs]
     return nf.nets.MLP(widths, key=key, activation=activation, init=initialisations[init](), dtype=data.x.dtype)
+
+
+def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable]) -> None:
+    """Raise what a run of this network would raise at its start, without running it."""
+    import equinox as eqx
+
+    from nfa_flow.objective import make_objective
+
+    make_objective(net, data, loss, 0.0)
+    for observable in observe.values():
+        eqx.filter_eval_shape(observable, net, data)
 
 
 def make_method(settings: Training, name: str) -> ExactFlow | Descent:
@@ -160,36 +212,32 @@ def observables(power: Any, loss: str) -> dict[str, Callable]:
     }
 
 
-def console() -> Any:
-    """Where commands say what they do; paths and the rows of tables stay in one piece, however narrow the terminal."""
-    from rich.console import Console
-
-    return Console(soft_wrap=True, highlight=False, width=_WIDEST)
-
-
-def table(columns: tuple[str, ...], *, left: int) -> Any:
-    """An empty table, whose first columns are to the left and whose other ones, numbers, to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < left else "right")
-    return table
-
-
 def cell(name: str, value: Any) -> str:
     """A value of the observable of this name, with the digits that it deserves."""
     return "undefined" if value != value else _FORMS[name].format(float(value))
 
 
 def save_figure(make: Callable[[], Any], path: Path) -> Path:
-    """Write the figure that `make` draws, without a display."""
+    """Write the figure that `make` draws, without a display; it is there whole, or as it was."""
     import matplotlib
+
+    from nfa_flow.files import write_file
 
     matplotlib.use("Agg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    make().savefig(path)
-    return path
+    return write_file(path, make().savefig)
+
+
+def require_figure(argument: str, path: Path) -> None:
+    """Raise ValueError where a figure cannot have this name."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    from nfa_flow.checks import wrong
+
+    endings = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in endings or path.is_dir():
+        raise wrong(argument, f"a file that ends in {', '.join(f'.{each}' for each in sorted(endings))}", str(path))
+    require_parents(argument, path)
 
 
 def failures(dataset: Any) -> Counter:

@@ -1,31 +1,40 @@
 """`nfa-flow flow`: the exact flow of one network beside optimisers of the same network."""
 
 import dataclasses
-import json
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..files import standing
 from ..studies.training import OPTIMIZERS, Optimizer
+from . import folder
 from .common import (
     PANELS,
     Init,
     Teacher,
     Training,
     cell,
-    console,
+    check,
     data_or_teacher,
     make_method,
     make_net,
     observables,
     save_figure,
-    set_precision,
-    table,
+    start_jax,
+    try_out,
 )
+from .terminal import console, table
 
 FLOW = "exact flow"
+_OWN = {  # what decides this run and no other
+    FLOW: ("t1", "rtol"),
+    "gd": ("steps", "gd_rate"),
+    "momentum": ("steps", "momentum_rate", "batch_size"),
+    "adam": ("steps", "adam_rate"),
+    "adamw": ("steps", "adam_rate", "adamw_decay"),
+}
+_DECIDES_NOTHING = {"optimizers", "out", "overwrite", "progress", "debug"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,52 +64,66 @@ class Flow(Training):
 
     def run(self) -> None:
         """Train, and say what came of it."""
-        set_precision(self.dtype)
+        start_jax(self.dtype)
         import jax
 
         say = console().print
+        check(self)
         data_key, net_key, batch_key = jax.random.split(jax.random.key(self.seed), 3)
         data = data_or_teacher(self)
         if isinstance(data, Teacher):
             data = data(data_key, self.samples, self.noise).astype(self.dtype)
-        _claim_folder(self, data)
-        net = self._net(data, net_key)
-        power = 1 / self.depth if self.power is None else self.power
+        net, power = self._net(data, net_key), 1 / self.depth if self.power is None else self.power
+        observe = observables(power, self.loss)
+        try_out(net, data, self.loss, observe)
+        methods = {FLOW: "flow"} | {name: name for name in self.optimizers}
+        folder.claim(self.out, self._settings(data), known=tuple(methods), overwrite=self.overwrite)
+        say(f"{data}\n{net}\nto t = {self.t1:g}, NFM against AGOP to the power {power:.4g}, in {self.out}")
         common: dict[str, Any] = {
             "weight_decay": self.weight_decay,
             "loss": self.loss,
-            "observe": observables(power, self.loss),
+            "observe": observe,
             "progress": self.progress,
             "throw": False,
         }
-        say(f"{data}\n{net}\nto t = {self.t1:g}, NFM against AGOP to the power {power:.4g}, in {self.out}")
-        methods = {FLOW: "flow"} | {name: name for name in self.optimizers}
         jobs = {name: partial(make_method(self, method), net, data, batch_key) for name, method in methods.items()}
-        runs = {name: _run_or_load(partial(job, **common), _store(self.out, name), say) for name, job in jobs.items()}
+        stores = {name: folder.store_of(self.out, name) for name in methods}
+        runs = {name: _run_or_load(name, partial(job, **common), self.out, say) for name, job in jobs.items()}
         stats = runs[FLOW].stats
         say(f"{FLOW} by {stats['solver']} ({stats['reason']})")
         say(_table(runs))
-        figure = draw(runs, PANELS, self.out / "figure.png")
+        figure = draw(runs, PANELS, self.out / folder.FIGURE)
         start = float(runs[FLOW].observed["cosine"][0])
         say(f"At t = 0 the cosine is {start:.6f}: the baseline of this network.")
-        say(f"Wrote {', '.join(str(_store(self.out, name)) for name in runs)} and {figure}.")
+        say(f"Wrote {', '.join(map(str, stores.values()))} and {figure}.")
+
+    def _settings(self, data: Any) -> dict[str, dict[str, Any]]:
+        """Name of a run → what decides it."""
+        from nfa_flow.drive import fingerprint_of
+
+        own = {name for names in _OWN.values() for name in names}
+        everything = dataclasses.asdict(self)
+        shared = {name: value for name, value in everything.items() if name not in own | _DECIDES_NOTHING}
+        shared |= {"contents": fingerprint_of("", data)[:12]}
+        return {run: shared | {name: everything[name] for name in names} for run, names in _OWN.items()}
 
     def _net(self, data: Any, key: Any) -> Any:
         names = ("depth", "width", "activation", "init", "scale", "b")
         return make_net(data, key, **{name: getattr(self, name) for name in names})
 
 
-def stored_runs(folder: Path) -> dict[str, Any]:
+def stored_runs(path: Path) -> dict[str, Any]:
     """The runs in a folder that this command wrote, the exact flow first."""
     import nfa_flow as nf
+    from nfa_flow.storage import is_trajectory
 
-    is_sweep = lambda path: (path / "runs").is_dir()
-    stores = sorted(folder.glob("*.zarr"), key=lambda path: path.stat().st_mtime)
-    stores = [path for path in stores if not is_sweep(path)]
-    if not stores:
-        raise FileNotFoundError(f"There are no runs (*.zarr) in {folder}. To plot a sweep, name its own store.")
-    names = {path.stem.replace("_", " "): path for path in stores}
-    return {name: nf.Trajectory.load(names[name]) for name in sorted(names, key=lambda name: name != FLOW)}
+    stores = {name: folder.store_of(path, name) for name in _OWN}
+    others = [each for each in sorted(path.glob("*.zarr")) if each not in stores.values() and is_trajectory(each)]
+    stores |= {each.stem.replace("_", " "): each for each in others}
+    runs = {name: nf.Trajectory.load(store) for name, store in stores.items() if standing(store) is not None}
+    if not runs:
+        raise FileNotFoundError(f"There are no runs (*.zarr) in {path}. To plot a sweep, name its own store.")
+    return runs
 
 
 def draw(runs: dict[str, Any], panels: tuple[str, ...], path: Path) -> Path:
@@ -111,42 +134,14 @@ def draw(runs: dict[str, Any], panels: tuple[str, ...], path: Path) -> Path:
     return save_figure(lambda: nf.plot.overview(labelled, panels), path)
 
 
-def _claim_folder(settings: Flow, data: Any) -> None:
-    """Make the folder ours; runs of other settings in it are replaced if so wished, and a reason to refuse if not."""
-    from nfa_flow.drive import fingerprint_of
-
-    unrelated = {"optimizers", "out", "overwrite", "progress", "debug"}
-    ours = {name: value for name, value in dataclasses.asdict(settings).items() if name not in unrelated}
-    ours = json.loads(json.dumps(ours)) | {"contents": fingerprint_of("", data)[:12]}
-    file = settings.out / "settings.json"
-    held = [path for path in settings.out.glob("*") if path.suffix in (".zarr", ".checkpoint")]
-    if held and not file.exists():
-        raise ValueError(f"{settings.out} holds runs of unknown settings (no settings.json). Choose another --out.")
-    theirs = json.loads(file.read_text()) if held else ours
-    changed = [f"{name} {theirs.get(name)} → {value}" for name, value in ours.items() if theirs.get(name) != value]
-    if changed and not settings.overwrite:
-        raise ValueError(
-            f"{settings.out} holds runs of other settings ({', '.join(changed)}). "
-            "Choose another --out, or pass --overwrite to replace them."
-        )
-    for path in held if changed else []:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    settings.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(ours, indent=1))
-
-
-def _store(folder: Path, name: str) -> Path:
-    return folder / f"{name.replace(' ', '_')}.zarr"
-
-
-def _run_or_load(job: Any, store: Path, say: Any) -> Any:
+def _run_or_load(name: str, job: Any, out: Path, say: Any) -> Any:
     import nfa_flow as nf
 
-    name = store.stem.replace("_", " ")
-    if store.exists():
+    store = folder.store_of(out, name)
+    if standing(store) is not None:
         say(f"{name}: already in {store}")
         return nf.Trajectory.load(store)
-    run = job(checkpoint=store.with_suffix(".checkpoint"))
+    run = job(checkpoint=folder.checkpoint_of(out, name))
     if run.status == "interrupted":
         raise nf.RunInterrupted(run)
     run.save(store)

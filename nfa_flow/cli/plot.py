@@ -7,7 +7,8 @@ from typing import Any
 import tyro
 
 from . import flow, sweep
-from .common import PANELS, set_precision
+from .common import PANELS, require_figure, start_jax
+from .terminal import console
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class Plot:
 
     def run(self) -> None:
         """Draw, and say where it is."""
-        set_precision("float64")
+        start_jax("float64")
+        if self.out is not None:
+            require_figure("out", self.out)
+        if not self.store.exists():
+            raise FileNotFoundError(f"There is nothing at {self.store}.")
         is_folder = self.store.is_dir() and not (self.store / "zarr.json").exists()
-        print(f"Wrote {self._draw_runs() if is_folder else self._draw_sweep()}.")
+        console().print(f"Wrote {self._draw_runs() if is_folder else self._draw_sweep()}.")
 
     def _draw_runs(self) -> Path:
         runs = flow.stored_runs(self.store)

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import tyro
 
-from .common import console, failures, set_precision, table
+from .common import failures, require_parents, start_jax
+from .terminal import console, table
 
 _VERDICTS = {True: "holds", False: "does not hold", None: "reported"}
 
@@ -38,15 +39,19 @@ class Study:
 
     def run(self) -> None:
         """Run what is missing, and say what came of it."""
-        set_precision("float64")
+        start_jax("float64")
         import matplotlib
 
         matplotlib.use("Agg")
+        from nfa_flow.checks import require_choice
         from nfa_flow.studies.study import write_claims
 
         say, began = console().print, time.perf_counter()
         study, only = _study(self.name), self.figure or None
+        for name in self.figure:
+            require_choice("figure", name, [experiment.name for experiment in study.experiments])
         out = self.out or Path("runs") / f"{self.name}{'-quick' if self.quick else ''}"
+        require_parents("out", out / "file")
         experiments = [study[name] for name in self.figure] or study.experiments
         questions = "\n".join(f"{each.name}: {each.question}" for each in experiments)
         say(f"{study.source}\n{questions}\nThe {'quick' if self.quick else 'full'} study, in {out}")

@@ -3,27 +3,31 @@
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from ..studies.training import Optimizer
 from .common import (
+    KINKS,
     PANELS,
     Init,
     Teacher,
     Training,
     cell,
-    console,
+    check,
     data_or_teacher,
     failures,
     make_method,
     make_net,
     observables,
+    require_parents,
     save_figure,
-    set_precision,
+    start_jax,
     succeeded,
-    table,
+    try_out,
 )
+from .terminal import console, table
 from .workers import Sent, stop, workers
 
 _AXES = ("depth", "width", "activation", "init", "scale", "weight_decay")
@@ -53,7 +57,7 @@ class Sweep(Training):
     """the exact flow, or an optimiser"""
     seeds: int = 8
     """how many seeds, from 0 on: of weights, minibatches and synthetic data"""
-    store: Path = Path("runs/sweep.zarr")
+    out: Path = Path("runs/sweep.zarr")
     """Zarr store of the runs; a CSV file and the figure are put beside it"""
     accept: tuple[str, ...] = ()
     """names of settings that may differ from those of the finished runs in the store"""
@@ -64,20 +68,25 @@ class Sweep(Training):
 
     def run(self) -> None:
         """Run what is missing in the store, and say what came of all runs."""
-        set_precision(self.dtype)
+        start_jax(self.dtype)
+        check(self)
         import nfa_flow as nf
         from nfa_flow.sweep.assemble import MISSING
 
         say, began = console().print, time.perf_counter()
         data, method = data_or_teacher(self), make_method(self, self.method)
         grid = self._grid(isinstance(data, Teacher))
+        self._check_files()
+        has_kinks = self._has_kinks(data)
         power = "1/depth" if self.power is None else f"{self.power:.4g}"
         drawn = f"{data.name}, {data.inputs} inputs, drawn for each seed" if isinstance(data, Teacher) else data
         say(f"{drawn}\n{_named(grid)}")
-        say(f"{method} for each of {len(grid)} runs, NFM against AGOP to the power {power}, in {self.store}")
+        say(f"{method} for each of {len(grid)} runs, NFM against AGOP to the power {power}, in {self.out}")
+        if has_kinks and self.method == "flow":
+            say(KINKS)
         one_run = partial(_one_run, data=Sent(data), method=method, loss=self.loss, b=self.b, dtype=self.dtype)
         options: dict[str, Any] = {
-            "store": self.store,
+            "store": self.out,
             "accept": self.accept,
             "batch": self.batch,
             "progress": self.progress,
@@ -88,23 +97,20 @@ class Sweep(Training):
             except nf.SweepInterrupted as interrupt:
                 stop(executor)
                 finished = int((interrupt.dataset["status"] != MISSING).sum())
-                say(f"{finished} of {len(grid)} runs are finished and kept in {self.store}.")
+                say(f"{finished} of {len(grid)} runs are finished and kept in {self.out}.")
                 raise
         say("At the end of the runs, medians over the seeds and their 10–90 % ranges:", _table(dataset), sep="\n")
         for reason, count in failures(dataset).items():
             say(f"{count} failed: {reason}")
-        figure = _figure_or_reason(dataset, beside(self.store, ".png"))
+        figure = _figure_or_reason(dataset, beside(self.out, ".png"))
         seconds = time.perf_counter() - began
-        say(f"Wrote {self.store}, {beside(self.store, '.csv')} and {figure} in {seconds:.1f} s.")
+        say(f"Wrote {self.out}, {beside(self.out, '.csv')} and {figure} in {seconds:.1f} s.")
 
     def _grid(self, draws_data: bool) -> Any:
         """An axis for every setting, so that a store can take up further values of any of them."""
         import nfa_flow as nf
-        from nfa_flow.checks import require_integer, wrong
+        from nfa_flow.checks import wrong
 
-        require_integer("seeds", self.seeds, at_least=1)
-        for depth in self.depth:
-            require_integer("depth", depth, at_least=1)
         for name in _AXES_OF_TEACHERS:
             values = getattr(self, name)
             if len(values) > 1 and not draws_data:
@@ -114,6 +120,30 @@ class Sweep(Training):
         axes |= {name: nf.looped(axes[name]) for name in _STRUCTURE if name in axes}
         power = lambda depth: 1 / depth if self.power is None else self.power
         return nf.Grid(**axes, seed=range(self.seeds), power=power)
+
+    def _check_files(self) -> None:
+        """Raise ValueError where the figure of a new store would replace another file."""
+        from nfa_flow.checks import wrong
+
+        require_parents("out", self.out)
+        figure = beside(self.out, ".png")
+        if figure.exists() and not self.out.exists():
+            raise wrong("out", f"a path whose figure replaces no other file ({figure})", str(self.out))
+
+    def _has_kinks(self, data: Any) -> bool:
+        """Whether any of the networks has kinks; raises what the first run of any would raise at its start."""
+        import equinox as eqx
+        import jax
+
+        key = jax.random.key(0)
+        first = data(key, self.samples[0], self.noise[0]).astype(self.dtype) if isinstance(data, Teacher) else data
+        nets = []
+        for depth, width, activation, init in product(self.depth, self.width, self.activation, self.init):
+            make = partial(make_net, first, depth=depth, width=width, activation=activation, init=init, b=self.b)
+            nets += [eqx.filter_eval_shape(partial(make, scale=scale), key) for scale in self.scale]
+        net = make(key, scale=self.scale[0])
+        try_out(net, first, self.loss, observables(self.power or 1 / self.depth[0], self.loss))
+        return any(net.has_kinks for net in nets)
 
 
 def beside(store: Path, suffix: str) -> Path:

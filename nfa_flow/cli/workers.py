@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from .common import set_precision
+from .common import start_jax
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ _in_worker: dict[str, Any] = {}
 
 def _begin(dtype: str, pickled: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process, which Ctrl-C reaches too, decides what happens
-    set_precision(dtype)
+    start_jax(dtype)
     _in_worker["data"] = pickle.loads(pickled)  # before the precision is set, it would be float32
 
 

@@ -1,0 +1,96 @@
+"""The folder of `nfa-flow flow`: which runs it holds, and with which settings each of them was made.
+
+A run is kept while the settings that decide it stay, so that another learning rate of Adam trains Adam again and
+nothing else. Only what this command wrote is ever replaced.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..checks import wrong
+from ..files import standing, write_file
+from .common import require_parents
+
+FIGURE = "figure.png"
+_SETTINGS = "settings.json"
+_CONTENTS = "contents"  # digest of the data, by which settings of this command are known
+
+Settings = Mapping[str, Any]
+
+
+def store_of(folder: Path, name: str) -> Path:
+    """The store of a run."""
+    return folder / f"{name.replace(' ', '_')}.zarr"
+
+
+def checkpoint_of(folder: Path, name: str) -> Path:
+    """The checkpoint of a run that is not finished."""
+    return store_of(folder, name).with_suffix(".checkpoint")
+
+
+def claim(folder: Path, settings: Mapping[str, Settings], *, known: tuple[str, ...], overwrite: bool) -> None:
+    """Make the folder ours.
+
+    **Arguments:** `settings`: name of a run → what decides it, for all runs that this command knows; `known`: those
+    that are to be made now; `overwrite`: whether runs of other settings are removed.
+    **Raises:** ValueError where the folder holds such runs, or files of this command's names that are not its own.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise wrong("out", "a folder", f"{folder}, which is a file")
+    require_parents("out", folder)
+    stored = _read(folder, tuple(settings))
+    present = [name for name in settings if _is_there(folder, name)]
+    unknown = [store_of(folder, name).name for name in present if name not in stored]
+    if unknown:
+        raise ValueError(f"{folder} holds runs of unknown settings ({', '.join(unknown)}). Choose another --out.")
+    if not stored and (folder / FIGURE).exists():
+        raise ValueError(f"{folder} holds a {FIGURE} that is not of this command. Choose another --out.")
+    changed = {name: _differences(stored[name], settings[name]) for name in present}
+    changed = {name: differences for name, differences in changed.items() if differences}
+    if changed and not overwrite:
+        listed = ", ".join(dict.fromkeys(each for differences in changed.values() for each in differences))
+        raise ValueError(
+            f"{folder} holds runs of other settings ({listed}). "
+            f"Choose another --out, or pass --overwrite to replace them ({', '.join(changed)})."
+        )
+    for name in changed:
+        _remove(folder, name)
+    kept = {name: stored[name] for name in present if name not in changed}
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(kept | {name: dict(settings[name]) for name in known}, indent=1)
+    write_file(folder / _SETTINGS, lambda file: file.write_text(content, encoding="utf-8"))
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return standing(store_of(folder, name)) is not None or checkpoint_of(folder, name).exists()
+
+
+def _remove(folder: Path, name: str) -> None:
+    from ..drive import discard
+    from ..storage import remove
+
+    discard(checkpoint_of(folder, name))
+    remove(store_of(folder, name))
+
+
+def _read(folder: Path, names: tuple[str, ...]) -> Mapping[str, Settings]:
+    """Name of a run → its settings."""
+    file = folder / _SETTINGS
+    if not file.exists():
+        return {}
+    try:
+        stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if _CONTENTS in stored:  # of an earlier version: the same for all runs
+            return dict.fromkeys(names, stored)
+        if all(_CONTENTS in each for each in stored.values()):
+            return stored
+    except (ValueError, AttributeError, TypeError):
+        pass
+    raise ValueError(f"{folder} holds a {_SETTINGS} that is not of this command. Choose another --out.")
+
+
+def _differences(theirs: Settings, ours: Settings) -> list[str]:
+    ours = json.loads(json.dumps(ours))
+    return [f"{name} {theirs.get(name)} → {value}" for name, value in ours.items() if theirs.get(name) != value]

@@ -1,0 +1,91 @@
+"""Where commands say what they do: the one place that prints, whatever is at the other end."""
+
+import _thread
+import codecs
+import io
+import sys
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_WIDEST = 240
+_PLAIN = {
+    **{"→": "->", "×": "x", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~", "∝": "~", "√": "sqrt", "‖": "||", "∞": "inf"},
+    **{"–": "-", "—": "-", "−": "-", "…": "...", "·": "*", "½": "1/2", "²": "^2", "³": "^3", "∇": "grad ", "∈": "in"},
+    **{"─": "-", "━": "-", "│": "|", "┃": "|", "’": "'", "“": '"', "”": '"'},
+}
+
+
+def print_anywhere() -> None:
+    """Write what the encoding of stdout or stderr lacks in ASCII, instead of dying of it."""
+    codecs.register_error("nfa_flow_plain", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="nfa_flow_plain")
+
+
+def console() -> Any:
+    """For what a command says; paths and the rows of tables stay in one piece, however narrow the terminal."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, width=_WIDEST, emoji=False, markup=False)
+
+
+def complain(message: str) -> None:
+    """An error, in red on stderr."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, emoji=False).print(message, style="red", markup=False, highlight=False)
+
+
+def table(columns: tuple[str, ...], *, left: int) -> Any:
+    """An empty table, whose first columns are to the left and whose other ones, numbers, to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < left else "right")
+    return table
+
+
+@contextmanager
+def every_interrupt_heard() -> Iterator[None]:
+    """Raise KeyboardInterrupt again where Python had to ignore it.
+
+    Where Ctrl-C falls into a callback of the garbage collector, and JAX has one, no caller can be told.
+    """
+    usual = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        if ignored.exc_type is KeyboardInterrupt:
+            threading.Timer(0.05, _thread.interrupt_main).start()  # not at once: it would come inside of this hook
+        else:
+            usual(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_plain, error.object[error.start : error.end])), error.end
+
+
+def _plain(character: str) -> str:
+    if character in _PLAIN:
+        return _PLAIN[character]
+    if unicodedata.combining(character):
+        return ""
+    name = unicodedata.name(character, "")
+    if name.startswith("GREEK") and " LETTER " in name:
+        letter = name.partition(" LETTER ")[2].partition(" ")[0]
+        return letter.title() if "CAPITAL" in name else letter.lower()
+    if name.startswith("BOX DRAWINGS"):
+        return "+"
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
