@@ -1,5 +1,6 @@
 """What the commands share: settings of a run, how data, network and method are made from them, cells and figures."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def start_jax(dtype: str) -> None:
     try:
         jax.devices()
     except Exception as error:
-        wanted = f"`JAX_PLATFORMS` = {jax.config.read('jax_platforms')!r}"
+        wanted = f"`JAX_PLATFORMS` = {os.environ.get('JAX_PLATFORMS', '')!r}"
         raise RuntimeError(f"JAX has no device of {wanted}; unset it or set it to cpu ({error}).") from error
 
 
