@@ -203,7 +203,7 @@ def test_bad_input_is_one_red_line_before_anything_is_written(change, message, c
     err = fails(capsys, [*call, *change, "--out", str(tmp_path / "bad.zarr")])
     assert not list(tmp_path.iterdir())
     assert message in err
-    assert "--accept one_run.arguments.method.t1" in err and "Traceback" not in err
+    assert err.count("\n") == 1
     assert err.startswith("\x1b[31m") and err.endswith("\x1b[0m\n")
 
 
@@ -247,7 +247,7 @@ def test_plot_shows_the_observables_and_values_that_were_chosen(finished, tmp_pa
 def test_plot_says_what_there_is(options, message, finished, tmp_path, capsys):
     err = fails(capsys, ["plot", str(finished), *options, "--out", str(tmp_path / "figure.png")])
     assert re.search(message, err)
-    assert "--accept one_run.arguments.method.t1" in err and "Traceback" not in err
+    assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
