@@ -10,8 +10,6 @@ import tyro
 from .common import failures, require_parents, start_jax
 from .terminal import console, table
 
-_VERDICTS = {True: "holds", False: "does not hold", None: "reported"}
-
 
 @dataclass(frozen=True)
 class Study:
@@ -79,7 +77,7 @@ def _study(name: str) -> Any:
 
 
 def _table(claims: Any) -> Any:
-    rows = table(("experiment", "claim", "expected", "measured", ""), left=5)
+    rows = table(("experiment", "claim", "expected", "measured", "runs", ""), left=6)
     for name, claim in claims:
-        rows.add_row(name, claim.statement, claim.expected, claim.measured, _VERDICTS[claim.holds])
+        rows.add_row(name, *claim)
     return rows

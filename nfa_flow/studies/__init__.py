@@ -1,6 +1,8 @@
 """Papers as runnable studies: experiments that are swept, stored, drawn, and compared with what is claimed."""
 
-from .experiment import Claim as Claim
+from .claims import Claim as Claim
+from .claims import judged as judged
+from .claims import reported as reported
 from .experiment import Experiment as Experiment
 from .nfa import neural_feature_ansatz as neural_feature_ansatz
 from .rich_features import rich_features as rich_features

@@ -2,25 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..sweep import Grid
 from ..trajectory import Trajectory
+from .claims import Claim, Count, of_finished
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
-
-
-class Claim(NamedTuple):
-    """A statement, what it says of a number, what was measured, and whether that agrees; None for a mere report."""
-
-    statement: str
-    expected: str
-    measured: str
-    holds: bool | None
 
 
 @dataclass(frozen=True)
@@ -32,7 +24,7 @@ class Experiment:
     - `question`: in one line.
     - `one_run`, `grid`: what `nf.sweep` is called with; `grid(quick)` is the small grid or the full one.
     - `figure`: from the dataset of the sweep to a figure; it computes nothing that takes long.
-    - `claims`: from the dataset to what it says.
+    - `claims`: from the dataset to what it says, as `judge` calls it.
     - `seconds`: what the quick and the full grid take on two cores, for the estimate of what is left.
     """
 
@@ -43,6 +35,16 @@ class Experiment:
     figure: "Callable[[xarray.Dataset], Figure]"
     claims: "Callable[[xarray.Dataset], Sequence[Claim]]"
     seconds: tuple[int, int]
+
+    def judge(self, dataset: "xarray.Dataset") -> list[Claim]:
+        """What the runs say. Of runs that failed the claims have NaN, and may have too few others to say anything."""
+        try:
+            return list(self.claims(of_finished(dataset)))
+        except Exception as error:  # of whatever computes with these numbers
+            count = Count.of(dataset)
+            if not count.failed:
+                raise
+            return [Claim(self.question, "", f"not enough runs came to their end ({error})", count.told(), "undecided")]
 
 
 def quantiles(values: "xarray.DataArray | np.ndarray", form: str = "{:.2g}") -> str:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from ..checks import require_choice
 from ..sweep import load_sweep, sweep
 from ..sweep.progress import Tally, bar, clock
-from .experiment import Claim, Experiment
+from .claims import Claim
+from .experiment import Experiment
 
 if TYPE_CHECKING:
     import xarray
@@ -85,7 +86,7 @@ class Study:
 
     def claims(self, results: "Mapping[str, xarray.Dataset]") -> list[tuple[str, Claim]]:
         """What the experiments say, with the name of each."""
-        return [(name, claim) for name, dataset in results.items() for claim in self[name].claims(dataset)]
+        return [(name, claim) for name, dataset in results.items() for claim in self[name].judge(dataset)]
 
     def __str__(self) -> str:
         lines = [f"{each.name:<16} {each.question} ({clock(each.seconds[1])})" for each in self.experiments]

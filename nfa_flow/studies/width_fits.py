@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Of fitted powers of the width, as in `nf.width`: it tells apart those of the schemes in use, multiples of ½.
 TOLERANCE = 0.25
+WITHIN = f"within {TOLERANCE:g} by two standard errors"
 
 
 def exponent(values: "xarray.DataArray") -> WidthExponent:

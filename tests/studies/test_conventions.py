@@ -19,6 +19,7 @@ def dataset(untrained, trained):
     dims = ("training", "seed")
     variables = {f"score.{name}_at_end": (dims, both[:, i]) for i, name in enumerate(DEFINITIONS)}
     variables["loss_at_end"] = (dims, np.ones(both[:, 0].shape))
+    variables["status"] = (dims, np.full(both[:, 0].shape, "completed"))
     return xarray.Dataset(variables, coords={"training": [UNTRAINED, ADAM], "seed": np.arange(both.shape[-1])})
 
 

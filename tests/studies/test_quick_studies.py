@@ -46,9 +46,16 @@ def test_every_experiment_ran_over_at_least_eight_seeds_and_was_drawn(study, fol
         assert (folder / f"{name}.png").stat().st_size > 10_000
 
 
-def test_every_experiment_says_something_and_every_claim_holds_or_is_a_report(results, claims):
+def test_every_run_came_to_its_end(results):
+    statuses = {name: set(np.unique(dataset["status"].values)) for name, dataset in results.items()}
+    # The learning rates of "transfer" go beyond the largest stable one.
+    allowed = {name: {"completed", "stopped"} | ({"diverged"} if name == "transfer" else set()) for name in statuses}
+    assert not {name: found - allowed[name] for name, found in statuses.items() if found - allowed[name]}
+
+
+def test_every_experiment_says_something_and_no_claim_fails(results, claims):
     assert {name for name, _ in claims} == set(results)
-    assert not [(name, claim) for name, claim in claims if claim.holds is False]
+    assert not [(name, claim) for name, claim in claims if claim.verdict == "fails"]
 
 
 def test_the_table_of_claims_is_written(folder, claims):
@@ -61,7 +68,7 @@ def test_the_same_command_draws_again_without_running(study, folder, capsys):
     drawn = (folder / f"{name}.png").stat().st_mtime_ns
     written = {file: file.stat().st_mtime_ns for file in (folder / f"{name}.zarr" / "runs").rglob("*")}
     main(["study", study.name, "--quick", "--figure", name, "--out", str(folder), "--no-progress"])
-    assert (folder / f"{name}.png").stat().st_mtime_ns > drawn and "does not hold" not in capsys.readouterr().out
+    assert (folder / f"{name}.png").stat().st_mtime_ns > drawn and "fails" not in capsys.readouterr().out
     assert written
     assert {file: file.stat().st_mtime_ns for file in (folder / f"{name}.zarr" / "runs").rglob("*")} == written
 

@@ -40,6 +40,7 @@ def made(*, slower=0.0, tilt=0.0, reached=True):
         "level_at_end": (dims, np.full(unit.shape, LEVEL)),
         "end_time": (dims, end),
         "layers.update_at_end": ((*dims, "layers.update[1]"), update),
+        "status": (dims, np.full(unit.shape, "stopped")),
     }
     return xarray.Dataset(variables, {"width": WIDTHS, "scheme": NAMES, "seed": seeds, "time": times})
 
@@ -60,7 +61,7 @@ def test_each_claim_fails_with_its_law():
     assert verdicts(made()) == [*times, *updates]
     assert verdicts(made(slower=0.5)) == [False, False, None, False, *updates]
     assert verdicts(made(tilt=0.5)) == [*times, False, False, None, None]
-    assert verdicts(made(reached=False)) == [False, False, None, False, *updates]
+    assert verdicts(made(reached=False)) == [None, None, None, None, *updates]
 
 
 def test_plain_flow_has_the_path_of_sp():

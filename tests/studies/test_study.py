@@ -13,7 +13,7 @@ import pytest
 
 import nfa_flow as nf
 from nfa_flow.plot.style import new_figure
-from nfa_flow.studies import Claim, Experiment, Study
+from nfa_flow.studies import Claim, Experiment, Study, judged
 from nfa_flow.studies.experiment import quantiles
 from nfa_flow.studies.study import _TimeLeft, write_claims
 from nfa_flow.sweep.identity import describe
@@ -35,7 +35,9 @@ def figure(dataset):
 
 def claims(dataset):
     losses = dataset["loss_at_end"]
-    return [Claim("the loss is positive", "> 0", quantiles(losses), bool((losses > 0).all()))]
+    return [
+        judged("the loss is positive", "> 0", quantiles(losses), bool((losses > 0).all()), dataset, ["loss_at_end"])
+    ]
 
 
 def grid(quick):
@@ -79,11 +81,15 @@ def test_figures_and_claims_are_written_without_running(folder, tmp_path):
     assert STUDY.draw(results, tmp_path / "figures") == [tmp_path / "figures" / "second.png"]
     assert (tmp_path / "figures" / "second.png").stat().st_size > 1000
     (row,) = list(csv.DictReader(write_claims(STUDY.claims(results), tmp_path / "claims.csv").open()))
-    assert row["experiment"] == "second" and row["statement"] == "the loss is positive" and row["holds"] == "True"
+    assert (
+        row["experiment"] == "second"
+        and row["statement"] == "the loss is positive"
+        and (row["runs"], row["verdict"]) == ("4", "holds")
+    )
 
 
 def test_the_table_of_claims_keeps_those_of_experiments_that_were_not_judged_again(tmp_path):
-    claim = Claim("it is so, and so", "1", "1", True)
+    claim = Claim("it is so, and so", "1", "1", "4", "holds")
     path = write_claims([("first", claim), ("first", claim), ("second", claim)], tmp_path / "claims.csv")
     write_claims([("first", claim._replace(measured="2"))], path)
     rows = list(csv.DictReader(path.open()))

@@ -17,7 +17,8 @@ from ...data import multi_index
 from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
 from ..training import Descent, Untrained
 
 if TYPE_CHECKING:
@@ -120,30 +121,39 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
         if training == UNTRAINED:
             continue
         trained = scores_of(dataset, training)
-        found.append(_claim_apart(training, trained, untrained))
-        found.append(_claim_sign(training, trained, untrained))
+        found.append(_claim_apart(dataset, training, trained, untrained))
+        found.append(_claim_sign(dataset, training, trained, untrained))
         loss = quantiles(dataset["loss_at_end"].sel(training=training))
-        found.append(Claim(f"{training}: loss at the end", "reported", loss, None))
+        found.append(reported(f"{training}: loss at the end", loss, dataset.sel(training=training)))
         for name, before, after in zip(DEFINITIONS, untrained, trained, strict=True):
             measured = f"{quantiles(before, '{:.2f}')} → {quantiles(after, '{:.2f}')}"
-            found.append(Claim(f"{training}: {name}: untrained → trained", "reported", measured, None))
+            found.append(reported(f"{training}: {name}: untrained → trained", measured, _both(dataset, training)))
     return found
 
 
-def _claim_apart(training: str, trained: np.ndarray, untrained: np.ndarray) -> Claim:
+def _both(dataset: "xarray.Dataset", training: str) -> "xarray.Dataset":
+    return dataset.sel(training=[UNTRAINED, training])
+
+
+_SCORES = [f"score.{name}_at_end" for name in DEFINITIONS]
+
+
+def _claim_apart(dataset: "xarray.Dataset", training: str, trained: np.ndarray, untrained: np.ndarray) -> Claim:
     statement = f"{training}: the definitions score the same network differently"
     measured = f"{quantiles(apart(trained))}; untrained {quantiles(apart(untrained))}"
     expected = f"highest − lowest, median over seeds > {APART:g}"
-    return Claim(statement, expected, measured, bool(np.median(apart(trained)) > APART))
+    holds = bool(np.median(apart(trained)) > APART)
+    return judged(statement, expected, measured, holds, _both(dataset, training), _SCORES)
 
 
-def _claim_sign(training: str, trained: np.ndarray, untrained: np.ndarray) -> Claim:
+def _claim_sign(dataset: "xarray.Dataset", training: str, trained: np.ndarray, untrained: np.ndarray) -> Claim:
     rises, seeds = (trained > untrained).sum(axis=1), trained.shape[1]
     statement = f"{training}: whether a trained network scores above an untrained one depends on the definition"
     measured = ", ".join(f"{name} {rise}" for name, rise in zip(DEFINITIONS, rises, strict=True))
     expected = f"a definition that rises in ≥ {MOST:g} of the seeds, and one in ≤ {1 - MOST:g}"
     holds = rises.max() >= MOST * seeds and rises.min() <= (1 - MOST) * seeds
-    return Claim(statement, expected, f"rises in, of {seeds} seeds: {measured}", bool(holds))
+    measured = f"rises in, of {seeds} seeds: {measured}"
+    return judged(statement, expected, measured, bool(holds), _both(dataset, training), _SCORES)
 
 
 CONVENTIONS = Experiment(

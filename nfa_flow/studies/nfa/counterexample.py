@@ -19,7 +19,8 @@ from ...plot.bands import bands
 from ...plot.style import AT_START, GREY, color_of, house_style, label_of, legend_below, new_figure
 from ...sweep import Grid, zipped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment
+from ..claims import Claim, judged
+from ..experiment import Experiment
 from .common import EXACT, observables
 
 if TYPE_CHECKING:
@@ -142,24 +143,26 @@ def _label(case: tuple[np.ndarray, np.ndarray]) -> str:
 
 def claims(dataset: "xarray.Dataset") -> list[Claim]:
     """Where the flow ends, how it gets there, and that no exponent saves the ansatz."""
-    failed = int((dataset["status"] != "completed").sum())
-    counted = f" ({failed} of {dataset['status'].size} runs failed)" if failed else ""
     off = float(np.nanmax(np.abs(_values(dataset, "nfm") / closed_form(dataset).nfm - 1)))
     # Residuals are off by EXACT times the targets at most, so the loss by EXACT² times that of an output of zero.
     zero = np.array([p @ y**2 / 2 for y, p in _cases(dataset)])[:, None]
     loss = float(np.nanmax(_values(dataset, "loss_at_end") / zero))
     found = [
-        Claim(
+        judged(
             "two ReLU neurons follow their closed form, over 13 decades of time",
             f"relative error of NFM ≤ {EXACT:g}",
-            f"≤ {off:.1g}{counted}",
+            f"≤ {off:.1g}",
             off <= EXACT,
+            dataset,
+            ["nfm"],
         ),
-        Claim(
+        judged(
             "and fit their data",
             f"loss ≤ {EXACT**2:.0g} of that of f = 0",
-            f"≤ {loss:.1g}{counted}",
+            f"≤ {loss:.1g}",
             loss <= EXACT**2,
+            dataset,
+            ["loss_at_end"],
         ),
     ]
     vanishing = dataset.isel(target=slice(0, -1))
@@ -174,7 +177,15 @@ def _half(statement: str, dataset: "xarray.Dataset") -> Claim:
     limits = [theory.orthogonal_support_limit(*case) for case in _cases(dataset)]
     expected = np.array([theory.diagonal_cosine(*limit, 0.5) for limit in limits])
     measured = _values(dataset, "cosine_at_end")
-    return Claim(statement, _listed(expected), _listed(np.nanmedian(measured, axis=1)), _agree(measured, expected))
+    medians = _listed(np.nanmedian(measured, axis=1))
+    return judged(
+        statement,
+        f"{_listed(expected)} ± {_AGREES:g}",
+        medians,
+        _agree(measured, expected),
+        dataset,
+        ["cosine_at_end"],
+    )
 
 
 def _best(statement: str, dataset: "xarray.Dataset") -> Claim:
@@ -182,12 +193,14 @@ def _best(statement: str, dataset: "xarray.Dataset") -> Claim:
     powers, expected = np.array(best).T
     measured, power = _values(dataset, "best.cosine_at_end"), _values(dataset, "best.exponent_at_end")
     error = _listed(np.nanmedian(_values(dataset, "best.relative_error_at_end"), axis=1))
-    return Claim(
+    return judged(
         statement,
-        f"{_listed(expected)}, as α → {_listed(powers, '{:g}')}",
+        f"{_listed(expected)} ± {_AGREES:g}, as α → {_listed(powers, '{:g}')} ± {EXACT:g}",
         f"{_listed(np.nanmedian(measured, axis=1))}, relative error {error}; α ≤ {np.nanmax(power):.1g}",
         # arctan α is known to 1e-7.
         _agree(measured, expected) and bool(np.nanmax(np.abs(power - powers[:, None])) <= EXACT),
+        dataset,
+        ["best.cosine_at_end", "best.exponent_at_end"],
     )
 
 
@@ -195,9 +208,11 @@ def _listed(values: np.ndarray, form: str = "{:.3g}") -> str:
     return ", ".join(dict.fromkeys(form.format(value) for value in values))
 
 
+_AGREES = 2 * EXACT  # a cosine moves by less than twice as much as the matrices
+
+
 def _agree(measured: np.ndarray, expected: np.ndarray) -> bool:
-    # A cosine moves by less than twice as much as the matrices; a run that failed is not told by its cosine.
-    return bool(np.nanmax(np.abs(measured - expected[:, None])) <= 2 * EXACT)
+    return bool(np.nanmax(np.abs(measured - expected[:, None])) <= _AGREES)
 
 
 COUNTEREXAMPLE = Experiment(

@@ -13,7 +13,8 @@ from ...plot.bands import bands
 from ...plot.style import GREY, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
 from ..training import Descent, ExactFlow, Untrained
 from .common import EXACT, observables
 
@@ -81,20 +82,29 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     products = flow["exponent.exponent"] * flow["depth"]
     off = float(np.abs(products - 1).max())
     found = [
-        Claim(
+        judged(
             "balanced, exact flow: NFM ∝ AGOP^{1/L} at all times",
             f"relative error ≤ {EXACT:g}",
             f"≤ {worst:.1g}",
             worst <= EXACT,
+            flow,
+            ["relative_error"],
         ),
-        Claim("balanced, exact flow: fitted exponent is 1/L", f"|α̂L − 1| ≤ {EXACT:g}", f"≤ {off:.1g}", off <= EXACT),
+        judged(
+            "balanced, exact flow: fitted exponent is 1/L",
+            f"|α̂L − 1| ≤ {EXACT:g}",
+            f"≤ {off:.1g}",
+            off <= EXACT,
+            flow,
+            ["exponent.exponent"],
+        ),
     ]
     for name in dataset["training"].values:
         if name not in ("exact flow", _UNTRAINED):
             ends = dataset.sel(training=name)
             error, product = ends["relative_error_at_end"], ends["exponent.exponent_at_end"] * ends["depth"]
             measured = f"{quantiles(error)}; α̂L {quantiles(product, '{:.3f}')}"
-            found.append(Claim(f"balanced, {name}: relative error at the end", "reported", measured, None))
+            found.append(reported(f"balanced, {name}: relative error at the end", measured, ends))
     return found
 
 

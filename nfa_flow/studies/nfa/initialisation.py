@@ -9,6 +9,7 @@ W_l' = −W_{l+1}ᵀ(…) and W_{l+1}'ᵀ = −W_l(…). So layers that start wi
 the network can become is the best linear map of that rank. That subspace is unstable: rounding errors may leave it.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -26,7 +27,8 @@ from ...plot.bands import bands
 from ...plot.style import GREY, color_of, house_style, label_of, legend_below, new_figure
 from ...sweep import Grid, batched
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
 from ..training import ExactFlow
 from .common import EXACT, OneOf, observables
 from .weight_decay import imbalance, left_out
@@ -212,38 +214,46 @@ def _draw_theory(ax: "Axes", x: np.ndarray, y: Any, label: str) -> None:
 
 def claims(dataset: "xarray.Dataset") -> list[Claim]:
     """Power laws of small starts, both ends of the scale, and the rank."""
-    error, left = dataset["relative_error_at_end"], dataset["unlearnt_at_end"]
-    of_error, of_departure = slope(error), slope(departure(dataset))
     imbalanced = relative_imbalance(dataset)
+    dataset = dataset.assign(departure=departure(dataset), imbalanced=imbalanced)
+    error, left = dataset["relative_error_at_end"], dataset["unlearnt_at_end"]
+    of_error, of_departure = slope(error), slope(dataset["departure"])
+    small = dataset.sel(scale=list(_SMALL))
     ratio = quantiles((error / imbalanced).sel(scale=list(_SMALL)))
-    trained = float(left.sel(scale=[1e-3, 1e-2, 0.1, 1.0]).where(dataset["init"] != _LOW_RANK).max())
+    full = dataset.sel(scale=[1e-3, 1e-2, 0.1, 1.0], init=dataset["init"] != _LOW_RANK)
+    trained = float(full["unlearnt_at_end"].max())
+    errors = ["relative_error_at_end"]
     of_imbalance = "and ∝ the imbalance (Σ‖D_l‖²)^{1/2} of the start over ‖NFM‖ at the end"
     found = [
-        _claim_slope("small starts of any shape: error of the ansatz at the end ∝ scale²", of_error, 2, 0.02),
-        _claim_slope(of_imbalance, of_error / slope(imbalanced), 1, 0.02, f"; {ratio} of it"),
-        _claim_slope("they leave the saddle at zero after a time ∝ 1/scale", of_departure, -1, 0.02),
-        Claim(
+        _claim_slope("small starts of any shape: error of the ansatz at the end ∝ scale²", of_error, 2, small, errors),
+        _claim_slope(of_imbalance, of_error / slope(imbalanced), 1, small, [*errors, "imbalanced"], f"; {ratio} of it"),
+        _claim_slope("they leave the saddle at zero after a time ∝ 1/scale", of_departure, -1, small, ["departure"]),
+        judged(
             "full rank, scale .001 to 1: the flow without decay has fitted the data by the horizon",
             f"share of the loss left to learn ≤ {EXACT:g}",
             f"≤ {trained:.1g}",
             trained <= EXACT,
+            full,
+            ["unlearnt_at_end"],
         ),
     ]
     smallest, largest = dataset["scale"].values[[0, -1]]
     stays = float(left.sel(scale=smallest).min())
     found.append(
-        Claim(
+        judged(
             f"scale {smallest:g}, any shape: still at the saddle at the horizon, and the ansatz as bad as at the start",
             "share of the loss left to learn ≥ .99",
             f"≥ {stays:.4f}; {_ends(dataset.sel(scale=smallest))}",
             stays >= 0.99,
+            dataset.sel(scale=smallest),
+            ["unlearnt_at_end"],
         )
     )
     for init in dataset["init"].values:
-        measured = _ends(dataset.sel(init=init, scale=1.0))
-        found.append(Claim(f"{init}, scale 1: the ansatz at the end", "reported", measured, None))
-    measured = _ends(dataset.sel(scale=largest))
-    found.append(Claim(f"scale {largest:g}, any shape: the ansatz at the end", "reported", measured, None))
+        runs = dataset.sel(init=init, scale=1.0)
+        found.append(reported(f"{init}, scale 1: the ansatz at the end", _ends(runs), runs))
+    runs = dataset.sel(scale=largest)
+    found.append(reported(f"scale {largest:g}, any shape: the ansatz at the end", _ends(runs), runs))
     return [*found, *_claims_of_rank(dataset.sel(init=_LOW_RANK))]
 
 
@@ -253,10 +263,18 @@ def _ends(runs: "xarray.Dataset") -> str:
     return f"error {quantiles(end)}, {quantiles(start)} at the start{left_out(end)}"
 
 
-def _claim_slope(statement: str, slopes: "xarray.DataArray", expected: int, within: float, further: str = "") -> Claim:
+def _claim_slope(
+    statement: str,
+    slopes: "xarray.DataArray",
+    expected: int,
+    runs: "xarray.Dataset",
+    names: Sequence[str],
+    further: str = "",
+) -> Claim:
+    within = 0.02
     off = float(np.abs(slopes.median("seed") - expected).max())
     measured = f"{quantiles(slopes, '{:.3f}')}{further}"
-    return Claim(statement, f"slope {expected} ± {within:g}", measured, off <= within)
+    return judged(statement, f"median slope {expected} ± {within:g}", measured, off <= within, runs, names)
 
 
 def _claims_of_rank(runs: "xarray.Dataset") -> list[Claim]:
@@ -268,23 +286,26 @@ def _claims_of_rank(runs: "xarray.Dataset") -> list[Claim]:
     off = float(np.abs(ends["unlearnt_at_end"] - ends["least_unlearnt_at_end"]).max())
     lost = int((highest.sel(scale=~is_small) > EXACT).sum())
     return [
-        Claim(
+        judged(
             f"layers of rank {_RANK}, small starts: rank {2 * _RANK} at most, at all times",
             f"singular value {2 * _RANK + 1} of W_1 ≤ {EXACT:g} of the largest",
             f"≤ {kept:.1g}",
             kept <= EXACT,
+            runs.sel(scale=is_small),
+            ["rank_left"],
         ),
-        Claim(
+        judged(
             f"and they become the best linear map of rank {2 * _RANK}",
             f"share of the loss left to learn off by ≤ {EXACT:g}",
             f"≤ {off:.1g}; the share is {quantiles(ends['least_unlearnt_at_end'])}",
             off <= EXACT,
+            runs.sel(scale=list(_SMALL)),
+            ["unlearnt_at_end", "least_unlearnt_at_end"],
         ),
-        Claim(
+        reported(
             f"layers of rank {_RANK}, scales above {_SMALL[1]:g}: rounding grows along the unstable rank",
-            "reported",
             f"rank above {2 * _RANK} in {lost} of {int((~is_small).sum()) * runs.sizes['seed']} runs",
-            None,
+            runs.sel(scale=~is_small),
         ),
     ]
 

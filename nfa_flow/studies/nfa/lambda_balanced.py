@@ -21,7 +21,8 @@ from ...plot.bands import bands
 from ...plot.style import AT_START, GREY, color_of, legend_below, new_figure
 from ...sweep import Grid
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
 from ..training import ExactFlow
 from .common import EXACT, observables
 
@@ -152,7 +153,7 @@ def _draw_eigenvalues(ax: "Axes", dataset: "xarray.Dataset") -> None:
 
 def claims(dataset: "xarray.Dataset") -> list[Claim]:
     """The identity along the flow, and the exponent and the error that it leaves."""
-    runs, dataset = dataset["status"].size, without_failures(dataset)
+    runs, dataset = dataset, without_failures(dataset)
     norm = lambda matrices: np.linalg.norm(matrices, axis=(-2, -1))
     balanced = dataset["b"].values == 0
     nfm, P, exponent = (_values(dataset, name) for name in ("nfm", "end_to_end", "exponent.exponent"))
@@ -161,23 +162,30 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     off = float(np.abs(exponent - predicted_exponent(dataset)).max())
     half = float(np.abs(exponent[balanced] - 0.5).max())
     apart = float((norm(P - P[balanced]) / norm(P))[..., -1].max())
+    within, exponents = f"off by ≤ {EXACT:g}", ["exponent.exponent"]
     return [
-        Claim(
+        judged(
             "two layers, W_2ᵀW_2 − W_1W_1ᵀ = bI: NFM = (−bI + (b²I + 4 AGOP)^{1/2})/2 at all times",
             f"relative error ≤ {EXACT:g}",
-            f"≤ {error:.1g} in {dataset['status'].size} of {runs} runs",
+            f"≤ {error:.1g}",
             error <= EXACT,
+            runs,
+            ["nfm"],
         ),
-        Claim("and the fitted exponent is that of the identity", f"off by ≤ {EXACT:g}", f"≤ {off:.1g}", off <= EXACT),
-        Claim("b = 0: α̂ = 1/2 at all times", f"off by ≤ {EXACT:g}", f"≤ {half:.1g}", half <= EXACT),
-        *(_claim_limit(dataset.sel(b=b)) for b in dataset["b"].values if b != 0),
-        Claim(
+        judged(
+            "and the fitted exponent is that of the identity", within, f"≤ {off:.1g}", off <= EXACT, runs, exponents
+        ),
+        judged("b = 0: α̂ = 1/2 at all times", within, f"≤ {half:.1g}", half <= EXACT, runs.sel(b=[0.0]), exponents),
+        *(_claim_limit(runs.sel(b=b)) for b in runs["b"].values if b != 0),
+        judged(
             "yet the networks of all b start and end as one function",
-            f"off by ≤ {EXACT:g}",
+            within,
             f"≤ {apart:.1g}",
             apart <= EXACT,
+            runs,
+            ["end_to_end"],
         ),
-        Claim("untrained, Gaussian: α̂ and error at 1/2", "reported", _scores(dataset.isel(b=0), "untrained."), None),
+        reported("untrained, Gaussian: α̂ and error at 1/2", _scores(runs.isel(b=0), "untrained."), runs.isel(b=0)),
     ]
 
 
@@ -189,7 +197,8 @@ def _claim_limit(runs: "xarray.Dataset") -> Claim:
     away = 1 - exponent if b > 0 else exponent
     holds = bool(((away >= 0) & (away <= bound)).all())
     expected = f"1 − {float(bound.max()):.2g} ≤ α̂ ≤ 1" if b > 0 else f"0 ≤ α̂ ≤ {float(bound.max()):.2g}"
-    return Claim(f"b = {b:g}: α̂ and error at 1/2, at the end", expected, _scores(runs), holds)
+    statement, names = f"b = {b:g}: α̂ and error at 1/2, at the end", ["exponent.exponent_at_end"]
+    return judged(statement, expected, _scores(runs), holds, runs, names)
 
 
 def _scores(runs: "xarray.Dataset", prefix: str = "") -> str:

@@ -29,7 +29,8 @@ from ...plot.at_end import at_end
 from ...plot.style import AT_START, GREY, color_of, house_style, label_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
 from ..training import Descent, ExactFlow
 from .common import EXACT, observables
 
@@ -174,14 +175,14 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
             found += [_trend(runs, what), _report(runs, what)]
     null = dataset.isel(training=0)
     names = {f"untrained.{name}": name for name in _TOLD if f"untrained.{name}" in null}
-    return [*found, _report(null[list(names)].rename(names), f"{UNTRAINED}, any head")]
+    return [*found, _report(null[["status", *names]].rename(names), f"{UNTRAINED}, any head")]
 
 
 def _claim_identity(smooth: "xarray.Dataset") -> Claim:
-    worst, failed = float(smooth["identity_error"].max()), int((smooth["status"] != "completed").sum())
-    measured = f"≤ {worst:.1g}; {failed} of {smooth['status'].size} runs failed"
+    worst = float(smooth["identity_error"].max())
     statement = "k balanced linear layers, smooth head, exact flow: NFM = (MᵀM)^{1/k} at all times"
-    return Claim(statement, f"relative error ≤ {EXACT:g}", measured, worst <= EXACT and not failed)
+    expected = f"relative error ≤ {EXACT:g}"
+    return judged(statement, expected, f"≤ {worst:.1g}", worst <= EXACT, smooth, ["identity_error"])
 
 
 def _claim_bound(smooth: "xarray.Dataset") -> Claim:
@@ -189,7 +190,9 @@ def _claim_bound(smooth: "xarray.Dataset") -> Claim:
     most = bound(smooth["kappa"] ** (1 / smooth["k"]))
     over, used = float((smooth["relative_error"] - most).max()), smooth["relative_error"] / most
     statement = "k balanced linear layers, smooth head, exact flow: error at 1/k ≤ (κ^{1/k} − 1)/(κ^{1/k} + 1)"
-    return Claim(statement, "at all times", f"{quantiles(used)} of the bound, ≤ {float(used.max()):.2f}", over <= EXACT)
+    measured = f"{quantiles(used)} of the bound, ≤ {float(used.max()):.2f}"
+    expected = f"at all times, within {EXACT:g}"
+    return judged(statement, expected, measured, over <= EXACT, smooth, ["relative_error", "kappa"])
 
 
 def _trend(runs: "xarray.Dataset", what: str) -> Claim:
@@ -204,7 +207,7 @@ def _trend(runs: "xarray.Dataset", what: str) -> Claim:
         f"κ^{{1/k}} {_change(ends['kappa_at_end'] ** (1 / k))}"
     )
     statement = f"{what}: error at 1/k, from k = {int(k[0])} to {int(k[1])}"
-    return Claim(statement, "reported; falls at t = 0 too, α̂k does not; α̂k = 1 iff B ∝ I", measured, None)
+    return reported(statement, measured, runs, expected="falls at t = 0 too, α̂k does not; α̂k = 1 iff B ∝ I")
 
 
 def _change(values: "xarray.DataArray") -> str:
@@ -225,7 +228,8 @@ _TOLD = {
 def _report(runs: "xarray.Dataset", what: str) -> Claim:
     """The medians of all that is measured, for one k after another."""
     measured = "; ".join(f"{told} {_by_k(runs[name])}" for name, told in _TOLD.items() if name in runs)
-    return Claim(f"{what}, k = {', '.join(map(str, runs['k'].values))}", "reported; α̂ = 1/k iff B ∝ I", measured, None)
+    statement = f"{what}, k = {', '.join(map(str, runs['k'].values))}"
+    return reported(statement, measured, runs, expected="α̂ = 1/k iff B ∝ I")
 
 
 def _by_k(values: "xarray.DataArray") -> str:

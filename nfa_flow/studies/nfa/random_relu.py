@@ -17,7 +17,8 @@ from ...flow import LossBelow
 from ...plot.style import GREY, color_of, label_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
 from ..training import Descent, ExactFlow
 
 if TYPE_CHECKING:
@@ -212,21 +213,24 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     everything = outcome(dataset)
     count = int((everything.error > LIMITS[0]).sum())
     found = [
-        Claim(
+        judged(
             "some networks fit their data and violate the ansatz at every α",
             f"some with a best relative error > {LIMITS[0]:g}",
             f"{count} of {everything.fitted} that fit",
             count > 0,
+            dataset,
+            ["loss_at_end"],
+            despite="some is enough",
         )
     ]
     for problem in dataset["problem"].values:
         part = dataset.sel(problem=[problem])
         null = untrained(part, "relative_error")
-        found.append(Claim(f"{problem}: untrained, best relative error", "reported", _tail(null), None))
+        found.append(reported(f"{problem}: untrained, best relative error", _tail(null), part))
         for training in dataset["training"].values:
-            of = outcome(part.sel(training=training))
-            statement = f"{problem}, {training}: best relative error of those that fit"
-            found.append(Claim(statement, "reported", f"{_counts(of)}; {_tail(of.error)}", None))
+            runs = part.sel(training=training)
+            of, statement = outcome(runs), f"{problem}, {training}: best relative error of those that fit"
+            found.append(reported(statement, f"{_counts(of)}; {_tail(of.error)}", runs))
     return found
 
 

@@ -25,7 +25,8 @@ from ...plot.bands import bands
 from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
 from ..held_out import held_out_score
 from ..training import Descent, ExactFlow
 from .common import EXACT
@@ -190,19 +191,21 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
 
 
 def _claim_law(flow: "xarray.Dataset", problem: str) -> Claim:
-    worst, failed = float(flow["law_error"].max(skipna=False)), int((flow["status"] != "completed").sum())
+    worst = float(flow["law_error"].max())
     loss = f"loss {_median(flow['loss'].isel(time=0))} → {_median(flow['loss_at_end'])} at t = {_T1:g}"
-    measured = f"≤ {worst:.1g}; {loss}; {failed} of {flow['status'].size} runs failed"
+    measured = f"≤ {worst:.1g}; {loss}"
     statement = f"{problem}: balanced, exact flow: NFM^L = AGOP at all times, the constant being 1"
     expected = f"‖NFM − AGOP^{{1/L}}‖ ≤ {EXACT:g} ‖NFM‖"
-    return Claim(statement, expected, measured, bool(worst <= EXACT and not failed))
+    return judged(statement, expected, measured, worst <= EXACT, flow, ["law_error"])
 
 
 def _claim_undefined(runs: "xarray.Dataset") -> Claim:
-    linear = runs["exponent.exponent"].sel(training=[name for name in METHODS if name.startswith("linear")])
-    defined = int(linear.notnull().sum())
+    linear = runs.sel(training=[name for name in METHODS if name.startswith("linear")])
+    linear = linear.isel(training=linear["status"].notnull().all("seed"))  # of those that there are
+    defined = int(linear["exponent.exponent"].notnull().sum())
     statement = f"{DIABETES}: a linear network of one output has no fitted exponent"
-    return Claim(statement, "undefined at all times, AGOP having rank one", f"defined {defined} times", defined == 0)
+    expected = "undefined at all times, AGOP having rank one"
+    return judged(statement, expected, f"defined {defined} times", defined == 0, linear)
 
 
 _TOLD = {
@@ -222,7 +225,7 @@ def _report(runs: "xarray.Dataset", what: str) -> Claim:
     ]
     score = "R²" if what.startswith(DIABETES) else "accuracy"
     told.append(f"{score} on held-out samples {quantiles(runs['held_out_at_end'])}")
-    return Claim(f"{what}: untrained → at the end", "reported", "; ".join(told), None)
+    return reported(f"{what}: untrained → at the end", "; ".join(told), runs)
 
 
 def _median(values: "xarray.DataArray | np.ndarray") -> str:

@@ -16,7 +16,8 @@ from ...plot.at_end import at_end
 from ...plot.style import GREY, house_style, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged
+from ..experiment import Experiment, quantiles
 
 if TYPE_CHECKING:
     import xarray
@@ -115,7 +116,8 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     for name, statement in statements.items():
         slopes = slope(descent, name)
         holds = bool(np.abs(slopes.median() - 1) <= 0.1)
-        found.append(Claim(statement, "∝ step size: slope 1 ± .1 at the smallest", quantiles(slopes, "{:.3f}"), holds))
+        expected, measured = "∝ step size: median slope 1 ± .1 at the smallest", quantiles(slopes, "{:.3f}")
+        found.append(judged(statement, expected, measured, holds, descent, [name]))
     return found
 
 

@@ -21,7 +21,8 @@ from ...plot.bands import bands
 from ...plot.style import color_of, house_style, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged
+from ..experiment import Experiment, quantiles
 from .common import EXACT, OneOf, observables
 
 if TYPE_CHECKING:
@@ -85,11 +86,6 @@ def decay_rate(values: "xarray.DataArray", times: "xarray.DataArray", use: "xarr
     t = t - t.mean("time")
     squares = (t**2).sum("time")
     return -(t * log).sum("time") / squares.where(squares > 0)
-
-
-def of_completed(dataset: "xarray.Dataset", name: str) -> "xarray.DataArray":
-    """A variable without the runs that failed."""
-    return dataset[name].where(dataset["status"].isin(["completed", "stopped"]))
 
 
 def left_out(values: "xarray.DataArray") -> str:
@@ -174,49 +170,54 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
 
 
 def _claim_balance_decays(decayed: "xarray.Dataset") -> Claim:
-    size = of_completed(decayed, "imbalance")
+    size = decayed["imbalance"]
     # What the flow's tolerance leaves of an imbalance is far below a hundred-thousandth of it.
     rates = decay_rate(size, decayed["times"], size > 1e-5 * size.isel(time=0)) / (2 * decayed["weight_decay"])
     off = float(np.abs(rates - 1).max())
-    measured = f"off by ≤ {100 * off:.1g} %{left_out(rates)}"
-    return Claim("unbalanced, weight decay λ: D_l ∝ e^{−2λt}", "rate 2λ within 1 %", measured, off <= 0.01)
+    statement, measured = "unbalanced, weight decay λ: D_l ∝ e^{−2λt}", f"off by ≤ {100 * off:.1g} %"
+    runs = decayed.assign(rates=rates)
+    return judged(statement, "rate 2λ within 1 %", measured, off <= 0.01, runs, ["imbalance", "rates"])
 
 
 def _claim_balance_stays(conserving: "xarray.Dataset") -> Claim:
-    size = of_completed(conserving, "imbalance")
+    size = conserving["imbalance"]
     change = abs(size / size.isel(time=0) - 1).max("time")
     worst = float(change.max())
-    measured = f"changes by ≤ {worst:.1g}{left_out(change)}"
-    return Claim("unbalanced, no decay: D_l is conserved", f"changes by ≤ {EXACT:g}", measured, worst <= EXACT)
+    statement, expected = "unbalanced, no decay: D_l is conserved", f"changes by ≤ {EXACT:g}"
+    return judged(statement, expected, f"changes by ≤ {worst:.1g}", worst <= EXACT, conserving, ["imbalance"])
 
 
 def _claim_error_decays(decayed: "xarray.Dataset") -> Claim:
-    error, phase = of_completed(decayed, "relative_error"), 2 * decayed["weight_decay"] * decayed["times"]
+    error, phase = decayed["relative_error"], 2 * decayed["weight_decay"] * decayed["times"]
     # Beyond the first order in D, the error has terms that are e^{−6} = .2 % of it from there on.
     rates = decay_rate(error, decayed["times"], phase >= 6) / (2 * decayed["weight_decay"])
-    rates = rates.where(of_completed(decayed, "relative_error_at_end").notnull())
-    within = float((np.abs(rates - 1) <= 0.01).sum() / max(int(rates.notnull().sum()), 1))
+    rates = rates.where(decayed["relative_error_at_end"].notnull())
+    within = float((np.abs(rates - 1) <= 0.01).mean())
     ends = f"; error at the end {quantiles(decayed['relative_error_at_end'])}"
-    measured = f"rate / 2λ {quantiles(rates, '{:.4f}')}, {100 * within:.0f} % of runs within 1 %{ends}{left_out(rates)}"
-    return Claim("unbalanced, weight decay λ: error of the ansatz ∝ e^{−2λt}, late", "rate 2λ", measured, within >= 0.9)
+    measured = f"rate / 2λ {quantiles(rates, '{:.4f}')}, {100 * within:.0f} % of runs within 1 %{ends}"
+    statement = "unbalanced, weight decay λ: error of the ansatz ∝ e^{−2λt}, late"
+    expected, runs = "rate 2λ within 1 % in ≥ 90 % of runs", decayed.assign(rates=rates)
+    return judged(statement, expected, measured, within >= 0.9, runs, ["rates"])
 
 
 def _claim_error_stays(dataset: "xarray.Dataset") -> Claim:
-    ends = of_completed(dataset, "relative_error_at_end")
+    dataset = dataset.sel(weight_decay=dataset["weight_decay"] < COLLAPSE)
+    ends = dataset["relative_error_at_end"]
     kept, rest = ends.sel(weight_decay=0.0), ends.sel(weight_decay=dataset["weight_decay"] > 0)
     start = quantiles(dataset["relative_error"].sel(weight_decay=0.0).isel(time=0))
-    measured = f"{quantiles(kept)} at the end, {start} at the start{left_out(kept)}"
+    measured = f"{quantiles(kept)} at the end, {start} at the start"
     holds = bool((kept > rest.max("weight_decay")).all())
-    return Claim("unbalanced, no decay: the ansatz stays off", "error above that with any decay", measured, holds)
+    statement, expected = "unbalanced, no decay: the ansatz stays off", "error above that with any decay"
+    return judged(statement, expected, measured, holds, dataset, ["relative_error_at_end"])
 
 
 def _claim_collapse(collapsed: "xarray.Dataset") -> Claim:
-    ends, lowest = of_completed(collapsed, "relative_error_at_end"), collapsed["relative_error"].min("time")
+    ends, lowest = collapsed["relative_error_at_end"], collapsed["relative_error"].min("time")
     count, total = int(ends.isnull().sum()), ends.size
     before = "; ".join(f"L = {depth}: {quantiles(lowest.sel(depth=depth))}" for depth in lowest["depth"].values)
     measured = f"undefined in {count} of {total} runs; lowest relative error before, {before}"
     statement = f"unbalanced, λ = {COLLAPSE:g}: all weights vanish, and the ansatz is 0/0"
-    return Claim(statement, "undefined in all runs", measured, count == total)
+    return judged(statement, "undefined in all runs", measured, count == total, collapsed)
 
 
 WEIGHT_DECAY = Experiment(

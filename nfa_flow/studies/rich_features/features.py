@@ -29,8 +29,9 @@ from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
 from ...width import width_limit
 from ...width.coordinate_check import promised_exponents
-from ..experiment import Claim, Experiment, quantiles
-from ..width_fits import TOLERANCE, draw_slope, exponent, set_widths, told
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
+from ..width_fits import WITHIN, draw_slope, exponent, set_widths, told
 from .common import HIDDEN, SCHEMES, SGD, Flow, holds, network, places, widths_of
 from .feature_change import FeatureChange
 
@@ -144,43 +145,40 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     """The powers of the width, independence where the theorem has it, what it does to the error; and all the rest."""
     found = []
     for name in dataset["case"].values:
-        runs, reported = dataset.sel(case=name), "" if CASES[name].is_covered else "outside of the theorem"
-        found += [claim_change(runs.sel(scheme=scheme), name, scheme, reported) for scheme in runs["scheme"].values]
-        found.append(claim_independence(runs.sel(scheme="muP"), name, reported))
+        runs, outside = dataset.sel(case=name), "" if CASES[name].is_covered else "outside of the theorem"
+        found += [claim_change(runs.sel(scheme=scheme), name, scheme, outside) for scheme in runs["scheme"].values]
+        found.append(claim_independence(runs.sel(scheme="muP"), name, outside))
         found += [report(runs.sel(scheme=scheme), f"{name}, {scheme}") for scheme in runs["scheme"].values]
     return [*found, _claim_error(dataset.sel(case=FLOW)), _report_zero(dataset.sel(case=FLOW, scheme="muP"))]
 
 
-def claim_change(runs: "xarray.Dataset", what: str, scheme: str, reported: str = "") -> Claim:
-    """That features of each layer change by the promised power of the width; `reported`: why that is not claimed."""
+def claim_change(runs: "xarray.Dataset", what: str, scheme: str, outside: str = "") -> Claim:
+    """That features of each layer change by the promised power of the width; `outside`: why that is not claimed."""
     fits = {l: exponent(runs[f"features.change_{l}_at_end"]) for l in range(1, HIDDEN + 1)}
     statement, measured = f"{what}, {scheme}: change of h_l ∝ n^p, p", ", ".join(told(fit) for fit in fits.values())
     powers = {l: power for l in fits if (power := promised(scheme, l)) is not None}
     if not powers:
-        return Claim(statement, "reported; not stable as n grows", measured, None)
+        return reported(statement, measured, runs, expected="not stable as n grows")
     expected = ", ".join(f"{power + 0.0:g}".replace("-", "−") for power in powers.values())
-    if reported:
-        return Claim(statement, f"reported; {expected} as n → ∞; {reported}", measured, None)
-    failed = (runs["status"] != "completed").any()
-    verdict = not failed and all(holds(fits[l], power) for l, power in powers.items())
-    return Claim(statement, f"{expected} (± {TOLERANCE})", measured, bool(verdict))
+    if outside:
+        return reported(statement, measured, runs, expected=f"{expected} as n → ∞; {outside}")
+    agrees = all(holds(fits[l], power) for l, power in powers.items())
+    names = [f"features.change_{l}_at_end" for l in powers]
+    return judged(statement, f"{expected}, {WITHIN}", measured, agrees, runs, names)
 
 
-def claim_independence(mup: "xarray.Dataset", what: str, reported: str = "") -> Claim:
+def claim_independence(mup: "xarray.Dataset", what: str, outside: str = "") -> Claim:
     """Under muP features stay independent in every run at every time, and do in the limit of infinite width."""
     layers = range(1, HIDDEN + 1)
     least = min(float(mup[f"features.independence_{l}"].min()) for l in layers)
-    failed = int((mup["status"] != "completed").sum())
     limits = [_limit(mup[f"features.smallest_{l}_at_end"]) for l in layers]
-    measured = (
-        f"σ_min/σ_max ≥ {least:.1e}; λ_min → {', '.join(f'{v:.2g} ± {e:.1g}' for v, e in limits)}; {failed} failed"
-    )
+    measured = f"σ_min/σ_max ≥ {least:.1e}; λ_min → {', '.join(f'{v:.2g} ± {e:.1g}' for v, e in limits)}"
     statement = f"{what}, muP: features of every layer stay linearly independent"
-    if reported:
-        return Claim(statement, f"reported; {reported}", measured, None)
-    verdict = least > RESOLUTION and not failed and all(value > 2 * error for value, error in limits)
+    if outside:
+        return reported(statement, measured, mup, expected=outside)
+    agrees = least > RESOLUTION and all(value > 2 * error for value, error in limits)
     expected = f"σ_min/σ_max > {RESOLUTION:g} in all runs; limit of λ_min > 0 by 2 standard errors"
-    return Claim(statement, expected, measured, bool(verdict))
+    return judged(statement, expected, measured, bool(agrees), mup, [f"features.independence_{l}" for l in layers])
 
 
 def _limit(values: "xarray.DataArray") -> tuple[float, float]:
@@ -199,7 +197,7 @@ def report(runs: "xarray.Dataset", what: str) -> Claim:
         f"{at('joint')} ∝ n^{told(exponent(of('joint')))}, [H⁰; H] independent in {resolved} of "
         f"{widest.sizes['seed']}; loss {quantiles(widest['loss_at_end'])}"
     )
-    return Claim(f"{what}: last hidden layer at n = {int(widest['width'])}", "reported", measured, None)
+    return reported(f"{what}: last hidden layer at n = {int(widest['width'])}", measured, runs)
 
 
 def _claim_error(flow: "xarray.Dataset") -> Claim:
@@ -208,19 +206,21 @@ def _claim_error(flow: "xarray.Dataset") -> Claim:
     fallen = np.log(flow["loss"].isel(time=0) / flow["loss_at_end"])
     ratio = fallen / (rate * _T1)
     statement = f"{FLOW}, all parametrisations: ℒ(T) ≤ ℒ(0) exp(−(2/N) min_t λ_min T), H of the last hidden layer"
-    return Claim(
+    return judged(
         statement,
         "log(ℒ(0)/ℒ(T)) over that ≥ 1",
         f"{quantiles(ratio)}, ≥ {float(ratio.min()):.2f}",
         bool(ratio.min() >= 1),
+        flow,
+        [f"features.smallest_{_LAST}", "loss"],
     )
 
 
 def _report_zero(mup: "xarray.Dataset") -> Claim:
     left = mup["loss_at_end"] / mup["loss"].isel(time=0)
     measured = f"{quantiles(left)} of the loss, ≤ {float(left.max()):.1g}"
-    expected = "reported; the theorem says zero error if training converges, not that it does"
-    return Claim(f"{FLOW}, muP: what is left of the loss at t = {_T1:g}", expected, measured, None)
+    expected = "the theorem says zero error if training converges, not that it does"
+    return reported(f"{FLOW}, muP: what is left of the loss at t = {_T1:g}", measured, mup, expected=expected)
 
 
 FEATURES = Experiment(

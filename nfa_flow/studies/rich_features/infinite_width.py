@@ -23,8 +23,9 @@ from ...sweep import Grid, looped
 from ...theory import LinearMuP, infinite_deep_linear_mup
 from ...trajectory import Trajectory
 from ...width import WidthLimit, width_limit
-from ..experiment import Claim, Experiment
-from ..width_fits import TOLERANCE, draw_slope, exponent, set_widths, told
+from ..claims import Claim, judged
+from ..experiment import Experiment
+from ..width_fits import WITHIN, draw_slope, exponent, set_widths, told
 from .common import holds
 
 if TYPE_CHECKING:
@@ -173,19 +174,19 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
 def _claims(runs: "xarray.Dataset", layers: int) -> list[Claim]:
     """Of networks of one number of layers."""
     found, what = [], f"{layers} linear layers, muP, exact flow"
-    failed = int((runs["status"] != "completed").sum())
     for name in ("A", "P"):
         fit = exponent(runs[f"distance of {name}"])
         statement = f"{what}: largest ‖{name} − {name}_∞‖ in time ∝ n^p, p"
-        measured = f"{told(fit)}; {failed} of {runs['status'].size} runs failed"
-        found.append(Claim(statement, f"−0.5 (± {TOLERANCE})", measured, holds(fit, -0.5) and not failed))
+        agrees, names = holds(fit, -0.5), [f"distance of {name}"]
+        found.append(judged(statement, f"−0.5, {WITHIN}", told(fit), agrees, runs, names))
     labels = {"relative_error": f"error of NFM ∝ AGOP^{{1/{layers}}}", "trace": "tr A", "loss": "loss"}
     for name, label in labels.items():
         fit, value = extrapolated(runs, name), float(exact_scores(layers)[name][_MIDDLE])
         off = abs(fit.limit - value)
         measured = f"{fit.limit:.5g} ± {fit.error:.1g}, off by {off / fit.error:.1f} standard errors"
         statement = f"{what}: {label} at t = 1, v_∞ of means over seeds = v_∞ + c/n"
-        found.append(Claim(statement, f"{value:.5g} within 3 standard errors", measured, bool(off <= 3 * fit.error)))
+        expected, agrees = f"{value:.5g} within 3 standard errors", bool(off <= 3 * fit.error)
+        found.append(judged(statement, expected, measured, agrees, runs.isel(time=[_MIDDLE]), [name]))
     return found
 
 

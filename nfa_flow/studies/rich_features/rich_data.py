@@ -18,7 +18,8 @@ from ...plot.at_end import at_end
 from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, reported
+from ..experiment import Experiment, quantiles
 from ..held_out import held_out_score
 from ..width_fits import set_widths
 from .common import SGD, network, places, widths_of
@@ -104,7 +105,7 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
             start, end = of["accuracy"].isel(time=0, width=-1), of["accuracy_at_end"].isel(width=-1)
             measured = f"{quantiles(start)} → {quantiles(end)}"
             statement = f"{what}, {scheme}: accuracy on held-out samples at n = {int(of['width'][-1])}"
-            found.append(Claim(statement, "reported; untrained → at the end", measured, None))
+            found.append(reported(f"{statement}, untrained → at the end", measured, of.isel(width=[-1])))
     return found
 
 

@@ -5,6 +5,7 @@ Networks are compared where their loss has fallen to a given share, which plain 
 a time of the order 1/n; its path is that of `SP`, whose rate η/n is the same for all layers.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import diffrax
@@ -20,8 +21,10 @@ from ...flow import LossBelow, gradient_flow, log_times
 from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment
-from ..width_fits import exponent, set_widths, told
+from ...width import WidthExponent
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment
+from ..width_fits import WITHIN, exponent, set_widths, told
 from .common import (
     GD,
     LAYERS,
@@ -179,15 +182,29 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     for name in dataset["scheme"].values:
         fit, law = exponent(when.sel(scheme=name)), [TIME_POWERS[name]]
         statement = f"{name}: power of n of the time to {SHARE:g} of the loss of f = 0"
-        holds = None if name == "NTP" else verdict([fit], law)
-        found.append(Claim(statement, powers_as_text(law), told(fit), holds))
+        runs = dataset.sel(scheme=name).assign(when=when.sel(scheme=name))
+        found.append(_judged(name == "NTP", statement, [fit], law, runs, ["when"]))
     for name in dataset["scheme"].values:
         law = powers_at_level(name)
         fits = [exponent(of_layer(dataset.sel(scheme=name), "update", layer)) for layer in range(3)]
         statement = f"{name}: power of n of ‖ΔW_l‖_*/√(fan_out/fan_in) at that loss, {', '.join(LAYERS)}"
-        holds = None if name in ("NTP", PLAIN) else verdict(fits, law)
-        found.append(Claim(statement, powers_as_text(law), ", ".join(map(told, fits)), holds))
+        runs = dataset.sel(scheme=name)
+        found.append(_judged(name in ("NTP", PLAIN), statement, fits, law, runs, ["layers.update_at_end"]))
     return found
+
+
+def _judged(
+    is_report: bool,
+    statement: str,
+    fits: Sequence[WidthExponent],
+    law: Sequence[float],
+    runs: "xarray.Dataset",
+    names: Sequence[str],
+) -> Claim:
+    expected, measured = powers_as_text(law), ", ".join(map(told, fits))
+    if is_report:
+        return reported(statement, measured, runs, expected=f"{expected} as n → ∞")
+    return judged(statement, f"{expected}, {WITHIN}", measured, verdict(fits, law), runs, names)
 
 
 FLOW = Experiment(

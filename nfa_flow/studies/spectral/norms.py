@@ -15,8 +15,9 @@ from ...descent import gradient_descent
 from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment
-from ..width_fits import exponent, set_widths, told
+from ..claims import Claim, judged
+from ..experiment import Experiment
+from ..width_fits import WITHIN, exponent, set_widths, told
 from .common import (
     ADAM,
     GD,
@@ -200,11 +201,12 @@ def _claim_start(dataset: "xarray.Dataset") -> Claim:
         for layer in range(3)
     ]
     low, high = min(ratios), max(ratios)
-    return Claim(
+    return judged(
         "start, all schemes, layers and widths: ‖W_l‖_* is σ_l(√fan_out + √fan_in)",
         "mean within 10 %",
         f"ratio {low:.3f} … {high:.3f}",
         0.9 <= low and high <= 1.1,
+        dataset,
     )
 
 
@@ -213,11 +215,13 @@ def claim_powers(dataset: "xarray.Dataset", name: str, step: int) -> Claim:
     runs, law = dataset.sel(case=name), powers_of_step(CASES[name])
     fits = [exponent(of_layer(runs, "update", layer, step)) for layer in range(3)]
     wanted = "as the condition asks" if law == (0.0, 0.0, 0.0) else "not the condition"
-    return Claim(
+    return judged(
         f"{name}, {step} step{'s' * (step > 1)}: power of n of ‖ΔW_l‖_*/√(fan_out/fan_in), {', '.join(LAYERS)}",
-        f"{powers_as_text(law)}: {wanted}",
+        f"{powers_as_text(law)}: {wanted}, {WITHIN}",
         ", ".join(map(told, fits)),
         verdict(fits, law),
+        runs.sel(time=[step]),
+        ["layers.update"],
     )
 
 

@@ -17,8 +17,9 @@ from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid, batched, looped
 from ...trajectory import Trajectory
 from ...width import WidthExponent
-from ..experiment import Claim, Experiment, quantiles
-from ..width_fits import TOLERANCE, exponent, set_widths, told
+from ..claims import Claim, finished, judged, reported
+from ..experiment import Experiment, quantiles
+from ..width_fits import TOLERANCE, WITHIN, exponent, set_widths, told
 from .common import (
     ADAM,
     GD,
@@ -83,7 +84,7 @@ def one_run(key: PRNGKeyArray, width: int, count: int, case: int | Array, octave
 def losses(dataset: "xarray.Dataset") -> "xarray.DataArray":
     """The losses at the end over those at the start; infinite where a run blew up."""
     ratio = dataset["loss_at_end"] / dataset["loss"].isel(time=0)
-    return ratio.where((dataset["status"] == "completed") & np.isfinite(ratio), np.inf)
+    return ratio.where(finished(dataset) & np.isfinite(ratio), np.inf)
 
 
 def best_rates(runs: "xarray.Dataset", name: str) -> "xarray.DataArray":
@@ -150,22 +151,32 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     """How the best rate moves, and what the best one of the narrowest networks costs the widest."""
     runs, found = dataset.isel(count=0), []
     for name in runs["case"].values:
-        fit = exponent(best_rates(runs.sel(case=name), name))
-        found.append(Claim(f"{name}: power of n of the best learning rate", *_judged(fit, POWERS[name])))
+        found.append(_claim_best(runs.sel(case=name), name))
     return found + [_report(runs.sel(case=name), name) for name in runs["case"].values]
 
 
-def _judged(fit: WidthExponent, power: float | None) -> tuple[str, str, bool | None]:
-    """Expected, measured, verdict: that it stays or, where the largest stable rate falls, that it falls too."""
-    if power is None:
-        return "reported", told(fit), None
+def _claim_best(runs: "xarray.Dataset", name: str) -> Claim:
+    """That the best rate stays or, where the largest stable rate falls, that it falls too."""
+    fit, power = exponent(best_rates(runs, name)), POWERS[name]
+    statement, measured = f"{name}: power of n of the best learning rate", told(fit)
     if np.isnan(fit.exponent):
-        return "0" if power == 0 else "falls", "undefined: some networks do best at the end of the rates tried", None
+        measured = "undefined: some networks do best at the end of the rates tried"
+    if power is None:
+        return reported(statement, measured, runs)
     if power == 0:
-        return "0", told(fit), verdict([fit], [0.0])
-    low, high = fit.exponent - 2 * fit.error, fit.exponent + 2 * fit.error
-    holds = True if high < -TOLERANCE else None if low <= -TOLERANCE else False
-    return f"falls; the largest stable rate as {powers_as_text([power])}", told(fit), holds
+        expected, holds = f"0, {WITHIN}", verdict([fit], [0.0])
+    else:
+        law = powers_as_text([power])
+        expected, holds = f"< −{TOLERANCE:g} by two standard errors; the largest stable rate as {law}", _falls(fit)
+    if np.isnan(fit.exponent):
+        holds = None
+    return judged(statement, expected, measured, holds, runs, despite="rates above the largest stable one")
+
+
+def _falls(fit: WidthExponent) -> bool | None:
+    if fit.exponent + 2 * fit.error < -TOLERANCE:
+        return True
+    return None if fit.exponent - 2 * fit.error <= -TOLERANCE else False
 
 
 def _report(runs: "xarray.Dataset", name: str) -> Claim:
@@ -176,7 +187,7 @@ def _report(runs: "xarray.Dataset", name: str) -> Claim:
         f"loss {quantiles(wide.isel(octave=int(narrow)))} of the start, "
         f"at its own best rate {quantiles(wide.min('octave'))}"
     )
-    return Claim(f"{name}: the best rate of n = {n[0]} on n = {n[-1]}", "reported", measured, None)
+    return reported(f"{name}: the best rate of n = {n[0]} on n = {n[-1]}", measured, runs)
 
 
 TRANSFER = Experiment(

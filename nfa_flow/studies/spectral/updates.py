@@ -12,8 +12,9 @@ import numpy as np
 
 from ...plot.style import GREY, color_of, legend_below, new_figure
 from ...sweep import Grid
-from ..experiment import Claim, Experiment, quantiles
-from ..width_fits import exponent, set_widths, told
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
+from ..width_fits import WITHIN, exponent, set_widths, told
 from .common import LAYERS, draw_sizes, powers_as_text, shape_of, verdict
 from .norms import CASES, STEPS, claim_powers, grid_of, of_layer, one_run, powers_of_step
 
@@ -98,14 +99,15 @@ def _claim_exact(runs: "xarray.Dataset") -> Claim:
     ratios = runs["layers.update"].sel(time=1) / CASES["normalised"].rate
     off = float(np.abs(ratios - 1).max())
     statement = "normalised, 1 step: ‖ΔW_l‖_* = η √(fan_out/fan_in) in all layers"
-    return Claim(statement, "to 1e-5", f"off by ≤ {off:.1g}", off <= 1e-5)
+    return judged(statement, "off by ≤ 1e-5", f"off by ≤ {off:.1g}", off <= 1e-5, runs.sel(time=[1]), ["layers.update"])
 
 
 def _claim_power(dataset: "xarray.Dataset", name: str, power: float, what: str) -> Claim:
     """Of the hidden layer, under gradient descent as Spectral has it."""
     fit = exponent(of_layer(dataset.sel(case=NAMES[0]), name, _HIDDEN, 1))
     statement = f"{NAMES[0]}, 1 step, hidden layer: power of n of {what}"
-    return Claim(statement, powers_as_text([power]), told(fit), verdict([fit], [power]))
+    expected, runs = f"{powers_as_text([power])}, {WITHIN}", dataset.sel(case=NAMES[0])
+    return judged(statement, expected, told(fit), verdict([fit], [power]), runs)
 
 
 def _report(runs: "xarray.Dataset", name: str) -> Claim:
@@ -118,7 +120,7 @@ def _report(runs: "xarray.Dataset", name: str) -> Claim:
         f"stable rank {quantiles(rank)} of {n}; alignment {quantiles(alignment)}, turned at random {quantiles(null)}; "
         f"loss after {STEPS} steps {quantiles(loss)} of the first"
     )
-    return Claim(f"{name}, 1 step, n = {n}, hidden layer", "reported", measured, None)
+    return reported(f"{name}, 1 step, n = {n}, hidden layer", measured, runs)
 
 
 UPDATES = Experiment(

@@ -27,7 +27,8 @@ from ...one_step import (
 from ...plot.style import GREY, PALETTE, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment
+from ..claims import Claim, reported
+from ..experiment import Experiment
 from ..training import Untrained
 from .common import entries_of, middle
 
@@ -114,7 +115,7 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
         first = ", ".join(f"{each:.2f}" for each in np.median(values[i], axis=0)[:3])
         share = ", ".join(f"{each:.2f}" for each in np.median(overlap[i], axis=0)[:3])
         measured = f"{counts[i].min()}–{counts[i].max()} stand out; first {first}; cos² with X̃β {share}"
-        found.append(Claim(f"digits, η = {etas[i]:g}: spikes", "reported", measured, None))
+        found.append(reported(f"digits, η = {etas[i]:g}: spikes", measured, runs.isel(eta=[i])))
     return found
 
 

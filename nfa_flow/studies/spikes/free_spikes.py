@@ -20,7 +20,8 @@ from ...sweep import Grid, looped
 from ...theory import ridge_losses
 from ...trajectory import Trajectory
 from ...width import WidthLimit, width_limit
-from ..experiment import Claim, Experiment
+from ..claims import Claim, judged
+from ..experiment import Experiment
 from ..training import Untrained
 from .common import NOISE, PENALTY, PHI, PSI, TEACHER, draw, energy, expansion
 
@@ -111,7 +112,8 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
                 f"at n = {largest}: {at_largest[0]:.4f} ± {at_largest[1]:.1g}"
             )
             statement = f"{orders}: {name} loss / mean y², v_∞ of means over seeds = v_∞ + c/n"
-            found.append(Claim(statement, f"{limit:.4f} within 2 standard errors", measured, bool(off <= 2)))
+            expected = f"{limit:.4f} within 2 standard errors"
+            found.append(judged(statement, expected, measured, bool(off <= 2), dataset, ["losses_at_end"]))
     return found
 
 

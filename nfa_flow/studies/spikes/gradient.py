@@ -13,7 +13,8 @@ from ...plot.at_end import at_end
 from ...plot.style import legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged
+from ..experiment import Experiment, quantiles
 from ..training import Untrained
 from .common import PHI, TEACHER, THEORY, direction_of, draw, entries_of, expansion
 
@@ -113,24 +114,29 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     slope = float(np.polyfit(np.log(n), np.log(medians["of_residuals"]), 1)[0])
     left, last = _left_by_targets(), f"n = {n[-1]:g}"
     found = [
-        Claim(
+        judged(
             "the gradient comes near c_1 a βᵀ with β of the residuals y − f",
             "distance ∝ n^−½, slope within ±.1",
             f"slope {slope:.3f}; {medians['of_residuals'][-1]:.3f} at {last}",
             abs(slope + 0.5) <= 0.1,
+            dataset,
+            ["gradient.of_residuals_at_end"],
         ),
-        Claim(
+        judged(
             "with β of the targets y alone it does not",
             f"distance → {left:.3f}, within 15 % at {last}",
             f"{medians['of_targets'][-1]:.3f}",
             bool(abs(medians["of_targets"][-1] / left - 1) <= 0.15),
+            dataset.isel(samples=[-1]),
+            ["gradient.of_targets_at_end"],
         ),
     ]
     for (name, limit), ratio in zip(direction_of(_ACTIVATION)._asdict().items(), (0.05, 0.1, 0.1, 0.1), strict=True):
         ends = dataset[f"gradient.{name}_at_end"].isel(samples=-1)
         holds = abs(float(ends.median()) / float(limit) - 1) <= ratio
         expected = f"→ {float(limit):.3f}, within {100 * ratio:g} % at {last}"
-        found.append(Claim(f"first gradient: {name}", expected, quantiles(ends, "{:.3f}"), holds))
+        measured, runs = quantiles(ends, "{:.3f}"), dataset.isel(samples=[-1])
+        found.append(judged(f"first gradient: {name}", expected, measured, holds, runs, [f"gradient.{name}_at_end"]))
     return found
 
 

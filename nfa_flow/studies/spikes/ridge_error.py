@@ -24,7 +24,8 @@ from ...theory import (
     spike_matrix,
 )
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment, quantiles
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment, quantiles
 from .common import (
     NOISE,
     PENALTY,
@@ -161,9 +162,9 @@ def _claim_start(runs: "xarray.Dataset", teacher: HermiteSeries, activation: str
     )
     told = lambda values: " / ".join(f"{each:.3f}" for each in values)
     statement = f"{label}, η = n^{float(first['alpha']):g}: training / test loss of random features"
-    return Claim(
-        statement, f"{told(expected)} within 3 standard errors", f"{told(seen.mean(axis=1))} ± {told(error)}", holds
-    )
+    wanted = f"{told(expected)} within 3 standard errors and 2/d of it"
+    names = [f"features.{name}_at_end" for name in _LOSSES]
+    return judged(statement, wanted, f"{told(seen.mean(axis=1))} ± {told(error)}", holds, first, names)
 
 
 def _claim_gain(runs: "xarray.Dataset", teacher: HermiteSeries, activation: str, label: str) -> Claim:
@@ -174,12 +175,15 @@ def _claim_gain(runs: "xarray.Dataset", teacher: HermiteSeries, activation: str,
     if information_exponent(expansion(teacher)) == 1:
         error = gain.std(ddof=1) / gain.size**0.5
         told_mean = f"{gain.mean():.2g} ± {error:.1g}; seeds {quantiles(gain)}"
-        return Claim(statement, "mean > 0 by 3 standard errors", told_mean, bool(gain.mean() > 3 * error))
-    return Claim(
+        holds = bool(gain.mean() > 3 * error)
+        return judged(statement, "mean > 0 by 3 standard errors", told_mean, holds, runs, ["features.test_at_end"])
+    return judged(
         f"{statement}; c_{{*1}} = 0",
         f"≤ {_NOTHING:g}: nothing is learned",
         quantiles(gain),
         bool(np.median(gain) <= _NOTHING),
+        runs,
+        ["features.test_at_end"],
     )
 
 
@@ -190,7 +194,7 @@ def _claim_finite(runs: "xarray.Dataset", teacher: HermiteSeries, activation: st
     told = "; ".join(
         f"{name} {100 * each.min():+.1f} to {100 * each.max():+.1f} %" for name, each in zip(_LOSSES, off, strict=True)
     )
-    return Claim(f"{label}: losses beside those with spikes of their size, all α", "reported", told, None)
+    return reported(f"{label}: losses beside those with spikes of their size, all α", told, runs)
 
 
 RIDGE_ERROR = Experiment(

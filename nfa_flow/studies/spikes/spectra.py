@@ -13,7 +13,8 @@ from ...plot.style import GREY, PALETTE, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...theory import feature_bulk_edge, feature_outliers, spike_matrix
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment
+from ..claims import Claim, judged
+from ..experiment import Experiment
 from .common import PHI, PSI, TEACHER, THEORY, direction_of, draw, expansion, look
 
 if TYPE_CHECKING:
@@ -90,11 +91,13 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     n, ratio = int(dataset["samples"].values[0]), float(np.median(largest) / _edge())
     margin = 2 * n ** (-2 / 3)
     found = [
-        Claim(
+        judged(
             "features before the step: the bulk ends at its predicted edge",
             f"within 2n^−⅔ = {margin:.3f} of {_edge():.3f}",
             f"{np.median(largest):.3f}",
             abs(ratio - 1) <= margin,
+            dataset,
+            ["before_at_end"],
         )
     ]
     for alpha in dataset["alpha"].values:
@@ -105,11 +108,13 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
         agrees = bool(np.all(np.abs(seen / expected - 1) <= _AGREES))
         told = lambda values: ", ".join(f"{each:.2f}" for each in values) or "none"
         found.append(
-            Claim(
+            judged(
                 f"{_ACTIVATION}, n = {n}, α = {alpha:g}: spikes where they are predicted",
                 f"{told(expected)}, within {100 * _AGREES:g} %",
                 f"{told(seen)}; {min(counts)}–{max(counts)} stand out",
                 agrees,
+                runs,
+                ["features.singular_values_at_end"],
             )
         )
     return found

@@ -18,7 +18,8 @@ from ...theory import (
     spike_sizes,
 )
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment
+from ..claims import Claim, judged, reported
+from ..experiment import Experiment
 from .common import PHI, PSI, SOURCE, TEACHER, THEORY, direction_of, draw, entries_of, expansion, look, middle
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def _claim_sizes(runs: "xarray.Dataset", activation: str) -> Claim:
     off = np.abs(np.median(values[:_SHOWN], axis=-1)[clear] / expected[clear] - 1)
     statement = f"{activation}, n = {n}: spikes more than {100 * (_CLEAR - 1):.0f} % above the bulk, predicted"
     measured = f"≤ {100 * off.max():.1f} %, median {100 * np.median(off):.1f} %, of {off.size}"
-    return Claim(statement, f"off by ≤ {100 * _AGREES:g} % at each α", measured, bool(off.max() <= _AGREES))
+    expected, holds = f"off by ≤ {100 * _AGREES:g} % at each α", bool(off.max() <= _AGREES)
+    return judged(statement, expected, measured, holds, runs, ["features.singular_values_at_end"])
 
 
 def _claim_third(runs: "xarray.Dataset", activation: str) -> Claim:
@@ -146,13 +148,14 @@ def _claim_third(runs: "xarray.Dataset", activation: str) -> Claim:
     orders = spike_orders(0.36, expansion(activation))
     counts = _counts(within)
     statement = f"{activation}: spikes for 1/3 < α < 3/8, where c_k ≠ 0 for k = {', '.join(map(str, orders))}"
-    return Claim(statement, f"≤ {len(orders)}", f"{counts.min()}–{counts.max()}", bool(counts.max() <= len(orders)))
+    measured, holds = f"{counts.min()}–{counts.max()}", bool(counts.max() <= len(orders))
+    return judged(statement, f"≤ {len(orders)}", measured, holds, within, ["features.singular_values_at_end"])
 
 
 def _claim_alignment(runs: "xarray.Dataset", activation: str) -> Claim:
     overlap = runs["features.overlap_at_end"].isel(alpha=-1).median("seed").values
     statement = f"{activation}, α = {runs['alpha'].values[-1]:g}: cos² of the spikes with the span of X̃β and (X̃β)²"
-    return Claim(statement, "reported", ", ".join(f"{each:.3f}" for each in overlap), None)
+    return reported(statement, ", ".join(f"{each:.3f}" for each in overlap), runs.isel(alpha=[-1]))
 
 
 SPIKES = Experiment(

@@ -13,7 +13,8 @@ from ...plot.style import color_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...theory import spike_boundaries, spike_orders
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment
+from ..claims import Claim, reported
+from ..experiment import Experiment
 from .common import TEACHER, draw, expansion, look
 from .ridge_error import limit, of_finite_spikes
 
@@ -81,7 +82,7 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
         for expected, what in ((np.array(finite), "spikes of their size"), (staircase(alphas)[i], "the limit")):
             off = np.sqrt(np.mean((means / expected - 1) ** 2, axis=1))
             told = ", ".join(f"{100 * each:.1f} % (n = {n})" for n, each in zip(counts, off, strict=True))
-            found.append(Claim(f"{name} loss: rms distance from the theory with {what}", "reported", told, None))
+            found.append(reported(f"{name} loss: rms distance from the theory with {what}", told, dataset))
     return found
 
 

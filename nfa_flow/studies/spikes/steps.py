@@ -15,7 +15,8 @@ from ...one_step import flow_step, observed_spikes, one_step
 from ...plot.style import PALETTE, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..experiment import Claim, Experiment
+from ..claims import Claim, reported
+from ..experiment import Experiment
 from .common import TEACHER, draw, entries_of, look, middle
 
 if TYPE_CHECKING:
@@ -90,11 +91,13 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
         first, second, _, test = (np.median(_values(dataset, name)[i, -1]) for name in _PANELS)
         counts = [observed_spikes(row) for row in rows[i]]
         measured = f"{first:.2f}, {second:.2f}; {min(counts)}–{max(counts)} stand out; test loss {test:.3f}"
-        found.append(Claim(f"{way}, α = {float(last['alpha']):g}: first singular values", "reported", measured, None))
+        statement = f"{way}, α = {float(last['alpha']):g}: first singular values"
+        found.append(reported(statement, measured, last.isel(way=[i])))
     small, way = _values(dataset, "first")[:, 0], dataset["way"].values[-1]
     off = float(np.median(np.abs(small[-1] / small[0] - 1)))
     statement = f"α = {dataset['alpha'].values[0]:g}: the first singular value after one step beside that of the {way}"
-    return [*found, Claim(statement, "reported", f"off by {100 * off:.1f} %", None)]
+    compared = dataset.isel(samples=0, alpha=0, way=[0, -1])
+    return [*found, reported(statement, f"off by {100 * off:.1f} %", compared)]
 
 
 STEPS = Experiment(
