@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import wrong
-from .style import color_of, label_of, new_figure, text_of
+from .style import color_of, entries_of, label_of, legend_inside, new_figure, text_of
 
 if TYPE_CHECKING:
     import xarray
@@ -36,13 +36,15 @@ def at_end(
 
     **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable, at its end, or of another number of each run;
     `against`: the dimension along the horizontal axis; `over`: the dimension that the bars are over; `hue`: the
-    dimension that colours tell apart; `ax`: axes to draw into; `label`: of the vertical axis.
+    dimension that colours tell apart; `ax`: axes to draw into, otherwise new ones with a legend; `label`: of the
+    vertical axis; `quantiles`: ends of the bars.
     **Returns:** the axes.
     **Raises:** ValueError naming `name`, `against`, `over` or `hue` for what the dataset does not have, and `dataset`
     when it has more dimensions than these.
     """
     values = _values(dataset, name, against, over, hue)
-    ax = new_figure()[1][0] if ax is None else ax
+    is_own = ax is None
+    ax = new_figure()[1][0] if is_own else ax
     places, is_numeric = _places(dataset[against].values)
     groups = [(None, values)] if hue is None else [(value, values.sel({hue: value})) for value in values[hue].values]
     for i, (value, group) in enumerate(groups):
@@ -56,6 +58,9 @@ def at_end(
     if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
         ax.set_yscale("log")
     ax.set_ylabel(label or label_of(name))
+    if is_own:
+        low, high = (f"{100 * each:g}" for each in quantiles)
+        legend_inside(ax, entries_of(ax), hue and f"{hue.replace('_', ' ')}; median, {low}–{high} % over {over}")
     return ax
 
 

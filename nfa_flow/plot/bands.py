@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import wrong
-from .style import AT_START, GREY, PALETTE, color_of, house_style, legend_below, new_figure, set_axes, text_of
+from .style import AT_START, GREY, PALETTE, color_of, legend_below, legend_inside, new_figure, set_axes, text_of
 
 if TYPE_CHECKING:
     import xarray
@@ -52,7 +52,7 @@ def bands(
     _draw(ax, curves, quantiles)
     set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, label)
     if legend:
-        _add_legend(ax, _entries(curves), _title(over, quantiles))
+        legend_inside(ax, _entries(curves), _title(over, quantiles))
     return ax
 
 
@@ -65,13 +65,6 @@ def sweep_overview(dataset: xarray.Dataset, names: Sequence[str], over: str = "s
         set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, None)
     legend_below(figure, _entries(sum(panels.values(), [])), _title(over, _QUANTILES))
     return figure
-
-
-def _add_legend(ax: Axes, entries: Mapping[str, Any], title: str) -> None:
-    with house_style():
-        small = {"fontsize": 7.5, "title_fontsize": 7.5, "alignment": "left"}
-        behind = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}  # it may have to lie over curves
-        ax.legend(entries.values(), entries.keys(), title=title, **small, **behind)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#882255")
 GREY = "#777777"
 AT_START = "at $t=0$"
+TIME = "time $t$ (learning rate × step)"
+_MOST_COLUMNS = 6
+_FONT_SIZE = 9.0
 _LABELS = {
     "loss": "loss $\\mathcal{L}$",
     "cosine": "cos(NFM, AGOP$^{\\alpha}$)",
@@ -26,8 +29,8 @@ _LABELS = {
     "best.relative_error": "relative error of NFM $\\propto$ AGOP$^{\\alpha}$, best $\\alpha$",
 }
 _SETTINGS: dict[Any, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 9.0,
+    "font.size": _FONT_SIZE,
+    "axes.titlesize": _FONT_SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -35,7 +38,7 @@ _SETTINGS: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
     "legend.frameon": False,
-    "legend.fontsize": 9.0,
+    "legend.fontsize": _FONT_SIZE,
 }
 
 
@@ -57,24 +60,54 @@ def new_figure(columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(axes.flat)
 
 
-def set_axes(ax: Axes, values: np.ndarray, name: str, label: str | None, xscale: str = "log") -> None:
+def set_axes(
+    ax: Axes, values: np.ndarray, name: str, label: str | None, xscale: str = "log", xlabel: str = TIME
+) -> None:
     """Axes for an observable against time; the values' is logarithmic where they span two decades."""
     finite = values[np.isfinite(values)]
     if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
         ax.set_yscale("log")
     if not finite.size:
         ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center")
-    ax.set(xscale=xscale, xlabel="time $t$ (learning rate × step)", ylabel=label or label_of(name))
+    ax.set(xscale=xscale, xlabel=xlabel, ylabel=label or label_of(name))
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None = None) -> None:
-    """One legend for all axes, from label → artist."""
+    """One legend for all axes, from label → artist, in as many columns as fit the figure."""
+    if not entries:
+        return
+
+    def draw(columns: int, fontsize: float) -> float:
+        """Put it there and return its width, in widths of the figure."""
+        for legend in figure.legends:
+            legend.remove()
+        sizes: Any = {"fontsize": fontsize, "title_fontsize": fontsize, "title": title}
+        place: Any = {"loc": "outside lower center", "ncols": columns}
+        legend = figure.legend(entries.values(), entries.keys(), **sizes, **place)
+        return legend.get_window_extent().width / figure.bbox.width
+
+    with house_style():
+        columns = min(len(entries), _MOST_COLUMNS)
+        while (width := draw(columns, _FONT_SIZE)) > 1 and columns > 1:
+            columns -= 1
+        if width > 1:
+            draw(columns, 0.95 * _FONT_SIZE / width)  # letters do not shrink quite in proportion
+    rows = -(-len(entries) // columns)  # those after the first, and the title, are not to come from the axes
+    figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1) + (0 if title is None else 0.4))
+
+
+def legend_inside(ax: Axes, entries: Mapping[str, Any], title: str | None = None) -> None:
+    """A small legend in the axes, through which the curves that it may have to lie over can be seen."""
     if entries:
-        if title is not None:  # a line more, which is not to come from the axes
-            figure.set_figheight(figure.get_figheight() + 0.4)
         with house_style():
-            columns = min(len(entries), 6)
-            figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, title=title)
+            small: Any = {"fontsize": 7.5, "title_fontsize": 7.5, "alignment": "left"}
+            behind: Any = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}
+            ax.legend(entries.values(), entries.keys(), title=title, **small, **behind)
+
+
+def entries_of(*axes: Axes) -> dict[str, Any]:
+    """Label → artist, of everything in these axes that has a label."""
+    return {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
 
 
 def label_of(name: str) -> str:

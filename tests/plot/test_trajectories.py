@@ -12,6 +12,7 @@ import pytest
 
 import nfa_flow as nf
 from nfa_flow.plot.style import PALETTE
+from nfa_flow.trajectory import flatten
 
 OBSERVE = {
     "loss": nf.measure.loss,
@@ -142,7 +143,50 @@ def test_without_a_positive_time_the_axis_is_linear(times, run, tmp_path):
     np.testing.assert_array_equal(ax.get_lines()[0].get_xdata(), times)
 
 
-@pytest.mark.parametrize("names", [[], "loss"])
-def test_an_overview_needs_a_sequence_of_names(names, run):
-    with pytest.raises(ValueError, match="`names` must be a sequence of names of observables"):
+def texts(legend):
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_an_overview_shows_by_default_all_that_the_runs_have(run, runs):
+    figure = nf.plot.overview({"only": runs["only loss"]})
+    assert [ax.get_ylabel() for ax in figure.axes] == ["loss $\\mathcal{L}$"]
+    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    assert len(nf.plot.overview(nf.gradient_flow(run.net, data, 0.1, progress=False)).axes) == 1
+    scalars = [name for name, values in flatten(run.observed).items() if values.ndim == 1]
+    assert len(nf.plot.overview(run).axes) == len(scalars) > 4
+
+
+@pytest.mark.parametrize("label", ["SGD momentum", "a name that is too long for the figure " * 3])
+def test_no_legend_is_wider_than_its_figure(label, run, tmp_path):
+    figure = nf.plot.overview({label: run, **{f"run number {i}": run for i in range(4)}}, ["loss"])
+    figure.savefig(tmp_path / "figure.png")
+    (legend,) = figure.legends
+    inside = legend.get_window_extent()
+    assert 0 <= inside.x0 < inside.x1 <= figure.bbox.width
+    assert figure.axes[0].get_window_extent().height > 0.5 * 2.9 * 150
+
+
+def test_an_observable_has_a_legend_unless_it_has_none_of_its_own(runs):
+    assert texts(nf.plot.observable(runs, "loss").get_legend()) == ["flow", "slow", "only loss", "at $t=0$"]
+    assert nf.plot.observable(runs, "loss", legend=False).get_legend() is None
+
+
+def test_time_that_counts_steps_is_told_from_that_of_the_flow(run):
+    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    steps = nf.gradient_descent(run.net, data, optax.adam(0.1), 3, time_per_step=1.0, progress=False)
+    ax = nf.plot.observable({"flow": run, "Adam": steps}, "loss")
+    assert texts(ax.get_legend())[:2] == ["flow", "Adam (steps of an optimiser)"]
+    assert ax.get_xlabel() == "time $t$ (learning rate × step)"
+    assert nf.plot.observable(steps, "loss").get_xlabel() == "time $t$ (steps of an optimiser)"
+
+
+@pytest.mark.parametrize("runs", [{}, 3, [1], {"a": 1}, "run"])
+def test_what_is_no_run_is_named(runs, no_type_checks):
+    with pytest.raises(ValueError, match="`runs` must be a `Trajectory`, or a mapping"):
+        nf.plot.overview(runs)
+
+
+@pytest.mark.parametrize("names", [[], "loss", 3])
+def test_an_overview_needs_a_sequence_of_names(names, run, no_type_checks):
+    with pytest.raises(ValueError, match="`names` must be a sequence of names of scalar observables"):
         nf.plot.overview(run, names)
