@@ -26,14 +26,14 @@ class Suspended(BaseException):
 
 
 class Replay:
-    """One call of a user's function: the ends of its runs, and how those ended that would have raised.
+    """One call of a user's function: the ends of its runs, and the trajectories of those that raise where they fail.
 
     Runs inside a transformation of the user's own (`jax.jit`, `jax.vmap`) cannot be taken out of it.
     """
 
     def __init__(self, finals: Sequence[PyTree]):
         self.finals = iter(finals)
-        self.statuses: list[Any] = []
+        self.raising: list[Any] = []
         self.trace = get_opaque_trace_state()
 
 

@@ -220,7 +220,7 @@ def conclude(trajectory: Trajectory, throw: bool) -> Trajectory:
     """Return the trajectory, or raise if it failed and `throw` says so."""
     replay = current_replay()
     if replay is not None and throw:
-        replay.statuses.append(trajectory.status_code)  # who replays it sees to it
+        replay.raising.append(trajectory)  # who replays it sees to it
     if not throw or is_traced(trajectory.status_code) or trajectory.succeeded:
         return trajectory
     raise RunInterrupted(trajectory) if trajectory.status == "interrupted" else RunError(trajectory)

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import nfa_flow as nf
-from nfa_flow.cli.terminal import every_interrupt_heard, print_anywhere
+from nfa_flow.cli.terminal import print_anywhere
+from nfa_flow.interrupts import never_ignored
 
 DATA = nf.data.linear_teacher(jax.random.key(0), 10, 3)
 NET = nf.nets.MLP([3, 2, 1], key=jax.random.key(1), activation="relu", parametrization="muP")
@@ -77,7 +78,7 @@ def test_an_interrupt_that_python_had_to_ignore_comes_again():
             raise KeyboardInterrupt
 
     usual = sys.unraisablehook
-    with pytest.raises(KeyboardInterrupt), every_interrupt_heard():
+    with pytest.raises(KeyboardInterrupt), never_ignored():
         Collected()
         for _ in range(100):
             time.sleep(0.05)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import tyro
 
+from ..interrupts import never_ignored
 from .flow import Flow
 from .plot import Plot
 from .study import Study
 from .sweep import Sweep
-from .terminal import complain, console, every_interrupt_heard, print_anywhere
+from .terminal import complain, console, print_anywhere
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     print_anywhere()
     debug = False
     try:
-        with every_interrupt_heard():
+        with never_ignored():
             command = _parsed(sys.argv[1:] if arguments is None else arguments)
             debug = command is not None and command.debug
             if command is not None:

@@ -1,13 +1,9 @@
 """Where commands say what they do: the one place that prints, whatever is at the other end."""
 
-import _thread
 import codecs
 import io
 import sys
-import threading
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 _WIDEST = 240
@@ -48,27 +44,6 @@ def table(columns: tuple[str, ...], *, left: int) -> Any:
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place < left else "right")
     return table
-
-
-@contextmanager
-def every_interrupt_heard() -> Iterator[None]:
-    """Raise KeyboardInterrupt again where Python had to ignore it.
-
-    Where Ctrl-C falls into a callback of the garbage collector, and JAX has one, no caller can be told.
-    """
-    usual = sys.unraisablehook
-
-    def hook(ignored: Any) -> None:
-        if ignored.exc_type is KeyboardInterrupt:
-            threading.Timer(0.05, _thread.interrupt_main).start()  # not at once: it would come inside of this hook
-        else:
-            usual(ignored)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = usual
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:

@@ -60,9 +60,13 @@ class LocalWorkers:
             threading.Thread(target=self._work, args=(device, settings), daemon=True) for device in _places()
         ]
         self.running = 0
+        self._raised: BaseException | None = None  # in a thread, by what ends a program
 
     def results(self) -> Generator[Results, None, None]:
-        """Results as they come, and an empty list every now and then; the workers stop when the caller does."""
+        """Results as they come, and an empty list every now and then; the workers stop when the caller does.
+
+        **Raises:** what ended a thread, such as a `SystemExit` of `one_run`, after the results that there are.
+        """
         for thread in self._threads:
             thread.start()
         try:
@@ -72,6 +76,8 @@ class LocalWorkers:
                     continue
                 yield []
             yield self.late_results()
+            if self._raised is not None:
+                raise self._raised
         finally:
             self._cancelled.set()
             deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -86,12 +92,16 @@ class LocalWorkers:
         return late
 
     def _work(self, device: Any, settings: Mapping[str, Any]) -> None:
-        with contextlib.ExitStack() as stack:
-            for name, value in settings.items():
-                stack.enter_context(getattr(jax, name)(value))
-            stack.enter_context(jax.default_device(device))
-            while (job := self._next_job()) is not None:
-                _Worker(self, job).run()
+        try:
+            with contextlib.ExitStack() as stack:
+                for name, value in settings.items():
+                    stack.enter_context(getattr(jax, name)(value))
+                stack.enter_context(jax.default_device(device))
+                while (job := self._next_job()) is not None:
+                    _Worker(self, job).run()
+        except BaseException as error:  # a thread that ends without a word takes its lanes with it
+            self._raised = error
+            self._cancelled.set()
 
     def _next_job(self) -> _Job | None:
         """The group with waiting lanes that fewest workers are at: programs are compiled side by side, too."""
@@ -148,6 +158,9 @@ class _Worker:
             while not self._job.has_worked and self._take(len(self._job.group.lanes)):
                 pass
             self._workers.deliver([(index, failed(error)) for index in self._held])
+        except BaseException as error:
+            self._workers.deliver([(index, failed(error)) for index in self._held])
+            raise
         finally:
             self._workers.leave(self._job)
 

@@ -26,6 +26,7 @@ _MOST_LANES = 32
 _UNITS_PER_GROUP = 16
 
 _UnitOfWork = tuple[Callable, str, Group]  # one_run, its fingerprint, and some lanes
+_Outcome = tuple[Results, BaseException | None]  # with what the user's function raised to end the program
 
 
 def check_executor(executor: Any) -> None:
@@ -75,7 +76,10 @@ class RemoteWorkers:
                 # An executor that breaks fails many at once, and the first of them ends the sweep.
                 for future in sorted(done, key=_failed):
                     del waiting[future]
-                    yield _result_of(future)
+                    results, raised = _outcome_of(future)
+                    yield results
+                    if raised is not None:
+                        raise raised
         finally:
             for future in waiting:
                 future.cancel()
@@ -88,7 +92,7 @@ class RemoteWorkers:
             raise wrong("one_run", must_be, f"one that cannot ({type(error).__name__}: {error})") from error
 
 
-def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool, attempt: str) -> Results:
+def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool, attempt: str) -> _Outcome:
     """Run some lanes of one group in this process, on its first device.
 
     `attempt` tells a call from the same one in another sweep: dask would repeat the error that it kept of that.
@@ -99,7 +103,7 @@ def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool, attempt: str) -> Resu
             f"set the environment variable JAX_ENABLE_X64={int(x64)} for the workers"
         )
     one_run, fingerprint, unit = _unpacked(unit_of_work) if isinstance(unit_of_work, bytes) else unit_of_work
-    waiting, results = list(unit.lanes), []
+    waiting, results, raised = list(unit.lanes), [], None
 
     def take(most: int) -> list[Lane]:
         taken = waiting[:most]
@@ -112,10 +116,11 @@ def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool, attempt: str) -> Resu
     try:
         with one_blas_thread():
             engine_for(one_run, fingerprint, unit).work(take, deliver, lambda: False)
-    except Exception as error:
+    except BaseException as error:
         known = {index for index, _ in results}
         results.extend((lane.index, failed(error)) for lane in unit.lanes if lane.index not in known)
-    return results
+        raised = None if isinstance(error, Exception) else error
+    return results, raised
 
 
 def _packer(executor: Executor) -> Callable[[_UnitOfWork], bytes | _UnitOfWork]:
@@ -147,7 +152,7 @@ def _failed(future: Future) -> bool:
     return future.cancelled() or future.exception() is not None
 
 
-def _result_of(future: Future) -> Results:
+def _outcome_of(future: Future) -> _Outcome:
     try:
         return future.result()
     except Exception as error:

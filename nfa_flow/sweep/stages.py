@@ -59,7 +59,7 @@ class Stage:
         self.row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((self._own_shapes, shapes[1])))
 
     def _leave(self, one_run: Callable, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]) -> PyTree:
-        """(program, state) of the next run; or None and (trajectory, how the runs ended that raise when they fail)."""
+        """(program, state) of the next run; or None and (trajectory, those of earlier runs that raise if they fail)."""
         settings = dict(row)
         key = jax.random.wrap_key_data(settings.pop(KEY))
         try:
@@ -68,7 +68,8 @@ class Stage:
         except Suspended as suspended:
             return self._program_of(suspended), suspended.state
         self.is_last = True
-        return None, (dataclasses.replace(require_trajectory(run), net=None, nets=None), tuple(replay.statuses))
+        earlier = (each for each in replay.raising if each is not run)
+        return None, (_without_nets(require_trajectory(run)), tuple(map(_without_nets, earlier)))
 
     def _program_of(self, run: Suspended) -> PyTree:
         """Its `advance` and its gradient, with everything that they take from the problem and from closures as leaves.
@@ -106,11 +107,11 @@ class Stage:
     def trajectory(self, arrays: PyTree) -> Trajectory:
         """The trajectory with these arrays, without its networks.
 
-        Where an earlier run inside `one_run` failed and would have raised, that is the status of the whole.
+        Where an earlier run inside `one_run` failed and would have raised, that of the first such run.
         """
-        run, statuses = eqx.combine(arrays, self._static[1])
-        failed = [status for status in statuses if int(status) not in (COMPLETED, STOPPED)]
-        return dataclasses.replace(run, status_code=failed[0]) if failed else run
+        run, earlier = eqx.combine(arrays, self._static[1])
+        failed = (each for each in earlier if int(each.status_code) not in (COMPLETED, STOPPED))
+        return next(failed, run)
 
     def _whole(self, shared: PyTree, own: PyTree, state: PyTree) -> tuple[Any, Any]:
         own = jax.tree.map(lambda leaf, like: _as_key(leaf) if is_key(like) else leaf, own, self._own_shapes)
@@ -126,6 +127,10 @@ def require_trajectory(run: Any) -> Trajectory:
     if not isinstance(run, Trajectory):
         raise wrong("one_run", "a function that returns a `Trajectory`", f"one that returns {type(run).__name__}")
     return run
+
+
+def _without_nets(run: Trajectory) -> Trajectory:
+    return dataclasses.replace(run, net=None, nets=None)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

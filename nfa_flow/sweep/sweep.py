@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..blas import one_blas_thread
 from ..checks import require_choice, wrong
+from ..interrupts import never_ignored
 from ..trajectory import Trajectory
 from .batching import BATCHES, Batch
 from .environment import environment
@@ -90,7 +91,7 @@ def sweep(
 
     **Raises:** ValueError for bad arguments, and for a store of other settings; OSError when the store cannot be
     written (finished runs stay); RuntimeError when every run raised an error, or the executor lost its workers;
-    `SweepInterrupted` on Ctrl-C.
+    `SweepInterrupted` on Ctrl-C; `SystemExit` of `one_run`, whose run is recorded as an error.
     """
     if not isinstance(grid, Grid):
         raise wrong("grid", "a `Grid`", repr(grid))
@@ -105,20 +106,24 @@ def sweep(
     # xarray takes a while to import, which is nobody's business but this function's.
     from .keeper import Keeper
 
-    identity = {"one_run": describe(one_run)} | environment()
-    keeper = Keeper(grid, identity, store, accept)
-    try:
-        plan = make_plan(one_run, grid, batch) if keeper.missing else None
-        keeper.begin()
-        if plan is not None:
-            groups = plan.groups(grid)
-            groups = [chosen for group in groups if (chosen := _unfinished(group, keeper.results)).lanes]
-            workers = _workers(one_run, json.dumps(identity), groups, executor)
-            _collect(workers, keeper, Tally(len(grid), len(keeper.results)), progress)
-        _require_one_without_error(keeper.results)
-        return keeper.conclude()
-    except KeyboardInterrupt:
-        raise SweepInterrupted(keeper.conclude(), f"The sweep was interrupted: {keeper.describe()}.") from None
+    with never_ignored():
+        identity = {"one_run": describe(one_run)} | environment()
+        keeper = Keeper(grid, identity, store, accept)
+        try:
+            plan = make_plan(one_run, grid, batch) if keeper.missing else None
+            keeper.begin()
+            if plan is not None:
+                groups = plan.groups(grid)
+                groups = [chosen for group in groups if (chosen := _unfinished(group, keeper.results)).lanes]
+                workers = _workers(one_run, json.dumps(identity), groups, executor)
+                _collect(workers, keeper, Tally(len(grid), len(keeper.results)), progress)
+            _require_one_without_error(keeper.results)
+            return keeper.conclude()
+        except SystemExit:  # of `one_run`: its run is recorded
+            keeper.conclude()
+            raise
+        except KeyboardInterrupt:
+            raise SweepInterrupted(keeper.conclude(), f"The sweep was interrupted: {keeper.describe()}.") from None
 
 
 def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
@@ -168,6 +173,6 @@ def _collect(
 
 
 def _require_one_without_error(results: Mapping[Index, RunResult]) -> None:
-    first = next(iter(results.values()))
-    if all(result.status == ERROR for result in results.values()):
-        raise RuntimeError(f"every run of the sweep raised an error, such as {first.reason}")
+    errors = [result.reason for result in results.values() if result.status == ERROR]
+    if errors and len(errors) == len(results):
+        raise RuntimeError(f"every run of the sweep raised an error, such as {errors[0]}")

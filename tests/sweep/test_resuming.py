@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import json
 import os
 import random
@@ -200,6 +201,22 @@ def test_an_observable_with_the_name_of_a_count_is_refused_at_the_first_run(monk
     monkeypatch.setattr(keeper_module.Keeper, "conclude", lambda self: pytest.fail("it came to the end"))
     with pytest.raises(ValueError, match="`observe` must be given names .* `rejected`"):
         nf.sweep(one_run, nf.Grid(seed=range(2)), batch="off", progress=False)
+
+
+def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_lost():
+    def interrupted_there(*_):
+        gc.callbacks.remove(interrupted_there)
+        signal.raise_signal(signal.SIGINT)
+
+    def progress(tally):
+        if interrupted_there not in gc.callbacks:
+            gc.callbacks.append(interrupted_there)
+            gc.collect()
+
+    hook = sys.unraisablehook
+    with pytest.raises(nf.SweepInterrupted):
+        nf.sweep(linear, GRID, batch="off", progress=progress)
+    assert sys.unraisablehook is hook
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path):

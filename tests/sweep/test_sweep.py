@@ -1,5 +1,7 @@
 """Sweeps: the same results as single runs, labelled, whatever is batched with what."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -144,6 +146,13 @@ def test_where_an_earlier_run_fails_and_raises_the_whole_has_failed(batch):
 
     dataset = nf.sweep(one_run, nf.Grid(scale=[0.1, 1e3]), batch=batch, progress=False)
     assert dataset["status"].values.tolist() == ["completed", "diverged"]
+    with pytest.raises(nf.RunError) as raised:
+        one_run(jax.random.key(0), 1e3)
+    failed = raised.value.trajectory.reached()  # everything is of the run that failed
+    assert float(failed.end_time) == dataset["end_time"].values[1] < dataset["end_time"].values[0]
+    assert dataset["reason"].values[1] == failed.what_happened
+    assert dataset["total_steps"].values[1] == failed.stats["steps"]
+    np.testing.assert_allclose(dataset["loss_at_end"][1], failed.observed["loss"][-1])
 
 
 def test_whole_numbers_are_pythons_own():
@@ -200,6 +209,25 @@ def test_an_error_in_python_fails_its_own_runs_only():
     assert "three is one too many" in str(dataset["reason"].values[1, 0])
     with pytest.raises(RuntimeError, match="every run of the sweep raised an error"):
         nf.sweep(one_run, nf.Grid(depth=[3]), batch="off", progress=False)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_what_ends_the_program_in_one_run_is_recorded_and_raised(kind, is_remote, tmp_path):
+    def one_run(key, seed):
+        if seed == 1:
+            raise kind("enough")
+        return linear(key)
+
+    with ThreadPoolExecutor(1) as pool:
+        options = {"batch": "off", "progress": False, "executor": pool if is_remote else None}
+        with pytest.raises(kind):
+            nf.sweep(one_run, nf.Grid(seed=range(3)), store=tmp_path / "a.zarr", **options)
+        with pytest.raises(kind):
+            nf.sweep(one_run, nf.Grid(seed=[1]), **options)
+    dataset = nf.load_sweep(tmp_path / "a.zarr")
+    assert dataset["status"].values[1] == "error"
+    assert dataset["reason"].values[1] == f"{kind.__name__}: enough"
 
 
 def test_a_function_that_jax_cannot_trace_is_called_run_by_run():
