@@ -9,10 +9,10 @@ import xarray
 
 from ..checks import wrong
 from ..trajectory import has_nan
+from .names import name_at_end, own_name, require_own_names, used_twice
 from .result import RunResult
 
 MISSING = "missing"
-_OF_EVERY_RUN = ("time", "times", "step", "status", "reason", "end_time")
 
 Index = tuple[int, ...]
 Results = Mapping[Index, RunResult]
@@ -44,7 +44,7 @@ def assemble(
     results = {index: results[index] for index in sorted(results)}
     taken = {*axes, *coordinates}
     for run in results.values():
-        require_own_names(run, taken)
+        require_own_names(run.observed, (*run.counts, *run.notes), taken)
     time = _common_times(results.values())
     reached = {index: len(run.times) if time is None else _on_grid(run, time) for index, run in results.items()}
     sizes = {"time": max(reached.values(), default=0)}
@@ -66,19 +66,6 @@ def assemble(
     return xarray.Dataset(table.variables, coords, {**attrs, **agreed})
 
 
-def require_own_names(run: RunResult, taken: Collection[str]) -> None:
-    """Raise unless each observable of a run has a name of its own in the dataset.
-
-    **Arguments:** `taken`: the names of the axes and of further labels.
-    """
-    used = {*taken, *_OF_EVERY_RUN, *(_own_name(name, taken) for name in (*run.counts, *run.notes))}
-    for name in run.observed:
-        for variable in (name, _name_at_end(name)):
-            if variable in used:
-                raise _used_twice(name)
-            used.add(variable)
-
-
 def summary(runs: Iterable[tuple[Mapping[str, Any], str, RunResult]]) -> list[dict[str, Any]]:
     """One row for each run, of numbers and words under the names that they have in the dataset.
 
@@ -91,12 +78,10 @@ def summary(runs: Iterable[tuple[Mapping[str, Any], str, RunResult]]) -> list[di
             "status": run.status,
             "reason": run.reason,
             "end_time": run.end_time,
-            **{_own_name(name, settings): count for name, count in run.counts.items()},
-            **{_own_name(name, settings): note for name, note in run.notes.items()},
-            _own_name("seconds", settings): run.seconds,
-            **{
-                _name_at_end(n): value[-1].item() for n, value in run.observed.items() if value.ndim == 1 and len(value)
-            },
+            **{own_name(name, settings): count for name, count in run.counts.items()},
+            **{own_name(name, settings): note for name, note in run.notes.items()},
+            own_name("seconds", settings): run.seconds,
+            **{name_at_end(n): value[-1].item() for n, value in run.observed.items() if value.ndim == 1 and len(value)},
         }
         for settings, key, run in runs
     ]
@@ -134,11 +119,11 @@ class _Table:
         series = {index: piece[: reached[index]] for index, piece in pieces.items()}
         ends = {index: np.asarray(piece[-1]) for index, piece in pieces.items() if len(piece)}
         self.add(name, series, {**sizes, **longest}, attrs | {"status": _status(series.values())})
-        self.add(_name_at_end(name), ends, longest, attrs | {"status": _status(ends.values())})
+        self.add(name_at_end(name), ends, longest, attrs | {"status": _status(ends.values())})
 
     def _put(self, name: str, dims: tuple[str, ...], array: np.ndarray, attrs: Mapping[str, Any] | None) -> None:
         if name in self.variables:
-            raise _used_twice(name)
+            raise used_twice(name)
         self.variables[name] = xarray.Variable(dims, array, attrs)
 
 
@@ -176,7 +161,7 @@ def _add_counts(table: _Table, results: Results, taken: Collection[str]) -> None
     for name in dict.fromkeys(name for run in results.values() for name in run.counts):
         counts = {index: run.counts.get(name) for index, run in results.items()}
         known = {i: np.asarray(count) for i, count in counts.items() if count is not None}
-        table.add(_own_name(name, taken), known, {})
+        table.add(own_name(name, taken), known, {})
 
 
 def _add_notes(table: _Table, results: Results, taken: Collection[str]) -> dict[str, str]:
@@ -186,23 +171,11 @@ def _add_notes(table: _Table, results: Results, taken: Collection[str]) -> dict[
     for name in dict.fromkeys(name for run in runs for name in run.notes):
         values = {run.notes.get(name) for run in runs}
         if len(values) == 1:
-            agreed[_own_name(name, taken)] = runs[0].notes[name]
+            agreed[own_name(name, taken)] = runs[0].notes[name]
         else:
             words = {i: run.notes[name] for i, run in results.items() if name in run.notes}
-            table.add_words(_own_name(name, taken), words, "")
+            table.add_words(own_name(name, taken), words, "")
     return agreed
-
-
-def _own_name(name: str, taken: Collection[str]) -> str:
-    """Of a count or note: the steps at each time are there too, and axes have the names that the user gave them."""
-    name = "total_steps" if name == "steps" else name
-    while name in taken:
-        name += "_of_run"
-    return name
-
-
-def _name_at_end(name: str) -> str:
-    return f"{name}_at_end"
 
 
 def _status(arrays: Iterable[np.ndarray]) -> str:
@@ -213,7 +186,3 @@ def _words_as_objects(labels: Sequence | np.ndarray) -> np.ndarray:
     """Zarr v3 has no specification for numpy's strings of fixed length, and warns; xarray writes objects without."""
     array = np.asarray(labels)
     return array.astype(object) if array.dtype.kind == "U" else array
-
-
-def _used_twice(name: str) -> ValueError:
-    return wrong("observe", "given names that nothing else in the dataset has", f"`{name}`, which is used otherwise")

@@ -94,7 +94,8 @@ class Grid:
     - `seed`: whole numbers; `one_run` gets `key=jax.random.key(seed)` (and `seed` too if it has such a parameter). The
       key depends on nothing else: runs of one seed share their randomness across all other settings, and a new value on
       an axis changes no other run. Without this axis, the key of seed 0;
-    - a function, such as `power=lambda depth: 1 / depth`, is a setting that depends on others; not a dimension;
+    - a function, such as `power=lambda depth: 1 / depth`, is a setting that depends on others; not a dimension (its
+      parameters are axes, or have defaults);
     - `nf.zipped(…)` first: axes that advance together.
     - `nf.batched(values)` or `nf.looped(values)` decide how an axis is worked off; otherwise the sweep batches seeds,
       and each axis of fractions that `one_run` accepts as JAX scalars. Whole numbers are looped: write 1.0 where that
@@ -119,15 +120,21 @@ class Grid:
         self._check_distinct()
         self._check_seed()
         for name, rule in self.derived.items():
-            unknown = [p for p in inspect.signature(rule).parameters if p not in names or p in self.derived]
-            if unknown:
-                raise wrong(name, f"a function of axes ({', '.join(a.name for a in self.axes)})", f"of {unknown[0]}")
+            known = [axis.name for axis in self.axes]
+            for parameter in inspect.signature(rule).parameters.values():
+                if parameter.name not in known and parameter.default is parameter.empty:
+                    raise wrong(name, f"a function of axes ({', '.join(known)})", f"of {parameter.name}")
         self._derived_values = {name: self._tabulate(rule) for name, rule in self.derived.items()}
 
     @property
     def axes(self) -> tuple[Axis, ...]:
         """All axes, zipped ones one by one."""
         return tuple(axis for bundle in self.bundles for axis in bundle)
+
+    @property
+    def names(self) -> set[str]:
+        """Of all axes, and of the settings that depend on them."""
+        return {axis.name for axis in self.axes} | set(self.derived)
 
     @property
     def dimensions(self) -> dict[str, tuple[Any, ...]]:
@@ -177,7 +184,7 @@ class Grid:
         return f"Grid({len(self)} runs: {sizes or 'one setting'})"
 
     def _places_of(self, rule: Callable) -> list[int]:
-        """Which dimensions a rule depends on."""
+        """Which dimensions a rule depends on; a parameter that no axis has the name of keeps its default."""
         parameters = inspect.signature(rule).parameters
         return [i for i, bundle in enumerate(self.bundles) if any(axis.name in parameters for axis in bundle)]
 
@@ -188,7 +195,8 @@ class Grid:
         values = []
         for place in places:
             known = {axis.name: axis.values[i] for bundle, i in zip(bundles, place, strict=True) for axis in bundle}
-            values.append(_plain(rule(**{name: known[name] for name in inspect.signature(rule).parameters})))
+            taken = known.keys() & inspect.signature(rule).parameters
+            values.append(_plain(rule(**{name: known[name] for name in taken})))
         return dict(zip(places, _alike(values), strict=True))
 
     def _check_distinct(self) -> None:

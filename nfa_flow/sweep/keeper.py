@@ -10,10 +10,11 @@ from typing import Any
 import xarray
 
 from .about import provenance
-from .assemble import assemble, require_own_names, summary
+from .assemble import assemble, summary
 from .grid import Grid, Setting
 from .load import attributes_of, grid_to_json
 from .local import Results
+from .names import require_own_names
 from .result import ERROR, RunResult
 from .store import Store
 
@@ -37,7 +38,7 @@ class Keeper:
         self._store = None if path is None else Store(path, self._identity, self._about, accept)
         known = {} if self._store is None else self._store.results(set(self._keys.values()))
         self.results = {index: known[key] for index, key in self._keys.items() if key in known}
-        self._taken = {axis.name for axis in grid.axes} | set(grid.derived)
+        self._taken = grid.names
         self._unwritten: dict[str, RunResult] = {}
         self._has_begun = False
         self._began = self._written = time.monotonic()
@@ -56,7 +57,7 @@ class Keeper:
     def add(self, results: Results) -> None:
         """Keep these; runs that raised an error are not stored, to be tried again when the sweep goes on."""
         for _, result in results:
-            require_own_names(result, self._taken)
+            require_own_names(result.observed, (*result.counts, *result.notes), self._taken)
         self.results.update(results)
         self._unwritten |= {self._keys[index]: result for index, result in results if result.status != ERROR}
         now = time.monotonic()

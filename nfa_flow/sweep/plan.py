@@ -18,6 +18,7 @@ import numpy as np
 from ..checks import wrong
 from .engine import Lane
 from .grid import SEED, Grid, Setting
+from .names import require_own_names
 from .stages import KEY, Row, Stage
 
 # What JAX raises where Python needs a number that it does not know yet, or kept one too long.
@@ -84,7 +85,10 @@ def make_plan(one_run: Callable, grid: Grid, batch: str) -> Plan:
         if axis.kind == "batched" and not all(_is_number(value) for value in axis.values):
             raise wrong(axis.name, "an axis of numbers when it is declared batched", repr(axis.labels[0]))
     first = next(iter(grid))
-    error = _refusal(one_run, Plan(frozenset(), passes_seed), first)
+    traced = _traced(one_run, Plan(frozenset(), passes_seed), first)
+    error = traced if isinstance(traced, Exception) else None
+    if isinstance(traced, Stage):
+        require_own_names(traced.observed, traced.stats, grid.names)
     if error is None and passes_seed:
         error = _refusal(one_run, Plan(frozenset([SEED]), passes_seed), first)
     if error is not None:
@@ -160,7 +164,7 @@ def check_signature(one_run: Callable, grid: Grid) -> bool:
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     taken = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     needed = {p.name for p in parameters if p.name in taken and p.default is p.empty}
-    given = {axis.name for axis in grid.axes} | set(grid.derived)
+    given = grid.names
     if not takes_all and KEY not in taken:
         raise wrong("one_run", "a function that takes `key` by keyword", f"one of ({', '.join(sorted(taken))})")
     for name in given - {SEED} - taken if not takes_all else ():
@@ -180,6 +184,12 @@ def _short(error: Exception) -> str:
 
 def _refusal(one_run: Callable, plan: Plan, setting: Setting) -> Exception | None:
     """What `one_run` raises when it is traced to its end."""
+    traced = _traced(one_run, plan, setting)
+    return traced if isinstance(traced, Exception) else None
+
+
+def _traced(one_run: Callable, plan: Plan, setting: Setting) -> Stage | Exception:
+    """The last stage of `one_run`, or what it raises on the way there."""
     (group,) = plan.groups([setting])
     lane = group.lanes[0]
     try:
@@ -187,4 +197,4 @@ def _refusal(one_run: Callable, plan: Plan, setting: Setting) -> Exception | Non
             lane = lane.after(stage.state_shape)
     except Exception as error:
         return error
-    return None
+    return stage

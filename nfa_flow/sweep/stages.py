@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 from ..checks import wrong
 from ..drive import COMPLETED, STOPPED, is_key
 from ..suspend import Suspended, replaying
-from ..trajectory import Trajectory
+from ..trajectory import Trajectory, flatten
 
 KEY = "key"
 
@@ -37,6 +37,8 @@ class Stage:
 
     def __init__(self, one_run: Callable, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]):
         self.is_last = False
+        self.observed: tuple[str, ...] = ()  # in the last stage, names of observables
+        self.stats: tuple[str, ...] = ()  # and of counts and notes
         self._static: PyTree = None
 
         def outputs(row: Row, finals: Sequence[PyTree]) -> PyTree:
@@ -64,12 +66,13 @@ class Stage:
         key = jax.random.wrap_key_data(settings.pop(KEY))
         try:
             with replaying(finals) as replay:
-                run = one_run(key=key, **fixed, **settings)
+                run = require_trajectory(one_run(key=key, **fixed, **settings))
         except Suspended as suspended:
             return self._program_of(suspended), suspended.state
         self.is_last = True
+        self.observed, self.stats = tuple(flatten(run.observed)), (*run.counts, *dict(run.notes))
         earlier = (each for each in replay.raising if each is not run)
-        return None, (_without_nets(require_trajectory(run)), tuple(map(_without_nets, earlier)))
+        return None, (_without_nets(run), tuple(map(_without_nets, earlier)))
 
     def _program_of(self, run: Suspended) -> PyTree:
         """Its `advance` and its gradient, with everything that they take from the problem and from closures as leaves.

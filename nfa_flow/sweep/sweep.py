@@ -103,10 +103,9 @@ def sweep(
         raise wrong("accept", "the name of a difference, or a list of names", repr(accept))
     check_executor(executor)
     check_signature(one_run, grid)
-    # xarray takes a while to import, which is nobody's business but this function's.
-    from .keeper import Keeper
-
     with never_ignored():
+        from .keeper import Keeper  # xarray takes a while to import, which is nobody's business but this function's
+
         identity = {"one_run": describe(one_run)} | environment()
         keeper = Keeper(grid, identity, store, accept)
         try:

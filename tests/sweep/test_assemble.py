@@ -11,7 +11,8 @@ import xarray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nfa_flow.sweep.assemble import assemble, require_own_names, summary
+from nfa_flow.sweep.assemble import assemble, summary
+from nfa_flow.sweep.names import require_own_names
 from nfa_flow.sweep.result import RunResult, failed
 
 GRID = np.array([0.0, 1.0, 2.0, 4.0])
@@ -219,7 +220,7 @@ def test_no_name_of_the_dataset_is_left_to_an_observable():
     for name in ours:
         run = make_run(observed={name: np.zeros(4)})
         with pytest.raises(ValueError, match=f"`observe` must be given names .* `{name}`"):
-            require_own_names(run, {*AXES, *coordinates})
+            require_own_names(run.observed, (*run.counts, *run.notes), {*AXES, *coordinates})
 
 
 def test_an_axis_keeps_its_name_from_counts_and_notes():

@@ -54,6 +54,14 @@ def test_a_function_of_several_axes_varies_along_all_of_them():
     assert dims == ("a", "c") and labels.tolist() == [[110, 210], [120, 220]]
 
 
+def test_a_rule_may_have_parameters_of_its_own_with_defaults():
+    grid = nf.Grid(depth=[2, 4], scale=[1.0], power=lambda depth, base=1.0, scale=7.0: base * scale / depth)
+    assert [setting.values["power"] for setting in grid] == [0.5, 0.25]
+    assert grid.coordinates["power"][0] == ("depth", "scale")
+    with pytest.raises(ValueError, match=r"`power` must be a function of axes \(depth\), but was of base"):
+        nf.Grid(depth=[2], power=lambda depth, base: depth)
+
+
 def test_whole_numbers_among_the_fractions_of_a_rule_become_fractions():
     grid = nf.Grid(depth=[1, 2, 4], power=lambda depth: 1 if depth == 1 else 1 / depth)
     values = [setting.values["power"] for setting in grid]

@@ -284,11 +284,21 @@ def test_data_are_shared_and_not_repeated_for_each_lane():
         (nf.Grid(width=nf.batched(["two"])), {}, "`width` must be an axis of numbers when it is declared batched"),
         (nf.Grid(), {"batch": "pmap"}, "`batch` must be one of"),
         ({"depth": [2]}, {}, "`grid` must be a `Grid`"),
+        (nf.Grid(), {"accept": 1}, "`accept` must be the name of a difference"),
+        (nf.Grid(), {"executor": "threads"}, "`executor` must be a"),
     ],
 )
-def test_mistakes_are_told(grid, options, message, no_type_checks):
+def test_mistakes_are_told_before_anything_is_run_or_stored(grid, options, message, no_type_checks, tmp_path):
     with pytest.raises(ValueError, match=message):
-        nf.sweep(linear, grid, progress=False, **options)
+        nf.sweep(linear, grid, progress=False, store=tmp_path / "a.zarr", **options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_axis_that_is_called_as_an_observable_is_refused_before_the_first_run(monkeypatch):
+    monkeypatch.setattr(local.LocalWorkers, "results", lambda self: pytest.fail("it ran"))
+    one_run = lambda key, loss: linear(key, weight_decay=loss)
+    with pytest.raises(ValueError, match="`observe` must be given names .* `loss`"):
+        nf.sweep(one_run, nf.Grid(loss=[0.0, 0.1]), progress=False)
 
 
 def test_a_function_that_needs_more_than_the_grid_has_is_refused():
