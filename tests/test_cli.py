@@ -161,9 +161,28 @@ def test_other_settings_are_refused_with_the_difference(npz, copy, capsys):
     before = contents(copy)
     err = fails(capsys, [*npz, "--width", "5", "--seed", "3", "--out", str(copy)])
     assert f"{copy} holds runs of other settings (width 4 → 5, seed 0 → 3)." in err
-    assert f"pass --overwrite to replace them ({', '.join(STORES)})" in err
+    assert f"pass --overwrite to replace them ({', '.join(STORES)})" in err and err.endswith("--accept width seed.\n")
     assert err.count("\n") == 1
     assert contents(copy) == before
+
+
+def test_runs_of_another_version_are_refused_or_accepted_knowingly(npz, copy, capsys):
+    settings = json.loads((copy / "settings.json").read_text())
+    assert {"nfa_flow", "versions", "random_numbers"} <= settings["gd"].keys()
+    (copy / "settings.json").write_text(
+        json.dumps({name: each | {"nfa_flow": "old"} for name, each in settings.items()})
+    )
+    assert "(nfa_flow old → " in fails(capsys, [*npz, "--out", str(copy)])
+    main([*npz, "--out", str(copy), "--accept", "nfa_flow"])
+    assert capsys.readouterr().out.count("already in") == 5
+    assert json.loads((copy / "settings.json").read_text())["gd"]["nfa_flow"] == "old"
+
+
+def test_runs_of_before_settings_of_each_run_are_refused_by_name(npz, copy, capsys):
+    settings = json.loads((copy / "settings.json").read_text())
+    of_all = {name: value for each in settings.values() for name, value in each.items() if name != "nfa_flow"}
+    (copy / "settings.json").write_text(json.dumps(of_all))
+    assert "(nfa_flow unknown → " in fails(capsys, [*npz, "--out", str(copy)])
 
 
 def test_overwrite_replaces_the_runs_of_other_settings_only(npz, copy, capsys):

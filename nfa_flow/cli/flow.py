@@ -1,6 +1,7 @@
 """`nfa-flow flow`: the exact flow of one network beside optimisers of the same network."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ _OWN = {  # what decides this run and no other
     "adam": ("steps", "adam_rate"),
     "adamw": ("steps", "adam_rate", "adamw_decay"),
 }
-_DECIDES_NOTHING = {"optimizers", "out", "overwrite", "progress", "debug"}
+_DECIDES_NOTHING = {"optimizers", "out", "accept", "overwrite", "progress", "debug"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,10 @@ class Flow(Training):
     """of data, weights and minibatches"""
     out: Path = Path("runs/flow")
     """folder for the stores and the figure"""
+    accept: tuple[str, ...] = ()
+    """names of settings that may differ from those of the finished runs in the folder"""
     overwrite: bool = False
-    """replace what other settings left in that folder"""
+    """replace the runs of other settings in that folder"""
 
     def run(self) -> None:
         """Train, and say what came of it."""
@@ -77,7 +80,9 @@ class Flow(Training):
         observe = observables(power, self.loss)
         try_out(net, data, self.loss, observe)
         methods = {FLOW: "flow"} | {name: name for name in self.optimizers}
-        folder.claim(self.out, self._settings(data), known=tuple(methods), overwrite=self.overwrite)
+        folder.claim(
+            self.out, self._settings(data), wanted=tuple(methods), accept=self.accept, overwrite=self.overwrite
+        )
         say(f"{data}\n{net}\nto t = {self.t1:g}, NFM against AGOP to the power {power:.4g}, in {self.out}")
         common: dict[str, Any] = {
             "weight_decay": self.weight_decay,
@@ -100,11 +105,14 @@ class Flow(Training):
     def _settings(self, data: Any) -> dict[str, dict[str, Any]]:
         """Name of a run → what decides it."""
         from nfa_flow.drive import fingerprint_of
+        from nfa_flow.sweep.environment import environment
+        from nfa_flow.sweep.literals import digest
 
         own = {name for names in _OWN.values() for name in names}
         everything = dataclasses.asdict(self)
         shared = {name: value for name, value in everything.items() if name not in own | _DECIDES_NOTHING}
         shared |= {"contents": fingerprint_of("", data)[:12]}
+        shared |= {name: digest(json.dumps(value)) for name, value in environment().items()}
         return {run: shared | {name: everything[name] for name in names} for run, names in _OWN.items()}
 
     def _net(self, data: Any, key: Any) -> Any:

@@ -30,11 +30,14 @@ def checkpoint_of(folder: Path, name: str) -> Path:
     return store_of(folder, name).with_suffix(".checkpoint")
 
 
-def claim(folder: Path, settings: Mapping[str, Settings], *, known: tuple[str, ...], overwrite: bool) -> None:
+def claim(
+    folder: Path, settings: Mapping[str, Settings], *, wanted: tuple[str, ...], accept: tuple[str, ...], overwrite: bool
+) -> None:
     """Make the folder ours.
 
-    **Arguments:** `settings`: name of a run → what decides it, for all runs that this command knows; `known`: those
-    that are to be made now; `overwrite`: whether runs of other settings are removed.
+    **Arguments:** `settings`: name of a run → what decides it, for all runs that this command knows; `wanted`: those
+    that are to be made now; `accept`: names of settings that may differ from those of the stored runs; `overwrite`:
+    whether runs of other settings are removed.
     **Raises:** ValueError where the folder holds such runs, or files of this command's names that are not its own.
     """
     if folder.exists() and not folder.is_dir():
@@ -47,19 +50,20 @@ def claim(folder: Path, settings: Mapping[str, Settings], *, known: tuple[str, .
         raise ValueError(f"{folder} holds runs of unknown settings ({', '.join(unknown)}). Choose another --out.")
     if not stored and (folder / FIGURE).exists():
         raise ValueError(f"{folder} holds a {FIGURE} that is not of this command. Choose another --out.")
-    changed = {name: _differences(stored[name], settings[name]) for name in present}
-    changed = {name: differences for name, differences in changed.items() if differences}
+    changed = {name: _differences(stored[name], settings[name], accept) for name in present}
+    changed = {name: each for name, each in changed.items() if each}
     if changed and not overwrite:
-        listed = ", ".join(dict.fromkeys(each for differences in changed.values() for each in differences))
+        differences = {name: text for each in changed.values() for name, text in each.items()}
         raise ValueError(
-            f"{folder} holds runs of other settings ({listed}). "
-            f"Choose another --out, or pass --overwrite to replace them ({', '.join(changed)})."
+            f"{folder} holds runs of other settings ({', '.join(differences.values())}). "
+            f"Choose another --out, pass --overwrite to replace them ({', '.join(changed)}), "
+            f"or keep them knowingly: --accept {' '.join(differences)}."
         )
     for name in changed:
         _remove(folder, name)
-    kept = {name: stored[name] for name in present if name not in changed}
+    kept = {name: dict(stored[name]) for name in present if name not in changed}
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(kept | {name: dict(settings[name]) for name in known}, indent=1)
+    content = json.dumps({name: dict(settings[name]) for name in wanted} | kept, indent=1)
     write_file(folder / _SETTINGS, lambda file: file.write_text(content, encoding="utf-8"))
 
 
@@ -91,6 +95,8 @@ def _read(folder: Path, names: tuple[str, ...]) -> Mapping[str, Settings]:
     raise ValueError(f"{folder} holds a {_SETTINGS} that is not of this command. Choose another --out.")
 
 
-def _differences(theirs: Settings, ours: Settings) -> list[str]:
+def _differences(theirs: Settings, ours: Settings, accept: tuple[str, ...]) -> dict[str, str]:
+    """Name of a setting → how it differs."""
     ours = json.loads(json.dumps(ours))
-    return [f"{name} {theirs.get(name)} → {value}" for name, value in ours.items() if theirs.get(name) != value]
+    names = [name for name, value in ours.items() if theirs.get(name) != value and name not in accept]
+    return {name: f"{name} {theirs.get(name, 'unknown')} → {ours[name]}" for name in names}

@@ -42,14 +42,15 @@ class Study:
 
         matplotlib.use("Agg")
         from nfa_flow.checks import require_choice
-        from nfa_flow.studies.study import write_claims
+        from nfa_flow.studies.study import read_claims, write_claims
 
         say, began = console().print, time.perf_counter()
         study, only = _study(self.name), self.figure or None
         for name in self.figure:
             require_choice("figure", name, [experiment.name for experiment in study.experiments])
         out = self.out or Path("runs") / f"{self.name}{'-quick' if self.quick else ''}"
-        require_parents("out", out / "file")
+        require_parents("out", out / "claims.csv")
+        read_claims(out / "claims.csv")  # refuses another file of this name before the first run
         experiments = [study[name] for name in self.figure] or study.experiments
         questions = "\n".join(f"{each.name}: {each.question}" for each in experiments)
         say(f"{study.source}\n{questions}\nThe {'quick' if self.quick else 'full'} study, in {out}")

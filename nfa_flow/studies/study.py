@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from ..checks import require_choice
+from ..checks import require_choice, wrong
+from ..files import write_file
 from ..sweep import load_sweep, sweep
 from ..sweep.progress import Tally, bar, clock
 from .claims import Claim
@@ -19,6 +20,8 @@ from .experiment import Experiment
 
 if TYPE_CHECKING:
     import xarray
+
+_EXPERIMENT = "experiment"  # first column of a table of claims
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Study:
         for name, dataset in results.items():
             paths.append(Path(out) / f"{name}.png")
             paths[-1].parent.mkdir(parents=True, exist_ok=True)
-            self[name].figure(dataset).savefig(paths[-1])
+            write_file(paths[-1], self[name].figure(dataset).savefig)
         return paths
 
     def claims(self, results: "Mapping[str, xarray.Dataset]") -> list[tuple[str, Claim]]:
@@ -100,18 +103,39 @@ class Study:
 
 
 def write_claims(claims: Sequence[tuple[str, Claim]], path: Path) -> Path:
-    """A table of claims as a CSV file, where what it has of other experiments stays."""
-    rows: dict[str, list[Sequence[object]]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            for row in list(csv.reader(file))[1:]:
-                rows.setdefault(row[0], []).append(row)
-    rows |= {name: [(name, *claim) for other, claim in claims if other == name] for name, _ in claims}
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("experiment", *Claim._fields))
-        table.writerows(row for each in rows.values() for row in each)
-    return path
+    """A table of claims as a CSV file, where what it has of other experiments stays.
+
+    **Raises:** ValueError where `path` holds another file.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in read_claims(path):
+        rows.setdefault(row[_EXPERIMENT], []).append(row)
+    rows |= {name: [claim._asdict() for other, claim in claims if other == name] for name, _ in claims}
+
+    def write(file: Path) -> None:
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            table = csv.DictWriter(opened, (_EXPERIMENT, *Claim._fields), extrasaction="ignore")
+            table.writeheader()
+            table.writerows({_EXPERIMENT: name} | row for name, each in rows.items() for row in each)
+
+    return write_file(path, write)
+
+
+def read_claims(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of claims; none where there is no file.
+
+    **Raises:** ValueError where there is another file.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            if table.fieldnames and table.fieldnames[:2] == [_EXPERIMENT, Claim._fields[0]]:
+                return list(table)
+    except (OSError, ValueError, csv.Error):
+        pass
+    raise wrong("out", "a folder whose claims.csv is of a study", f"one with another file {path}")
 
 
 @contextmanager

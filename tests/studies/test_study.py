@@ -143,3 +143,12 @@ def test_experiments_are_the_same_whether_or_not_types_are_checked(tmp_path):
     studies = [each for each in vars(nf.studies).values() if isinstance(each, Study)]
     here = {f"{study.name} {each.name}": describe(each.one_run) for study in studies for each in study.experiments}
     assert len(here) > 20 and json.loads(run.stdout) == here
+
+
+def test_claims_replace_no_other_file(tmp_path):
+    path = tmp_path / "claims.csv"
+    for content in (b"my,own,claims\n", b"", b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"`out` must be a folder whose claims\.csv is of a study"):
+            write_claims([], path)
+        assert path.read_bytes() == content
