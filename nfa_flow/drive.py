@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from jaxtyping import PyTree
 
 from .blas import one_blas_thread
 from .checks import is_traced, wrong
+from .files import require_path
 from .suspend import current_replay, final_state
 
 _State = TypeVar("_State", bound=Any)
@@ -32,6 +34,7 @@ RUNNING, COMPLETED, STOPPED, MAX_STEPS, DIVERGED, STEP_UNDERFLOW, SOLVER_FAILED,
 _SLICE_SECONDS = 0.3
 _CHECKPOINT_SECONDS = 10.0
 _FIRST_BUDGET = 64
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 _MUST_BE = "a file that the very same call left behind, or a path that does not exist yet"
 
 
@@ -69,6 +72,7 @@ def drive(
     fraction: Callable[[_State], float],
     label: Callable[[], str],
     progress: bool,
+    began: float,
     checkpoint: str | os.PathLike | None,
     keep_checkpoint: bool = False,
 ) -> tuple[_State, bool]:
@@ -76,7 +80,8 @@ def drive(
 
     **Arguments:** `advance`: `(problem, state, budget) -> state`, at most `budget` steps further, under
     `equinox.filter_jit`; `origin`: the arrays that the run starts from, which with `problem` decide it; `fraction`: of
-    the run that is done, in [0, 1]; `label`: beside the progress bar; `checkpoint`: file that keeps the state while
+    the run that is done, in [0, 1]; `label`: beside the progress bar; `began`: when the run did,
+    by `time.perf_counter`, earlier sessions counted (`beginning`); `checkpoint`: file that keeps the state while
     the run is unfinished, and from which it goes on; `keep_checkpoint`: leave there the state at the end too, which
     the same call gives back at once, until somebody calls `discard`.
     **Returns:** the last state, and whether the run was interrupted.
@@ -100,15 +105,15 @@ def drive(
                 budget = int(np.clip(budget * _SLICE_SECONDS / (now - started), max(1, budget // 4), 4 * budget))
                 show(fraction(state))
                 if checkpoint is not None and now - written > _CHECKPOINT_SECONDS:
-                    _write(checkpoint, state, fingerprint)
+                    _write(checkpoint, state, fingerprint, began)
                     written = now
     except KeyboardInterrupt:
         if checkpoint is not None:
-            _write(checkpoint, state, fingerprint)
+            _write(checkpoint, state, fingerprint, began)
         return state, True
     if checkpoint is not None:
         if keep_checkpoint:
-            _write(checkpoint, state, fingerprint)
+            _write(checkpoint, state, fingerprint, began)
         else:
             discard(checkpoint)
     return state, False
@@ -150,11 +155,24 @@ def is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _write(path: Path, state: PyTree, fingerprint: str) -> None:
+def beginning(checkpoint: str | os.PathLike | None) -> float:
+    """When a run that begins now would have begun, had it not been interrupted; by `time.perf_counter`."""
+    now = time.perf_counter()
+    if checkpoint is None or not zipfile.is_zipfile(require_path("checkpoint", checkpoint)):
+        return now
+    try:
+        with np.load(checkpoint, allow_pickle=False) as stored:
+            return now - float(stored.get("seconds", 0.0))
+    except _UNREADABLE:
+        return now
+
+
+def _write(path: Path, state: PyTree, fingerprint: str, began: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(_partial(path), "wb") as file:
         arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(_host(state))}
-        np.savez(file, fingerprint=np.array(fingerprint), **arrays)
+        seconds = np.array(time.perf_counter() - began)
+        np.savez(file, fingerprint=np.array(fingerprint), seconds=seconds, **arrays)
     os.replace(_partial(path), path)
 
 
@@ -166,10 +184,14 @@ def _restore(path: Path, state: _State, fingerprint: str) -> _State:
     leaves, structure = jax.tree.flatten(state)
     if not zipfile.is_zipfile(path):
         raise wrong("checkpoint", _MUST_BE, f"{path}, which is no checkpoint")
-    with np.load(path, allow_pickle=False) as stored:
-        if str(stored.get("fingerprint")) != fingerprint:
-            raise wrong("checkpoint", _MUST_BE, f"{path}, which belongs to another run")
-        arrays = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))]
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            theirs = str(stored.get("fingerprint"))
+            arrays = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))] if theirs == fingerprint else []
+    except _UNREADABLE as error:
+        raise wrong("checkpoint", _MUST_BE, f"{path}, which is damaged ({error}): delete it to begin again") from error
+    if theirs != fingerprint:
+        raise wrong("checkpoint", _MUST_BE, f"{path}, which belongs to another run")
     keyed = [jax.random.wrap_key_data(a) if is_key(old) else a for a, old in zip(arrays, leaves, strict=True)]
     return jax.tree.unflatten(structure, keyed)
 

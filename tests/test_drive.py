@@ -91,6 +91,28 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(kind, interrupt, uninterrup
     assert os.listdir(checkpoint.parent) == []
 
 
+@pytest.mark.parametrize("kind", RUNS)
+def test_seconds_are_those_of_all_sessions(kind, interrupt, tmp_path):
+    interrupt(3)
+    first = RUNS[kind](tmp_path / "run", throw=False).stats["seconds"]
+    with np.load(tmp_path / "run") as stored:
+        changed = {name: stored[name] for name in stored}
+    np.savez(tmp_path / "run.npz", **changed | {"seconds": changed["seconds"] + 1e4})
+    os.replace(tmp_path / "run.npz", tmp_path / "run")
+    assert 0 < changed["seconds"] <= first
+    assert 1e4 + changed["seconds"] < RUNS[kind](tmp_path / "run").stats["seconds"] < 1.1e4
+
+
+def test_a_damaged_checkpoint_is_named(interrupt, tmp_path):
+    interrupt(3)
+    descent(tmp_path / "run", throw=False)
+    content = bytearray((tmp_path / "run").read_bytes())
+    content[100:200] = bytes(100)
+    (tmp_path / "run").write_bytes(content)
+    with pytest.raises(ValueError, match=r"`checkpoint` must be .*run, which is damaged \(.*\): delete it to begin"):
+        descent(tmp_path / "run")
+
+
 def test_what_an_interrupted_run_observed_is_the_beginning_of_the_whole(interrupt, uninterrupted):
     interrupt(6)
     run, whole = descent(throw=False), uninterrupted["descent"]

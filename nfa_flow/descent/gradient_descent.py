@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
-from ..drive import INTERRUPTED, run_to_end
+from ..drive import INTERRUPTED, beginning, run_to_end
 from ..losses import Loss
 from ..nets import MLP
 from ..nets.scale_by_parametrization import scales_by_parametrization
@@ -63,14 +63,14 @@ def gradient_descent(
     - `save_at`: increasing step numbers in [0, steps]; by default 0 and about 60 log-spaced ones.
 
     **Returns:** a `Trajectory`; `times` are `time_per_step` × step. `stats`: `steps`, `gradient_evaluations`,
-    `seconds` (of this process, compilation included), `batch`.
+    `seconds` (of all sessions, compilation included), `batch`.
 
     **Warns:** where the parametrization of an `MLP` has learning rates that the optimiser does not follow.
 
     **Raises:** ValueError for bad arguments; `RunError` when the parameters stop being finite; `RunInterrupted` on
     Ctrl-C. Both carry the `trajectory` so far.
     """
-    began = time.perf_counter()
+    began = beginning(checkpoint)
     require_integer("steps", steps, at_least=1)
     parameters, objective = make_objective(net, data, loss, weight_decay, by_samples=batch_size is not None)
     _check_optimizer(optimizer, parameters)
@@ -95,6 +95,7 @@ def gradient_descent(
         fraction=lambda state: float(state.steps / steps),
         label=lambda: f"{steps:,} optimiser steps",
         progress=progress,
+        began=began,
         checkpoint=checkpoint,
     )
     trajectory = make_trajectory(

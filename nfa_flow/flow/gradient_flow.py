@@ -16,7 +16,7 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
-from ..drive import INTERRUPTED, run_to_end
+from ..drive import INTERRUPTED, beginning, run_to_end
 from ..losses import Loss
 from ..nets import MLP
 from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
@@ -103,14 +103,14 @@ def gradient_flow(
 
     **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None for solvers whose count is
     not known, such as diffrax's implicit ones), `hessian_vector_products` and a summary of the orders or stages for the
-    solvers of this library, `seconds` (of this process, compilation included), `solver` and `reason`.
+    solvers of this library, `seconds` (of all sessions, compilation included), `solver` and `reason`.
 
     **Raises:** ValueError for bad arguments; `RunError` when the flow blows up or reaches `max_steps`;
     `RunInterrupted` on Ctrl-C. Both carry the `trajectory` so far.
 
     **Source:** Elkabetz & Cohen 2021 (gradient flow of deep nets); Tansley, Massart & Cartis 2026 (the setting).
     """
-    began = time.perf_counter()
+    began = beginning(checkpoint)
     if certify:
         require_certifiable(solver, observe)
     mobility = _own_mobility(net) if mobility is None else mobility
@@ -194,6 +194,7 @@ def _flow(
         fraction=lambda state: float((state.t - t0) / (t1 - t0)),
         label=lambda: f"gradient flow to t = {float(t1):g}",
         progress=progress,
+        began=began,
         checkpoint=checkpoint,
         keep_checkpoint=keep_checkpoint,
     )
