@@ -26,7 +26,11 @@ _THREAD_SETTINGS = (
     "default_prng_impl",
     "threefry_partitionable",
     "default_matmul_precision",
+    "numpy_dtype_promotion",
+    "numpy_rank_promotion",
     "debug_nans",
+    "debug_infs",
+    "disable_jit",
 )
 TICK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0

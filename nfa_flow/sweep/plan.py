@@ -79,7 +79,7 @@ def make_plan(one_run: Callable, grid: Grid, batch: str) -> Plan:
     axes declared as batched, or a `batch`, that it cannot be traced with.
     """
     passes_seed = check_signature(one_run, grid)
-    if batch == "off":
+    if batch == "off" or _is_debugging():
         return Plan(None, passes_seed, "off")
     for axis in grid.axes:
         if axis.kind == "batched" and not all(_is_number(value) for value in axis.values):
@@ -101,6 +101,14 @@ def make_plan(one_run: Callable, grid: Grid, batch: str) -> Plan:
     plan = Plan(_batchable(one_run, grid, first, passes_seed), passes_seed, batch)
     _rehearse(one_run, grid, first, passes_seed)
     return plan
+
+
+def _is_debugging() -> bool:
+    """Whether JAX is to stop at the very operation that fails, which it can in plain calls alone.
+
+    Inside compiled batches NaN stands for what a run has not reached.
+    """
+    return any(getattr(jax.config, f"jax_{name}") for name in ("debug_nans", "debug_infs", "disable_jit"))
 
 
 def plain_settings(fixed: Mapping[str, Any], row: Row) -> dict[str, Any]:

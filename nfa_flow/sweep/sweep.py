@@ -73,7 +73,7 @@ def sweep(
     - `batch`: "sequential" runs lanes one after another in a compiled loop on every core; "vmap" in lockstep,
       refilling and shrinking the batch as lanes end; "off" calls `one_run` plainly, several at once in threads, so that
       it must not rely on random numbers with a global state; "auto" is "sequential" on a CPU, but for tens of thousands
-      of lanes, and measures elsewhere.
+      of lanes, and measures elsewhere. Under `jax_debug_nans`, `jax_debug_infs` and `jax_disable_jit` always "off".
     - `progress`: show a progress bar on stderr; or a function that is called several times a second with the counts so
       far (`total`, `done`, `failed`, `running`), in this thread.
 
