@@ -29,6 +29,10 @@ class DescentProblem(eqx.Module):
     time_per_step: Float[Array, ""]
     batches: Minibatches | None
 
+    def time_of(self, steps: Int[Array, ""]) -> Float[Array, ""]:
+        """When so many steps have been made."""
+        return steps.astype(self.time_per_step.dtype) * self.time_per_step
+
 
 class DescentState(eqx.Module):
     """Where a training run is: enough to go on from exactly here."""
@@ -50,7 +54,7 @@ def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
     )
     return DescentState(
         parameters=parameters,
-        optimizer_state=jax.tree.map(jnp.asarray, problem.optimizer.init(parameters)),
+        optimizer_state=first_optimizer_state(problem.optimizer, parameters),
         order=order,
         steps=jnp.asarray(0, jnp.int32),
         diverged=jnp.asarray(False),
@@ -81,8 +85,8 @@ def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Arra
 def _step(problem: DescentProblem, state: DescentState) -> DescentState:
     objective, order = _batch(problem, state)
     gradient = objective.gradient(state.parameters)
-    updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer_state, state.parameters)
-    new = objective.where_trained(optax.apply_updates(state.parameters, updates), state.parameters)
+    new, optimizer_state = optimizer_step(problem.optimizer, gradient, state.optimizer_state, state.parameters)
+    new = objective.where_trained(new, state.parameters)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
     keep = lambda a, b: jnp.where(finite, a, b)
     return eqx.tree_at(
@@ -97,6 +101,21 @@ def _step(problem: DescentProblem, state: DescentState) -> DescentState:
         ),
         is_leaf=lambda leaf: leaf is None,
     )
+
+
+@jax.numpy_dtype_promotion("standard")  # Adam, for one, relies on it, even where the user's own functions may not
+def first_optimizer_state(optimizer: optax.GradientTransformation, parameters: PyTree) -> PyTree:
+    """The state of an optimizer before its first step, as arrays."""
+    return jax.tree.map(jnp.asarray, optimizer.init(parameters))
+
+
+@jax.numpy_dtype_promotion("standard")
+def optimizer_step(
+    optimizer: optax.GradientTransformation, gradient: PyTree, state: PyTree, parameters: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The parameters and the state of an optimizer after a step."""
+    updates, state = optimizer.update(gradient, state, parameters)
+    return optax.apply_updates(parameters, updates), state
 
 
 def _batch(problem: DescentProblem, state: DescentState) -> tuple[AbstractObjective, Int[Array, " n"] | None]:
@@ -124,6 +143,6 @@ def _save(problem: DescentProblem, state: DescentState) -> Record:
 
     def add(record: Record) -> Record:
         values = problem.observer(problem.objective, state.parameters)
-        return record.add(state.steps * problem.time_per_step, state.steps, values)
+        return record.add(problem.time_of(state.steps), state.steps, values)
 
     return jax.lax.while_loop(due, add, state.record)

@@ -22,7 +22,7 @@ from ..nets.scale_by_parametrization import scales_by_parametrization
 from ..objective import make_objective
 from ..observation import Observe, make_observer
 from ..trajectory import Trajectory, conclude, make_trajectory
-from .descend import DescentProblem, Minibatches, advance, start
+from .descend import DescentProblem, Minibatches, advance, first_optimizer_state, optimizer_step, start
 from .plain_rate import plain_rate
 
 _start = eqx.filter_jit(start)
@@ -103,7 +103,7 @@ def gradient_descent(
         problem.observer.names,
         objective.net(state.parameters),
         frozen=objective.frozen,
-        end_time=state.steps * problem.time_per_step,
+        end_time=problem.time_of(state.steps),
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
         counts={
             "steps": state.steps,
@@ -133,10 +133,8 @@ def _check_optimizer(optimizer: Any, parameters: PyTree) -> None:
         raise wrong("optimizer", "an optax optimiser such as `optax.sgd(1e-2)`", repr(optimizer))
 
     def states(parameters: PyTree) -> tuple[PyTree, PyTree]:
-        state = jax.tree.map(jnp.asarray, optimizer.init(parameters))
-        updates, new = optimizer.update(parameters, state, parameters)
-        optax.apply_updates(parameters, updates)
-        return state, new
+        state = first_optimizer_state(optimizer, parameters)
+        return state, optimizer_step(optimizer, parameters, state, parameters)[1]
 
     try:
         before, after = jax.eval_shape(states, parameters)
