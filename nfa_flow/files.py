@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .checks import wrong
+
 _ABANDONED_AFTER = 3600.0  # seconds: nobody writes one file or folder for so long
 _NEW, _OLD = "new", "old"
 
@@ -23,10 +25,22 @@ _T = TypeVar("_T")
 
 
 def require_path(argument: str, value: Any) -> Path:
-    """`value` as a path; TypeError for anything else than a string or a path."""
+    """`value` as a path; TypeError for anything else than a string or a path, ValueError for what no disk holds."""
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
         raise TypeError(f"`{argument}` must be a path, but was {value!r}.")
-    return Path(value)
+    try:
+        if b"\0" not in os.fsencode(value):
+            return Path(value)
+    except UnicodeEncodeError:
+        pass
+    raise wrong(argument, "a path that a disk can hold", repr(os.fspath(value)))
+
+
+def require_parents(argument: str, path: Path) -> None:
+    """Raise ValueError where a file is in the place of one of the folders that lead to `path`."""
+    taken = next((each for each in path.parents if each.exists() and not each.is_dir()), None)
+    if taken is not None:
+        raise wrong(argument, "a path in a folder", f"{path}, where {taken} is a file")
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 import xarray
 
 from .checks import is_traced, wrong
-from .files import read_folder, require_path, settle, standing, write_folder
+from .files import read_folder, require_parents, require_path, settle, standing, write_folder
 from .nets import ABC, MLP, Spectral
 from .nets.activations import name_of
 from .trajectory import STATUS, Trajectory, flatten, has_nan
@@ -58,6 +58,8 @@ def save(run: Trajectory, path: str | os.PathLike) -> Path:
     when it is no path.
     """
     path = require_path("path", path)
+    require_parents("path", path)
+    run.require_one_run("save")
     if path.exists() and (found := _foreign(path)):
         raise wrong("path", "a new path or an earlier trajectory", f"{path}, which holds {found}")
     return write_folder(path, partial(_write, run))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files import require_parents, write_file
 from ..studies.training import Descent, ExactFlow
 
 Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
@@ -125,15 +126,6 @@ def check(settings: Training) -> None:
     require_number("b", settings.b)
 
 
-def require_parents(argument: str, path: Path) -> None:
-    """Raise where a file is in the place of one of the folders that lead to `path`."""
-    from nfa_flow.checks import wrong
-
-    taken = next((each for each in path.parents if each.exists() and not each.is_dir()), None)
-    if taken is not None:
-        raise wrong(argument, "a path in a folder", f"{path}, where {taken} is a file")
-
-
 def data_or_teacher(settings: Training) -> Any:
     """The dataset or, for synthetic data, the `Teacher` that draws it."""
     import nfa_flow as nf
@@ -221,8 +213,6 @@ def cell(name: str, value: Any) -> str:
 def save_figure(make: Callable[[], Any], path: Path) -> Path:
     """Write the figure that `make` draws, without a display; it is there whole, or as it was."""
     import matplotlib
-
-    from nfa_flow.files import write_file
 
     matplotlib.use("Agg")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import wrong
-from ..files import standing, write_file
-from .common import require_parents
+from ..files import require_parents, standing, write_file
 
 FIGURE = "figure.png"
 _SETTINGS = "settings.json"

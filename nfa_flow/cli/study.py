@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import tyro
 
-from .common import failures, require_parents, start_jax
+from ..files import require_parents
+from .common import failures, start_jax
 from .terminal import console, table
 
 

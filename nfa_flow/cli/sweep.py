@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files import require_parents
 from ..studies.training import Optimizer
 from .common import (
     KINKS,
@@ -21,7 +22,6 @@ from .common import (
     make_method,
     make_net,
     observables,
-    require_parents,
     save_figure,
     start_jax,
     succeeded,

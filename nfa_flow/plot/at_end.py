@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import wrong
+from .arguments import require_axes, require_dataset, require_quantiles, require_words
 from .style import color_of, entries_of, label_of, legend_inside, new_figure, text_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def at_end(
     **Raises:** ValueError naming `name`, `against`, `over` or `hue` for what the dataset does not have, and `dataset`
     when it has more dimensions than these.
     """
+    require_dataset(dataset)
+    require_words(name=name, against=against, over=over, hue=hue, label=label)
+    require_axes(ax)
+    require_quantiles(quantiles)
     values = _values(dataset, name, against, over, hue)
     is_own = ax is None
     ax = new_figure()[1][0] if is_own else ax
@@ -73,6 +78,10 @@ def _values(dataset: xarray.Dataset, name: str, against: str, over: str, hue: st
     for argument, dim in {"against": against, "over": over, "hue": hue}.items():
         if dim is not None and dim not in dataset[chosen].dims:
             raise wrong(argument, f"a dimension of `{name}`, {list(dataset[chosen].dims)}", repr(dim))
+    if hue in (against, over) or against == over:
+        raise wrong(
+            "hue" if against != over else "over", "another dimension than the other arguments", repr(hue or over)
+        )
     used, values = {against, over, hue}, dataset[chosen]
     values = values.squeeze([dim for dim in values.dims if dim not in used and dataset.sizes[dim] == 1])
     rest = [dim for dim in values.dims if dim not in used]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import wrong
+from .arguments import require_axes, require_dataset, require_names, require_quantiles, require_words
 from .style import AT_START, GREY, PALETTE, color_of, legend_below, legend_inside, new_figure, set_axes, text_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def bands(
     **Raises:** ValueError naming `name`, `over` or `hue` for what the dataset does not have, `over` when its runs were
     observed at different times, and `dataset` when it has more dimensions than can be told apart.
     """
-    _check_quantiles(quantiles)
+    require_axes(ax)
+    require_words(label=label)
+    require_quantiles(quantiles)
     curves = _curves(dataset, name, over, hue)
     ax = new_figure()[1][0] if ax is None else ax
     _draw(ax, curves, quantiles)
@@ -58,6 +61,8 @@ def bands(
 
 def sweep_overview(dataset: xarray.Dataset, names: Sequence[str], over: str = "seed", hue: str | None = None) -> Figure:
     """Several observables of a sweep side by side, with one legend; arguments as in `bands`."""
+    require_dataset(dataset)
+    require_names(names, _known(dataset))
     panels = {name: _curves(dataset, name, over, hue) for name in names}
     figure, axes = new_figure(len(names))
     for (name, curves), ax in zip(panels.items(), axes, strict=True):
@@ -87,9 +92,10 @@ class _Curve:
 
 def _curves(dataset: xarray.Dataset, name: str, over: str, hue: str | None) -> list[_Curve]:
     """One curve for each combination of the dimensions besides `over` and time."""
-    known = [str(each) for each, variable in dataset.data_vars.items() if _is_scalar(str(each), variable)]
-    if name not in known:
-        raise wrong("name", f"a scalar observable of this dataset, {known}", repr(name))
+    require_dataset(dataset)
+    require_words(name=name, over=over, hue=hue)
+    if name not in _known(dataset):
+        raise wrong("name", f"a scalar observable of this dataset, {_known(dataset)}", repr(name))
     dims = [str(dim) for dim in dataset[name].dims if dim != _TIME]
     if over not in dims:
         raise wrong("over", f"a dimension of `{name}`, {dims}", repr(over))
@@ -104,6 +110,11 @@ def _curves(dataset: xarray.Dataset, name: str, over: str, hue: str | None) -> l
         enough = f"small enough for colours and {len(_LINESTYLES)} line styles (first `dataset.sel({styled[-1]}=…)`)"
         raise wrong("dataset", enough, f"over {sizes}")
     return [_curve(dataset, name, over, place, hue) for place in _places(dataset, others)]
+
+
+def _known(dataset: xarray.Dataset) -> list[str]:
+    """The scalar observables of a dataset."""
+    return [str(name) for name, variable in dataset.data_vars.items() if _is_scalar(str(name), variable)]
 
 
 def _is_scalar(name: str, variable: xarray.DataArray) -> bool:
@@ -187,9 +198,3 @@ def _with_count(setting: str, counts: np.ndarray, runs: int) -> str:
 def _title(over: str, quantiles: tuple[float, float]) -> str:
     low, high = (f"{100 * quantile:g}" for quantile in quantiles)
     return f"median and {low}–{high} % over {over}"
-
-
-def _check_quantiles(quantiles: tuple[float, float]) -> None:
-    low, high = quantiles
-    if not 0 <= low < high <= 1:
-        raise wrong("quantiles", "two numbers with 0 ≤ low < high ≤ 1", quantiles)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import require_instance
 from ..width import CoordinateCheck, Scaling
 from .style import color_of, house_style, new_figure
 
@@ -33,6 +34,7 @@ def coordinate_check(check: CoordinateCheck) -> Figure:
     **Arguments:** `check`: of `nf.width.coordinate_check`.
     **Returns:** the figure.
     """
+    require_instance("check", check, CoordinateCheck, "what `nf.width.coordinate_check` returns")
     figure, axes = new_figure(len(_PANELS))
     figure.set_figheight(figure.get_figheight() + 0.8)
     for ax, (kind, label) in zip(axes, _PANELS.items(), strict=True):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checks import wrong
+from ..checks import require_instance, wrong
 from ..measure import Spectrum
+from .arguments import require_axes, require_words
 from .style import PALETTE, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def spectrum(spectrum: Spectrum, *, ax: Axes | None = None, label: str | None = 
     **Returns:** the axes.
     **Raises:** ValueError naming `spectrum` when it is of several networks, or has no direction to show.
     """
+    require_instance("spectrum", spectrum, Spectrum, "a `Spectrum`, as `nf.measure.spectrum` returns it")
+    require_words(label=label)
+    require_axes(ax)
     agop, along = np.asarray(spectrum.agop), np.asarray(spectrum.nfm_along_agop)
     if agop.ndim != 1:
         raise wrong("spectrum", "that of one network", f"of shape {agop.shape}")

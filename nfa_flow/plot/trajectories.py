@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import ArrayLike
 
-from ..checks import wrong
+from ..checks import described, wrong
 from ..trajectory import Trajectory, flatten
+from .arguments import require_axes, require_names, require_words
 from .style import AT_START, GREY, PALETTE, TIME, entries_of, legend_below, legend_inside, new_figure, set_axes
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | No
     **Raises:** ValueError naming `runs` for anything else, and `name` when no run has such a scalar observable.
     """
     runs = _by_label(runs)
+    require_words(name=name, label=label)
+    require_axes(ax)
     curves = {key: _drawable(scalars[name]) for key, run in runs.items() if name in (scalars := _scalars(run))}
     if not curves:
         raise wrong("name", f"a scalar observable of these runs, {sorted(_names(runs))}", repr(name))
@@ -63,10 +66,9 @@ def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | No
 def _by_label(runs: Runs) -> dict[str, Trajectory]:
     runs = {"": runs} if isinstance(runs, Trajectory) else runs
     if not isinstance(runs, Mapping) or not runs or not all(isinstance(run, Trajectory) for run in runs.values()):
-        what = "a `Trajectory`, or a mapping from labels to some"
-        raise wrong("runs", what, f"a {type(runs).__name__}" if runs else "empty")
+        raise wrong("runs", "a `Trajectory`, or a mapping from labels to some", described(runs))
     for run in runs.values():
-        run.require_one_run("observable")
+        run.require_one_run("runs")
     return {str(key): run.reached() for key, run in runs.items()}
 
 
@@ -100,8 +102,7 @@ def overview(runs: Runs, names: Sequence[str] | None = None) -> Figure:
     """
     runs = _by_label(runs)
     names = _names(runs) if names is None else names
-    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
-        raise wrong("names", f"a sequence of names of scalar observables, {sorted(_names(runs))}", repr(names))
+    require_names(names, sorted(_names(runs)))
     columns = min(len(names), _MOST_COLUMNS)
     figure, axes = new_figure(columns, -(-len(names) // columns))
     for name, ax in zip(names, axes, strict=False):

@@ -10,6 +10,7 @@ import numpy as np
 import xarray
 
 from ..checks import wrong
+from ..files import require_path
 from ..storage import READ
 from .assemble import assemble
 from .grid import Grid
@@ -19,7 +20,7 @@ from .store import is_store, results_in
 
 def load(path: str | os.PathLike) -> xarray.Dataset:
     """See `load_sweep`."""
-    path = Path(path)
+    path = require_path("path", path)
     if not path.exists():
         raise FileNotFoundError(f"There is no sweep at {path}.")
     if not is_store(path):

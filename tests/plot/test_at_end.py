@@ -86,3 +86,9 @@ def test_words_stand_side_by_side_and_colours_do_not_cover_each_other(dataset):
 def test_what_cannot_be_drawn_is_told(dataset, arguments, message):
     with pytest.raises(ValueError, match=message):
         nf.plot.at_end(dataset, **arguments)
+
+
+@pytest.mark.parametrize(("arguments", "named"), [({"hue": "depth"}, "hue"), ({"over": "depth"}, "over")])
+def test_one_dimension_cannot_be_shown_in_two_ways(arguments, named, dataset):
+    with pytest.raises(ValueError, match=f"`{named}` must be another dimension"):
+        nf.plot.at_end(dataset.isel(rate=0), "error", **{"against": "depth"} | arguments)
