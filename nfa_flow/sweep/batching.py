@@ -6,6 +6,7 @@ accelerators it nearly always does. So it is measured: the gradient of the run, 
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .engine import AbstractEngine
+from .literals import digest
 from .lockstep import InLockstep
 from .one_by_one import OneByOne
 from .plan import Group
@@ -27,6 +29,7 @@ BATCHES = get_args(Batch)
 
 _ENGINES = {engine.name: engine for engine in (InSequence, InLockstep, OneByOne)}
 _MOST_ENGINES = 64
+_MOST_BYTES = 2**30  # that kept engines hold on devices
 _ROWS = 16
 _REPETITIONS = 20
 # On a CPU, lockstep saves a fraction of a millisecond per run of a network of some dozen parameters and nothing on
@@ -40,15 +43,29 @@ _WORTH_WAITING = 2.0
 def engine_for(one_run: Callable, fingerprint: Hashable, group: Group) -> AbstractEngine:
     """The engine that the group asks for, or the faster one; as before, with all it has compiled, if it is known.
 
+    It is known as long as the function lives, and there are not too many others. The caller holds the function.
+
     **Arguments:** `fingerprint`: of what `one_run` computes.
     """
     name = (fingerprint, group.name, choose_batch(one_run, group) if group.batch == "auto" else group.batch)
+    if not type(one_run).__weakrefoffset__:  # nobody would notice its end
+        return _ENGINES[name[-1]](one_run, group.fixed)
     with _lock:
-        # The last one used is the last to be forgotten.
-        _engines[name] = engine = _engines.pop(name, None) or _ENGINES[name[-1]](one_run, group.fixed)
-        while len(_engines) > _MOST_ENGINES:
-            del _engines[next(iter(_engines))]
+        engine = _engines.pop(name, None)
+        if engine is None or engine.one_run is not one_run:
+            engine = _ENGINES[name[-1]](one_run, group.fixed)
+            weakref.finalize(one_run, _engines.pop, name, None).atexit = False
+        _engines[name] = engine  # the last one used is the last to be forgotten
+        for oldest in list(_engines)[:-1]:
+            if len(_engines) <= _MOST_ENGINES and _bytes_held() <= _MOST_BYTES:
+                break
+            _engines.pop(oldest, None)
         return engine
+
+
+def _bytes_held() -> int:
+    arrays = (array for engine in list(_engines.values()) for array in engine.arrays())
+    return sum({id(array): array.nbytes for array in arrays}.values())
 
 
 _engines: dict[Hashable, AbstractEngine] = {}  # compiled programs outlive a sweep, as those of `jax.jit` do
@@ -69,7 +86,7 @@ def choose_batch(one_run: Callable, group: Group) -> str:
     gradient = jax.jit(stage.gradient)
     if is_cpu and _operations(gradient.lower(shared, own, state)) > _CPU_OPERATIONS:
         return InSequence.name
-    case = jax.devices()[0].device_kind, gradient.lower(shared, own, state).as_text()
+    case = jax.devices()[0].device_kind, digest(gradient.lower(shared, own, state).as_text())
     if case not in _measured:
         in_turn, together = _seconds(stage, shared, own, state)
         _measured[case] = InLockstep.name if in_turn > _WORTH_WAITING * together else InSequence.name

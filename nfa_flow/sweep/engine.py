@@ -6,10 +6,12 @@ already integrated.
 
 import abc
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import jax
 from jaxtyping import PyTree
 
 from ..trajectory import Trajectory
@@ -52,6 +54,10 @@ class Leg:
                 self._shared[device] = self.stage.shared(lane.row, lane.finals)
         return self._shared[device]
 
+    def arrays(self) -> list[Any]:
+        """What all rows have in common, on all devices."""
+        return [leaf for leaf in jax.tree.leaves(list(self._shared.values())) if isinstance(leaf, jax.Array)]
+
 
 class AbstractEngine(abc.ABC):
     """Runs lanes of one group: those that differ in their batched settings only. Threads may share it.
@@ -62,7 +68,25 @@ class AbstractEngine(abc.ABC):
     name: ClassVar[str]
 
     def __init__(self, one_run: Callable, fixed: Mapping[str, Any]):
-        self._one_run, self._fixed = one_run, fixed
+        self._one_run: Callable[[], Callable | None] = lambda: one_run
+        if type(one_run).__weakrefoffset__:
+            self._one_run = weakref.ref(one_run)
+        self._fixed = fixed
+
+    @property
+    def one_run(self) -> Callable:
+        """The user's function, which whoever works holds: an engine alone does not keep it, and the data in it, alive.
+
+        **Raises:** ReferenceError when it is gone.
+        """
+        one_run = self._one_run()
+        if one_run is None:
+            raise ReferenceError("the function of this engine is gone")
+        return one_run
+
+    def arrays(self) -> list[Any]:
+        """What it holds on devices from one batch of lanes to the next."""
+        return []
 
     @abc.abstractmethod
     def work(self, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
@@ -77,6 +101,10 @@ class AbstractCompiledEngine(AbstractEngine):
         self._legs: list[Leg] = []
         self._lock = threading.Lock()
 
+    def arrays(self) -> list[Any]:
+        """See `AbstractEngine.arrays`."""
+        return [array for leg in list(self._legs) for array in leg.arrays()]
+
     @abc.abstractmethod
     def _make_leg(self, stage: Stage) -> Leg:
         """A stage with the programs of this engine."""
@@ -86,7 +114,7 @@ class AbstractCompiledEngine(AbstractEngine):
         with self._lock:
             number = len(lane.finals)
             if number == len(self._legs):
-                self._legs.append(self._make_leg(Stage(self._one_run, self._fixed, lane.row, lane.finals)))
+                self._legs.append(self._make_leg(Stage(self.one_run, self._fixed, lane.row, lane.finals)))
             return self._legs[number]
 
 

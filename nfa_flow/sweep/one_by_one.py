@@ -23,7 +23,7 @@ class OneByOne(AbstractEngine):
     def _call(self, row: Row) -> RunResult:
         began = time.perf_counter()
         try:
-            run = require_trajectory(self._one_run(**plain_settings(self._fixed, row)))
+            run = require_trajectory(self.one_run(**plain_settings(self._fixed, row)))
         except RunError as error:
             run = error.trajectory
         except Exception as error:

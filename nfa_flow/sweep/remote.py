@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import pickle
 import secrets
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from typing import Any
@@ -24,6 +25,7 @@ from .watch import Watch
 
 _MOST_LANES = 32
 _UNITS_PER_GROUP = 16
+_MOST_FUNCTIONS = 2  # that a worker keeps with their programs
 
 _UnitOfWork = tuple[Callable, str, Group]  # one_run, its fingerprint, and some lanes
 _Outcome = tuple[Results, BaseException | None]  # with what the user's function raised to end the program
@@ -103,6 +105,7 @@ def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool, attempt: str) -> _Out
             f"set the environment variable JAX_ENABLE_X64={int(x64)} for the workers"
         )
     one_run, fingerprint, unit = _unpacked(unit_of_work) if isinstance(unit_of_work, bytes) else unit_of_work
+    one_run = _known(one_run, fingerprint)
     waiting, results, raised = list(unit.lanes), [], None
 
     def take(most: int) -> list[Lane]:
@@ -121,6 +124,20 @@ def run_unit(unit_of_work: bytes | _UnitOfWork, x64: bool, attempt: str) -> _Out
         results.extend((lane.index, failed(error)) for lane in unit.lanes if lane.index not in known)
         raised = None if isinstance(error, Exception) else error
     return results, raised
+
+
+def _known(one_run: Callable, fingerprint: str) -> Callable:
+    """The function as earlier units brought it, so that its programs stay."""
+    with _lock:
+        one_run = _functions.pop(fingerprint, one_run)
+        _functions[fingerprint] = one_run
+        if len(_functions) > _MOST_FUNCTIONS:
+            del _functions[next(iter(_functions))]
+        return one_run
+
+
+_functions: dict[str, Callable] = {}
+_lock = threading.Lock()
 
 
 def _packer(executor: Executor) -> Callable[[_UnitOfWork], bytes | _UnitOfWork]:

@@ -1,5 +1,8 @@
 """The choice between lanes in turn and lanes in lockstep: measured once per program, and remembered."""
 
+import gc
+import weakref
+
 import jax
 import pytest
 from sweep.problems import linear
@@ -48,3 +51,43 @@ def test_the_measurement_runs_real_gradients(group, on_an_accelerator, monkeypat
     assert batching.choose_batch(linear, group) in ("sequential", "vmap")
     assert all(0 < value < 60 for value in measured[0])
     assert jax.default_backend() == "cpu"
+
+
+class Slotted:
+    __slots__ = ()
+
+    def __call__(self, key, weight_decay):
+        return linear(key, weight_decay=weight_decay)
+
+
+def test_a_callable_whose_end_cannot_be_noticed_is_not_kept():
+    before = list(batching._engines)
+    assert (nf.sweep(Slotted(), nf.Grid(weight_decay=[0.1]), progress=False)["status"] == "completed").all()
+    assert list(batching._engines) == before
+
+
+@pytest.mark.parametrize("batch", ["sequential", "vmap", "off"])
+def test_programs_are_forgotten_with_their_function(batch):
+    def one_run(key, weight_decay):
+        return linear(key, weight_decay=weight_decay)
+
+    before = len(batching._engines)
+    nf.sweep(one_run, nf.Grid(weight_decay=[0.1]), batch=batch, progress=False)
+    function = weakref.ref(one_run)
+    assert len(batching._engines) == before + 1
+    del one_run
+    gc.collect()
+    assert function() is None and len(batching._engines) == before
+
+
+def test_programs_that_hold_too_many_bytes_are_forgotten(group, monkeypatch):
+    monkeypatch.setattr(batching, "_engines", {})
+    engines = [batching.engine_for(linear, fingerprint, group) for fingerprint in "ab"]
+    engines[0].leg(group.lanes[0]).shared(group.lanes[0])
+    held = batching._bytes_held()
+    assert 0 < held <= sum(array.nbytes for array in engines[0].arrays())
+    for most, kept in ((held, 3), (held - 1, 2)):  # the first goes, and with it what it holds
+        monkeypatch.setattr(batching, "_MOST_BYTES", most)
+        batching.engine_for(linear, "c", group)
+        assert len(batching._engines) == kept
+    assert batching.engine_for(linear, "b", group) is engines[1]
