@@ -20,7 +20,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jax.custom_derivatives import linear_call
+from jaxtyping import Array, PyTree
 
 from .blas import one_blas_thread
 from .checks import is_traced, wrong
@@ -29,7 +30,7 @@ from .suspend import current_replay, final_state
 
 _State = TypeVar("_State", bound=Any)
 
-RUNNING, COMPLETED, STOPPED, MAX_STEPS, DIVERGED, STEP_UNDERFLOW, SOLVER_FAILED, INTERRUPTED = range(8)
+RUNNING, COMPLETED, STOPPED, MAX_STEPS, DIVERGED, STEP_UNDERFLOW, SOLVER_FAILED, INTERRUPTED, NO_GRADIENT = range(9)
 
 _SLICE_SECONDS = 0.3
 _CHECKPOINT_SECONDS = 10.0
@@ -59,8 +60,30 @@ def run_to_end(
     if checkpoint is not None:
         raise wrong("checkpoint", "None inside `jax.jit`, `jax.vmap` or a batched sweep", repr(checkpoint))
     if replay is None:
-        return advance(problem, state, whole), False
+        return jax.tree.map(_without_reverse, advance(problem, state, whole)), False
     return final_state(replay, advance, problem, state), False
+
+
+def _without_reverse(leaf: Any) -> Any:
+    """The leaf, at which reverse-mode differentiation ends with a sentence."""
+    return _forward_only(leaf) if eqx.is_inexact_array(leaf) else leaf
+
+
+@jax.custom_jvp
+def _forward_only(x: Array) -> Array:
+    return x
+
+
+@_forward_only.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    def refuse(_: Any, cotangent: Array) -> Array:
+        raise NotImplementedError(
+            "Reverse-mode differentiation (`jax.grad`) does not pass through a run, whose number of steps is found on "
+            "the way. Use forward mode: `jax.jvp` or `jax.jacfwd`."
+        )
+
+    (x,), (dx,) = primals, tangents
+    return x, linear_call(lambda _, dx: dx, refuse, (), dx)
 
 
 def drive(

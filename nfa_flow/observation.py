@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
 from .checks import wrong
@@ -133,7 +134,10 @@ def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_p
 
 
 class Record(eqx.Module):
-    """Buffers for `s` observations, of which the first `count` are filled; the rest is NaN (0 for integers)."""
+    """Buffers for `s` observations, of which the first `count` are filled.
+
+    The rest is zero, not NaN: under `jax_debug_nans` every run would fail.
+    """
 
     times: Float[Array, " s"]
     steps: Int[Array, " s"]
@@ -150,13 +154,35 @@ class Record(eqx.Module):
             self.count + 1,
         )
 
+    def cut(self) -> "Record":
+        """Without what is not filled; `count` must not be traced."""
+        return self._at(slice(int(self.count)))
+
+    def padded(self) -> "Record":
+        """With the last observation in every place that is not filled."""
+        return self._at(jnp.minimum(np.arange(self.times.size), self.count - 1))
+
+    def undefined_after(self, size: int) -> "Record":
+        """Its first `size` places, with NaN (0 for integers) in those that are not filled."""
+        filled = np.arange(size) < self.count
+
+        def undefined(buffer: Array) -> Array:
+            is_filled = filled.reshape(-1, *[1] * (buffer.ndim - 1))
+            nothing = jnp.nan if jnp.issubdtype(buffer.dtype, jnp.inexact) else 0
+            return jnp.where(is_filled, buffer, jnp.asarray(nothing, buffer.dtype))
+
+        return jax.tree.map(lambda buffer: undefined(buffer) if buffer.ndim else buffer, self._at(slice(size)))
+
+    def _at(self, places: Any) -> "Record":
+        return jax.tree.map(lambda buffer: buffer[places] if buffer.ndim else buffer, self)
+
 
 def empty_record(size: int, time_dtype: DTypeLike, observer: Observer, objective: Any, parameters: PyTree) -> Record:
     """A record with room for `size` observations of the shapes that `observer` returns."""
     shapes = eqx.filter_eval_shape(observer, objective, parameters)
     _require_storable(dict(zip(observer.names, shapes[0], strict=True)))
-    values = jax.tree.map(lambda s: jnp.full((size, *s.shape), _filler(s.dtype), s.dtype), shapes)
-    return Record(jnp.full(size, jnp.nan, time_dtype), jnp.zeros(size, jnp.int32), values, jnp.zeros((), jnp.int32))
+    values = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
+    return Record(jnp.zeros(size, time_dtype), jnp.zeros(size, jnp.int32), values, jnp.zeros((), jnp.int32))
 
 
 def _can_be_stored(name: str) -> bool:
@@ -172,7 +198,3 @@ def _require_storable(observed: Mapping[str, PyTree]) -> None:
             raise wrong(f'observe["{keys[0]}"]', f"a function whose result is a tree {_NAMES}", f"one with {keys[1:]}")
         if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise wrong(f'observe["{keys[0]}"]', "a function that returns numbers", f"one that returns {leaf.dtype}")
-
-
-def _filler(dtype: DTypeLike) -> float | int:
-    return jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,16 @@ STATUS = {
     drive.STEP_UNDERFLOW: "step_underflow",
     drive.SOLVER_FAILED: "solver_failed",
     drive.INTERRUPTED: "interrupted",
+    drive.NO_GRADIENT: "no_gradient",
 }
 
 _WHAT_HAPPENED = {
     "max_steps": "the maximum number of steps was reached",
     "diverged": "the parameters stopped being finite",
-    "step_underflow": "the step size fell below the resolution of time (the flow blows up there, or is not smooth)",
+    "no_gradient": "the gradient of the loss is NaN or infinite there",
+    "step_underflow": (
+        "the step size fell below the resolution of time (the flow blows up there, is not smooth, or has no gradient)"
+    ),
     "solver_failed": "the solver reported a failure inside a step",
     "interrupted": "it was interrupted",
 }
@@ -53,9 +58,10 @@ class Trajectory(eqx.Module):
     - `counts`: numbers that the run counted; `notes`: words about it. `stats` is both in one dictionary.
     - `end_time`: the time of `net`.
 
-    Inside `jax.jit` or `jax.vmap` all arrays keep their full length, one more than there are save times (for a run that
-    ends early); what a run did not reach is NaN, and `reached()` cuts it off. A lane of a batch is
-    `jax.tree.map(lambda a: a[i], trajectory)`.
+    Inside `jax.jit` or `jax.vmap` there is one entry for each save time, so the last entry is that of the last save
+    time. Entries at times that a run did not reach are NaN; outside again, `reached()` cuts them off. How a run ended
+    is in `status_code`, `end_time` and `net`. A lane of a batch is `jax.tree.map(lambda a: a[i], trajectory)`. Forward
+    derivatives (`jax.jvp`) pass through a run, reverse ones (`jax.grad`) do not.
     """
 
     times: Float[Array | np.ndarray, "*lanes t"]
@@ -70,8 +76,8 @@ class Trajectory(eqx.Module):
 
     @property
     def status(self) -> str:
-        """ "completed", "stopped" (by a stop rule), "max_steps", "diverged", "step_underflow", "solver_failed" or
-        "interrupted"."""
+        """ "completed", "stopped" (by a stop rule), "max_steps", "diverged", "no_gradient" (it is NaN or infinite),
+        "step_underflow", "solver_failed" or "interrupted"."""
         self.require_one_run("status")
         return STATUS[int(self.status_code)]
 
@@ -100,14 +106,23 @@ class Trajectory(eqx.Module):
         return {name: _plain(count) for name, count in self.counts.items()} | dict(self.notes)
 
     def require_one_run(self, what: str) -> None:
-        """Raise ValueError for a batch of runs, of which `what` makes no sense."""
+        """Raise ValueError for a batch of runs, of which `what` makes no sense, and inside `jax.jit`."""
+        if is_traced(self.status_code, self.times):
+            raise ValueError(
+                f"`{what}` of a run is not known inside `jax.jit` or `jax.vmap`: return the trajectory and use it "
+                "outside. Inside, `status_code`, `end_time` and `net` have how it ended, and `jnp.isfinite(times)` is "
+                "true at the times that it reached."
+            )
         if jnp.ndim(self.status_code):
             raise ValueError(f"`{what}` is of one run; pick a lane first: jax.tree.map(lambda a: a[i], trajectory).")
 
     def reached(self) -> "Trajectory":
         """The trajectory without the times that a run inside `jax.jit` or `jax.vmap` did not reach."""
         self.require_one_run("reached")
-        count = int(np.isfinite(np.asarray(self.times)).sum())
+        times = np.asarray(self.times)
+        # What was not reached is NaN; in a sweep it repeats the last observation.
+        later = np.flatnonzero(np.diff(times) > 0)
+        count = later[-1] + 2 if later.size else int(np.isfinite(times[:1]).sum())
         if count == len(self.times):
             return self
         series = (self.times, self.steps, self.observed, eqx.filter(self.nets, eqx.is_inexact_array))
@@ -198,10 +213,22 @@ def make_trajectory(
     status: Array,
     counts: Mapping[str, Any],
     notes: Mapping[str, str],
+    began: float,
 ) -> Trajectory:
-    """A trajectory from the record of a run; outside of `jit` the unused end of the record is cut off."""
+    """A trajectory from the record of a run, which has one place more than save times, for a run that ends early.
+
+    Inside `jax.jit` that place is dropped. A sweep, which goes on outside with what it traces, keeps it, and puts the
+    last observation wherever there is none, so that the last entry is what it is in a single call.
+
+    **Arguments:** `began`: the reading of `time.perf_counter` at the start of the call.
+    """
     if not is_traced(record.count):
-        record = jax.tree.map(lambda a: a[: int(record.count)] if a.ndim else a, record)
+        record = record.cut()
+        counts = {**counts, "seconds": jnp.asarray(time.perf_counter() - began)}
+    elif current_replay() is not None:
+        record = record.padded()
+    else:
+        record = record.undefined_after(len(record.times) - 1)
     observed, parameters = record.values
     return Trajectory(
         times=record.times,

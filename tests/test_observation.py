@@ -25,7 +25,7 @@ def test_without_observables_the_loss_is_observed():
     np.testing.assert_allclose(loss, nf.measure.loss(NET, DATA), rtol=1e-13)
 
 
-def test_what_is_not_filled_is_nan_or_zero():
+def test_what_is_not_filled_is_zero_until_it_is_nan_or_cut_off_or_repeats_the_last():
     observe = {
         "scalar": lambda net, data: 1.0,
         "matrix": lambda net, data: net.weights[0],
@@ -36,6 +36,12 @@ def test_what_is_not_filled_is_nan_or_zero():
     values, record = observed(observe, keep_parameters=True)
     record = record.add(jnp.asarray(0.5), jnp.asarray(7), values)
     assert int(record.count) == 1
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(record))
+    np.testing.assert_array_equal(record.cut().times, [0.5])
+    np.testing.assert_array_equal(record.padded().times, [0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(record.padded().values[1].weights[0], [NET.weights[0]] * 3)
+    assert record.undefined_after(2).times.shape == (2,)
+    record = record.undefined_after(3)
     np.testing.assert_array_equal(record.times, [0.5, np.nan, np.nan])
     np.testing.assert_array_equal(record.steps, [7, 0, 0])
     (scalar, matrix, count, flag, (vector, inner)), parameters = record.values

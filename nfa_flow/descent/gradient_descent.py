@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ..checks import is_traced, require_integer, require_number, wrong
+from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, beginning, run_to_end
 from ..losses import Loss
@@ -105,12 +105,9 @@ def gradient_descent(
         frozen=objective.frozen,
         end_time=problem.time_of(state.steps),
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
-        counts={
-            "steps": state.steps,
-            "gradient_evaluations": state.steps,
-            "seconds": jnp.asarray(jnp.nan if is_traced(state) else time.perf_counter() - began),
-        },
+        counts={"steps": state.steps, "gradient_evaluations": state.steps},
         notes={"batch": "full" if batch_size is None else f"{batch_size} samples"},
+        began=began,
     )
     return conclude(trajectory, throw)
 

@@ -73,9 +73,10 @@ def with_parameter_error(run: Trajectory, tighter: Trajectory) -> Trajectory:
     stopped, and after the failure of the tighter one.
     """
     count = min(len(run.times), len(tighter.times))
-    error = jnp.full(run.times.shape, jnp.nan, run.times.dtype).at[:count].set(_distance(run, tighter, count))
     same = jnp.asarray(run.times[:count] == tighter.times[:count])
-    error = error.at[:count].set(jnp.where(same, error[:count], jnp.nan))
+    error = jnp.where(same, _distance(run, tighter, count), jnp.nan).astype(run.times.dtype)
+    if count < len(run.times):
+        error = jnp.concatenate([error, jnp.full(len(run.times) - count, jnp.nan, error.dtype)])
     return dataclasses.replace(run, observed=run.observed | {PARAMETER_ERROR: error})
 
 
@@ -84,7 +85,7 @@ def _distance(run: Trajectory, tighter: Trajectory, count: int) -> Float[Array, 
     squared = lambda arrays: sum(jnp.sum(a[:count] ** 2, axis=tuple(range(1, a.ndim))) for a in arrays)
     difference = [a[:count] - b[:count] for a, b in zip(*leaves, strict=True)]
     distance, size = squared(difference), squared(leaves[1])
-    return jnp.sqrt(jnp.where(distance == 0, 0, distance / size))  # 0 and not 0/0 for a network that stays at zero
+    return jnp.sqrt(distance / jnp.where(distance == 0, 1, size))  # 0 and not 0/0 for a network that stays at zero
 
 
 def with_balance_error(

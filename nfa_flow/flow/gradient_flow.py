@@ -198,7 +198,6 @@ def _flow(
         checkpoint=checkpoint,
         keep_checkpoint=keep_checkpoint,
     )
-    seconds = jnp.nan if is_traced(state) else time.perf_counter() - began
     return make_trajectory(
         state.record,
         observer.names,
@@ -206,8 +205,9 @@ def _flow(
         frozen=objective.frozen,
         end_time=state.t,
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
-        counts=_counts(state, solver) | {"seconds": jnp.asarray(seconds)},
+        counts=_counts(state, solver),
         notes=_notes(problem, reason),
+        began=began,
     )
 
 
@@ -277,7 +277,8 @@ def _controlled(
     # Proportional-integral control: fewer rejected steps than the default where stability limits the step. NDF selects
     # its steps itself, through the default coefficients.
     pcoeff, icoeff = (0.0, 1.0) if isinstance(solver, NDF) else (0.3, 0.4)
-    controller = diffrax.PIDController(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), pcoeff=pcoeff, icoeff=icoeff)
+    rtol, atol = _of_a_step(solver, jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype))
+    controller = diffrax.PIDController(rtol, atol, pcoeff=pcoeff, icoeff=icoeff)
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         solver = _with_tolerances(solver, controller)
     if dt0 is not None:
@@ -287,6 +288,21 @@ def _controlled(
     if dt0 is None:
         raise wrong("dt0", f"given for {type(solver).__name__}, which has no error estimate to choose its step", "None")
     return solver, None
+
+
+def _of_a_step(
+    solver: Any, rtol: Float[Array, ""], atol: Float[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The tolerances of a step with which the error at the end of a run is proportional to `rtol`.
+
+    Steps shrink as rtol^{1/q} where the estimated error of a step is O(h^q), and the error at the end as h^p, p the
+    order of the solver. Pairs that estimate the error of the lower of their orders have q = p, but RKC2 has q = 3.
+    """
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        return rtol, atol
+    terms: Any = None
+    excess = max(1, solver.error_order(terms) / solver.order(terms)) - 1
+    return rtol ** (1 + excess), atol * rtol**excess
 
 
 def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:

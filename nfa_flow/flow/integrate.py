@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..drive import COMPLETED, DIVERGED, MAX_STEPS, RUNNING, SOLVER_FAILED, STEP_UNDERFLOW, STOPPED
+from ..drive import COMPLETED, DIVERGED, MAX_STEPS, NO_GRADIENT, RUNNING, SOLVER_FAILED, STEP_UNDERFLOW, STOPPED
 from ..objective import AbstractObjective
 from ..observation import Observer, Record, empty_record
 from .choice import evaluations_per_step
@@ -59,7 +59,10 @@ class FlowState(eqx.Module):
 
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: Float[Array, ""] | None) -> FlowState:
-    """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given."""
+    """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given.
+
+    It is negative where there is no gradient to follow: the first step then ends the flow, and observes its start.
+    """
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
     zero = jnp.zeros((), dtype)
     dt, controller_state = None if dt0 is None else dt0.astype(dtype), None
@@ -67,7 +70,9 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
         solver, terms = problem.solver, problem.terms
         horizon, order = (problem.t1 - t0).astype(dtype), solver.error_order(terms)
         dt, controller_state = problem.controller.init(terms, zero, horizon, parameters, dt, None, solver.func, order)
-    dt = jnp.asarray(dt, dtype)
+    gradient = jax.tree.leaves(problem.objective.gradient(parameters))
+    has_gradient = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in gradient]))
+    dt = jnp.where(has_gradient, jnp.asarray(dt, dtype), -1)
     count = lambda n: jnp.asarray(n, jnp.int32)
     return FlowState(
         t=t0,
@@ -111,7 +116,8 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     remaining = (problem.t1 - state.t) + state.t_excess
     reaches_end = state.dt.astype(remaining.dtype) >= remaining
     attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(state.dt.dtype), state.dt))
-    accepted, steps = attempt.accepted, state.steps + 1
+    has_gradient = (state.steps > 0) | ~(state.dt < 0)
+    accepted, steps = attempt.accepted & has_gradient, state.steps + 1
     new_t, new_excess = _later(state, attempt.dt)
     new_t, new_excess = jnp.where(reaches_end, problem.t1, new_t), jnp.where(reaches_end, 0, new_excess)
     stopped, stop_evaluations = _asks_to_stop(problem, attempt.parameters, accepted)
@@ -119,6 +125,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         SOLVER_FAILED: attempt.solver_failed & accepted,
         STOPPED: stopped,
         COMPLETED: accepted & reaches_end,
+        NO_GRADIENT: ~has_gradient,
         DIVERGED: ~accepted & ((problem.controller is None) | ~jnp.isfinite(attempt.next_dt)),
         STEP_UNDERFLOW: (new_t == state.t) & (new_excess == state.t_excess),
         MAX_STEPS: steps >= problem.max_steps,

@@ -29,10 +29,9 @@ def test_scalar_mode(depth):
     np.testing.assert_allclose(run.observed["nfm"].ravel(), s ** (2 / depth), rtol=1e-8)
 
 
-# At order 2 the error falls like rtol^{2/3}.
 @pytest.mark.parametrize(
     ("solver", "rtol"),
-    [(nf.flow.TSRKC3(), 1e-11), (nf.flow.RKC2(), 1e-12), (diffrax.Tsit5(), 1e-11), (diffrax.Dopri8(), 1e-11)],
+    [(nf.flow.TSRKC3(), 1e-11), (nf.flow.RKC2(), 1e-8), (diffrax.Tsit5(), 1e-11), (diffrax.Dopri8(), 1e-11)],
 )
 def test_the_scalar_mode_by_every_solver(solver, rtol):
     """As above, where the default is NDF."""
@@ -42,6 +41,20 @@ def test_the_scalar_mode_by_every_solver(solver, rtol):
     settings = {"save_at": times, "solver": solver, "rtol": rtol, "progress": False}
     run = nf.gradient_flow(net, data, times[-1], observe={"s": end_to_end}, **settings)
     np.testing.assert_allclose(run.observed["s"].ravel(), nf.theory.scalar_mode(times, s0, sigma, 3), rtol=1e-8)
+
+
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize(
+    "solver",
+    [nf.flow.NDF(), nf.flow.TSRKC3(), nf.flow.RKC2(), diffrax.Tsit5(), diffrax.Bosh3(), diffrax.Kvaerno3()],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_every_solver_keeps_the_promise_of_rtol(solver, rtol):
+    """dw/dt = −w: at t = 1 within 10 rtol of 1/e."""
+    net = nf.nets.MLP([1, 1], key=jax.random.key(0)).with_weights([np.ones((1, 1))])
+    data = nf.Dataset(np.ones((1, 1)), np.zeros((1, 1)))
+    run = nf.gradient_flow(net, data, 1.0, solver=solver, rtol=rtol, save_at=[1.0], progress=False)
+    np.testing.assert_allclose(run.net.weights[0], np.exp(-1), rtol=10 * rtol)
 
 
 @pytest.mark.parametrize(("depth", "sigma", "decay"), [(2, 1.7, 0.3), (2, 0.2, 0.3), (3, 2.0, 0.3)])

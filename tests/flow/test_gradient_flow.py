@@ -277,8 +277,7 @@ def test_runs_inside_vmap_agree_with_single_runs(data):
 
     keys, decays = jax.random.split(jax.random.key(3), 3), jnp.array([0.0, 0.01, 0.1])
     lanes = eqx.filter_jit(eqx.filter_vmap(one))(keys, decays)
-    assert lanes.observed["loss"].shape == lanes.times.shape == (3, 3)  # one place more, for an early end
-    assert np.all(np.isnan(lanes.times[:, -1]))
+    assert lanes.observed["loss"].shape == lanes.times.shape == (3, 2)
     for i in range(3):
         single = one(keys[i], decays[i])
         lane = jax.tree.map(lambda a, i=i: a[i], lanes).reached()
@@ -287,6 +286,57 @@ def test_runs_inside_vmap_agree_with_single_runs(data):
         assert lane.stats["steps"] == single.stats["steps"]
     with pytest.raises(ValueError, match="pick a lane"):
         print(lanes.status)
+
+
+def test_inside_jit_the_last_entry_is_the_last_save_time_and_what_was_not_reached_is_nan(data):
+    net = nf.nets.MLP([5, 6, 1], key=jax.random.key(3), activation="tanh")
+
+    def one(bound):
+        return nf.gradient_flow(net, data, 4.0, save_at=[0.0, 1.0, 4.0], stop=nf.flow.LossBelow(bound), **QUIET)
+
+    jitted = eqx.filter_jit(one)
+    whole, alone = jitted(jnp.asarray(1e-9)), one(1e-9)
+    np.testing.assert_array_equal(whole.times, [0, 1, 4])
+    np.testing.assert_allclose(whole.observed["loss"][-1], alone.observed["loss"][-1], rtol=1e-10)
+    bound = (whole.observed["loss"][1] + whole.observed["loss"][2]) / 2
+    early, alone = jitted(bound), one(bound)
+    assert len(early.times) == 3 and early.status == alone.status == "stopped"
+    assert 1 < early.end_time < 4
+    # 0, 1, and the moment of the stop.
+    np.testing.assert_allclose(early.reached().times, alone.times, rtol=1e-10)
+    at_once = jitted(whole.observed["loss"][0])
+    assert np.isnan(at_once.observed["loss"][-1]) and at_once.end_time < 1
+    np.testing.assert_allclose(at_once.net.weights[0], one(whole.observed["loss"][0]).net.weights[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("what", ["status", "succeeded", "what_happened", "observable_status", "reached"])
+def test_inside_jit_what_is_not_known_yet_is_said_in_a_sentence(data, what):
+    net = nf.nets.MLP([5, 1], key=jax.random.key(3))
+
+    @jax.jit
+    def inside(decay):
+        run = nf.gradient_flow(net, data, 1.0, weight_decay=decay, save_at=[1.0], **QUIET)
+        value = getattr(run, what)
+        return value() if callable(value) else value
+
+    with pytest.raises(ValueError, match="of a run is not known inside `jax.jit`"):
+        inside(0.1)
+
+
+def test_forward_derivatives_pass_through_a_run_and_reverse_ones_are_refused(data):
+    net = nf.nets.MLP([5, 6, 1], key=jax.random.key(3), activation="tanh")
+
+    def end(decay):
+        return nf.gradient_flow(net, data, 1.0, weight_decay=decay, save_at=[1.0], rtol=1e-8, **QUIET).observed["loss"][
+            0
+        ]
+
+    _, slope = jax.jvp(end, (0.1,), (1.0,))
+    # A central difference of step h: its error is of the size of h², and of the runs' errors over h.
+    np.testing.assert_allclose(slope, (end(0.1 + 1e-3) - end(0.1 - 1e-3)) / 2e-3, rtol=1e-3)
+    for grad in (jax.grad(end), jax.jit(jax.grad(end)), jax.grad(jax.jit(end))):
+        with pytest.raises(NotImplementedError, match="does not pass through a run"):
+            grad(0.1)
 
 
 def test_a_checkpoint_inside_vmap_is_refused(data):
