@@ -1,7 +1,6 @@
 """The same training run with any optax optimiser."""
 
 import os
-import time
 import warnings
 from collections.abc import Sequence
 from typing import Any

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,13 +16,14 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, beginning, run_to_end
+from ..half_precision import in_single_precision
 from ..losses import Loss
 from ..nets import MLP
 from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
 from ..observation import Observe, Observer, make_observer
 from ..trajectory import Trajectory, conclude, make_trajectory
 from .certify import certified, require_certifiable, with_balance_error
-from .choice import Kinks, choose_solver, default_rtol, evaluations_per_step, warn_about_tolerance
+from .choice import choose_solver, default_rtol, evaluations_per_step, warn_about_tolerance
 from .flow_solver import AbstractFlowSolver
 from .integrate import FlowProblem, FlowState, advance, start
 from .kinks import find_kinks
@@ -118,6 +118,7 @@ def gradient_flow(
     observer = make_observer(observe, data, net, keep_parameters=save_nets or certify)
     t0, t1, save_times = _check_times(t0, t1, save_at)
     kinks, dtype = find_kinks(net, data, loss), _dtype(parameters)
+    parameters, objective = in_single_precision(parameters, objective)
     if rtol is None:
         rtol = default_rtol(dtype, kinks)
     else:
@@ -126,8 +127,11 @@ def gradient_flow(
     atol = _default_atol(rtol, parameters) if atol is None else atol
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
+    reason = "chosen by the user"
+    if solver is None:
+        solver, reason = choose_solver(dtype, sum(leaf.nbytes for leaf in jax.tree.leaves(parameters)), kinks)
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=_check_stop(stop))
-    flow = partial(flow, solver=solver, kinks=kinks, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
+    flow = partial(flow, solver=solver, reason=reason, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
     if not certify:
         return conclude(flow(observer, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
     run = certified(flow, observer, rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
@@ -154,7 +158,7 @@ def _flow(
     save_times: Float[Array, " s"],
     stop: tuple[AbstractStop, ...],
     solver: Any,
-    kinks: Kinks,
+    reason: str,
     rtol: Any,
     atol: Any,
     dt0: Any,
@@ -165,14 +169,8 @@ def _flow(
     began: float,
 ) -> Trajectory:
     """One run at one tolerance, however it ends."""
-    dtype = _dtype(parameters)
-    if solver is None:
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
-        solver, reason = choose_solver(dtype, size, kinks)
-    else:
-        reason = "chosen by the user"
     _check_solver(solver)
-    solver, controller = _controlled(solver, rtol, atol, dt0, dtype)
+    solver, controller = _controlled(solver, rtol, atol, dt0, _dtype(parameters))
     problem = FlowProblem(
         objective=objective,
         observer=observer,
@@ -301,7 +299,8 @@ def _of_a_step(
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         return rtol, atol
     terms: Any = None
-    excess = max(1, solver.error_order(terms) / solver.order(terms)) - 1
+    of_step: Any = solver.error_order(terms)
+    excess = max(1, of_step / solver.order(terms)) - 1
     return rtol ** (1 + excess), atol * rtol**excess
 
 
@@ -316,7 +315,7 @@ def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
 def _default_atol(rtol: Any, parameters: Any) -> Any:
     leaves = jax.tree.leaves(parameters)
     size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves))
-    return rtol / 1000 * jnp.clip(size, 1e-12, 1)
+    return jnp.asarray(rtol, size.dtype) / 1000 * jnp.clip(size, 1e-12, 1)
 
 
 def _dtype(parameters: PyTree) -> DTypeLike:

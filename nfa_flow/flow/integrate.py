@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ..drive import COMPLETED, DIVERGED, MAX_STEPS, NO_GRADIENT, RUNNING, SOLVER_FAILED, STEP_UNDERFLOW, STOPPED
 from ..objective import AbstractObjective
 from ..observation import Observer, Record, empty_record
+from ..switches import usual_promotion
 from .choice import evaluations_per_step
 from .flow_solver import AbstractFlowSolver
 from .invariants import LOSS_IDENTITY_ERROR, LossBudget, dissipation, loss_budget, objective_value
@@ -57,6 +58,7 @@ class FlowState(eqx.Module):
     budget: LossBudget | None  # only of a run that is certified
 
 
+@usual_promotion()
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: Float[Array, ""] | None) -> FlowState:
     """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given.
@@ -92,6 +94,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
     )
 
 
+@usual_promotion()
 @jax.default_matmul_precision("highest")
 def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]) -> FlowState:
     """Make at most `budget` more steps (accepted or not); fewer if the flow ends."""

@@ -21,6 +21,7 @@ from ..data import Dataset
 from ..losses import Loss, resolve
 from ..nets import MLP
 from ..nets.activations import name_of
+from ..switches import usual_promotion
 from .program import WEIGHT, Program, trace
 
 # Longer lines for kinks far from zero, such as those of clipping at ±10; one through the origin for the cusp of a norm.
@@ -59,13 +60,7 @@ def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Literal["network"
 def _usual_switches():
     """Without those of the user's switches that would object to what is tried here, or slow it down."""
     with ExitStack() as stack:
-        for switch in (
-            jax.numpy_dtype_promotion("standard"),
-            jax.numpy_rank_promotion("allow"),
-            jax.debug_nans(False),
-            jax.debug_infs(False),
-            jax.disable_jit(False),
-        ):
+        for switch in (usual_promotion(), jax.debug_nans(False), jax.debug_infs(False), jax.disable_jit(False)):
             stack.enter_context(switch)
         yield
 

@@ -52,7 +52,7 @@ BAD = [
     ({"solver": diffrax.LeapfrogMidpoint()}, "`solver` must be a one-step solver of a single ODE term"),
     ({"solver": diffrax.SemiImplicitEuler()}, "`solver` must be a one-step solver of a single ODE term"),
     ({"loss": "cross_entropy"}, "`data` must be of one-hot or probability targets"),
-    ({"observe": {"net": nf.measure.nfm}}, "`observe` must be without"),
+    ({"observe": {"net": nf.measure.nfm}}, "`observe` must be a mapping with .* other than .*"),
     ({"solver": diffrax.Euler()}, "`dt0` must be given for Euler"),
     ({"solver": diffrax.Euler(), "dt0": -1.0}, "`dt0` must be a positive number"),
 ]
