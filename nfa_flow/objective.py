@@ -23,7 +23,7 @@ from .data import Dataset, moment_factor
 from .losses import LOSSES, Loss, mse, require_fitting, resolve
 from .nets import MLP
 from .nets.activations import name_of
-from .trained import require_untrained_state, trained_arrays, why_it_failed
+from .trained import prediction_of, require_untrained_state, trained_arrays
 
 Mobility = Sequence[float | Float[Array, ""]] | PyTree
 
@@ -212,10 +212,4 @@ def _times(root: PyTree | None, parameters: PyTree) -> PyTree:
 def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:
     if type(net) is MLP and net.widths[0] != data.inputs:
         raise wrong("data", f"of {net.widths[0]} inputs, like the network", f"of {data.inputs}")
-    sample = jax.ShapeDtypeStruct(data.x.shape[1:], data.x.dtype)
-    try:
-        prediction = eqx.filter_eval_shape(net, sample)
-    except Exception as error:
-        must_be = f"a map from one sample of shape {sample.shape} to a prediction"
-        raise wrong("net", must_be, why_it_failed(net, error)) from error
-    require_fitting(loss_function, prediction, data.y)
+    require_fitting(loss_function, prediction_of(net, data.x), data.y)

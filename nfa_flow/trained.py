@@ -54,7 +54,20 @@ def require_untrained_state(parameters: PyTree, trained: tuple[bool, ...]) -> No
             raise wrong("net", must_be, "one whose running statistics would be trained")
 
 
-def why_it_failed(net: Any, error: Exception) -> str:
+def prediction_of(net: Any, x: Float[Array, "n ..."]) -> PyTree:
+    """The shape and dtype of what a network maps one of these samples to.
+
+    **Raises:** ValueError naming `net` where its call raises.
+    """
+    sample = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    try:
+        return eqx.filter_eval_shape(net, sample)
+    except Exception as error:
+        must_be = f"a map from one sample of shape {sample.shape} to a prediction"
+        raise wrong("net", must_be, _why_it_failed(net, error)) from error
+
+
+def _why_it_failed(net: Any, error: Exception) -> str:
     """What the call of a network on one sample raised, and the way around it that there is for layers of Equinox."""
     is_special = lambda node: isinstance(node, eqx.nn.StateIndex | eqx.nn.Dropout)
     layers = [node for node in jax.tree.leaves(net, is_leaf=is_special) if is_special(node)]

@@ -23,6 +23,7 @@ from ..nets import MLP
 from .jacobian_sums import AbstractJacobianSum, jacobian_sum_kind
 from .jacobians import Function, Sample, stream
 from .layer import Layer, Tap, find_layer, require_inputs
+from .precision import at_least_single, in_precision_of
 
 # What a network is measured on: samples, a data set, or an iterator over batches of either that is read once.
 Samples = Dataset | Float[Array, "n ..."] | Iterable[Any]
@@ -126,6 +127,7 @@ def jacobian_sum(
     **Arguments:** as in `agop`; `where_cheapest`: what J = B W_l adds up to, and None, if that has fewer columns.
     """
     require_number("memory", memory, at_least=1)
+    net = at_least_single(net)
     position = find_layer(net, layer)
     function = Function(Tap(net, position), None if loss is None else resolve(loss))
     batches = _batches(x, loss is not None, net)
@@ -220,11 +222,12 @@ def _batches(x: Samples, with_targets: bool, net: Any) -> Iterator[tuple[Sample,
         if isinstance(batch, Dataset):
             if batch.weight is not None and not whole:
                 raise wrong("x", "an iterable of batches without weights", "a batch of a weighted `Dataset`")
+            batch = in_precision_of(net, batch)
             samples, targets, weight = batch.x, batch.y, batch.sample_weight
         elif with_targets:
             raise wrong("x", "a `Dataset` (or batches of them), for the loss needs targets", _described(batch))
         else:
-            samples, targets = _samples(batch), None
+            samples, targets = in_precision_of(net, _samples(batch)), None
             weight = jnp.full(len(samples), 1 / len(samples), samples.dtype)
         require_inputs("x", net, samples)
         yield (samples, targets if with_targets else None), weight

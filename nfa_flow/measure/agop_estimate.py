@@ -13,6 +13,7 @@ from ..factorisations import triangle
 from .agop import MEMORY, Samples, whole_batch
 from .jacobians import Function, Rows, Sample, stream
 from .layer import Layer, Tap, find_layer
+from .precision import at_least_single
 
 
 class AgopEstimate(NamedTuple):
@@ -45,6 +46,7 @@ def agop_estimate(
     """
     require_integer("probes", probes, at_least=2)
     require_number("memory", memory, at_least=1)
+    net = at_least_single(net)
     samples, weight = whole_batch(net, x)
     return _estimate(Tap(net, find_layer(net, layer)), samples, weight, key, probes, memory)
 

@@ -52,7 +52,7 @@ def _best(pair: FeaturePair) -> BestCosine:
 
     # Short of π/2, which float32 rounds up to where the tangent is negative. At 10⁶ a power is its limit.
     angle = _highest(cosine, 0.0, np.pi / 2 - 1e-6)
-    A = (Vt.T * powers(angle)) @ Vt
+    A = (Vt.T * powers(angle)[None]) @ Vt
     error = jnp.linalg.norm(N - jnp.sum(N * A) / jnp.sum(A * A) * A) / jnp.linalg.norm(N)
     distinct = jnp.any(logs < -1e-8)
     undefined = pair.is_undefined(s[0])

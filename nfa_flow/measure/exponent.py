@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .agop import Samples
 from .layer import Layer, layer_weight
-from .spectra import spectrum_along_agop
+from .spectra import AlongAgop, spectrum_along_agop
 
 
 class ExponentFit(NamedTuple):
@@ -41,19 +41,20 @@ def fit_exponent(net: Any, x: Samples, *, layer: Layer = 1) -> ExponentFit:
     **Source:** Tansley, Massart & Cartis 2026 (the exponent); the common-basis fit is ours.
     """
     values = spectrum_along_agop(net, x, layer)
-    return _fit(values.agop, values.nfm_along_agop, jnp.sum(layer_weight(net, layer) ** 2))
+    return _fit(values, jnp.sum(layer_weight(net, layer) ** 2))
 
 
 @eqx.filter_jit
-def _fit(agop: Float[Array, " r"], along: Float[Array, " r"], size: Float[Array, ""]) -> ExponentFit:
-    resolved = jnp.isfinite(along) & (along > 0) & (size > jnp.finfo(size.dtype).eps)
-    return fit_power_law(agop, along, resolved)
+def _fit(values: AlongAgop, size: Float[Array, ""]) -> ExponentFit:
+    use = values.resolved & (values.nfm_along_agop > 0) & (size > jnp.finfo(size.dtype).eps)
+    return fit_power_law(values.agop, values.nfm_along_agop, use)
 
 
 def fit_power_law(x: Float[Array, " k"], y: Float[Array, " k"], use: Bool[Array, " k"]) -> ExponentFit:
     """The line through (log x, log y), both positive where they are to be used."""
     log_x, log_y = (jnp.where(use, jnp.log(jnp.where(use, v, 1)), 0) for v in (x, y))
-    count = jnp.sum(use)
+    directions = jnp.sum(use)
+    count = directions.astype(x.dtype)
     mean_x, mean_y = jnp.sum(log_x) / count, jnp.sum(log_y) / count
     centred_x, centred_y = (jnp.where(use, v - m, 0) for v, m in ((log_x, mean_x), (log_y, mean_y)))
     sum_xx = jnp.sum(centred_x**2)
@@ -65,7 +66,7 @@ def fit_power_law(x: Float[Array, " k"], y: Float[Array, " k"], use: Bool[Array,
         exponent=slope,
         log_constant=mean_y - slope * mean_x,
         residual=jnp.sqrt(squares / count),
-        directions=count,
+        directions=directions,
         standard_error=jnp.where(degrees > 0, jnp.sqrt(squares / jnp.maximum(degrees, 1) / sum_xx), jnp.inf + slope),
         spread=jnp.sqrt(sum_xx / count),
     )

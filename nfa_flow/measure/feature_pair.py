@@ -13,7 +13,8 @@ from ..factorisations import orthonormal, spectrum
 from ..losses import Loss
 from .agop import Samples, jacobian_sum
 from .jacobian_sums import jacobian_sum_kind
-from .layer import Layer, find_layer, is_sequential, layer_weight, unfolded, weighted_layers
+from .layer import Layer, find_layer, is_sequential, is_tied, layer_weight, unfolded, weighted_layers
+from .precision import at_least_single
 
 
 class FeaturePair(eqx.Module):
@@ -75,7 +76,7 @@ def feature_pair(
 
     **Arguments:** `factor`: with the factor F of AGOP, or with AGOP assembled; `reduce`: to a small basis.
     """
-    kind = jacobian_sum_kind(factor=factor, centred=centred)
+    net, kind = at_least_single(net), jacobian_sum_kind(factor=factor, centred=centred)
     total, W = jacobian_sum(net, data, kind, layer=layer, loss=loss, where_cheapest=not agop_of_change)
     weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))
     if agop_of_change and find_layer(net, layer) is None:
@@ -114,7 +115,7 @@ def _pair(
 
 def _resolution(net: Any, position: int | None) -> Float[Array, ""]:
     """Machine epsilon times the size Π‖W_j‖ of the weights from this layer on; at least what can be squared."""
-    weights = [unfolded(each.weight) for each in weighted_layers(net)[position or 0 :]]
+    weights = [unfolded(each.weight) for each in weighted_layers(net)[position or 0 :] if not is_tied(each)]
     info = jnp.finfo(jnp.result_type(*weights))
     size = jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in weights])) if is_sequential(net) else 0.0
     return jnp.maximum(jnp.asarray(info.eps * size, info.dtype), jnp.sqrt(info.tiny))

@@ -26,7 +26,7 @@ def power_from_spectrum(
     s: Float[Array, " k"], Vt: Float[Array, "k r"], power: Float[Array, ""] | float, unit: Float[Array, ""] | float
 ) -> Float[Array, "r r"]:
     """(FᵀF / unit)^power from the singular values and right singular vectors of F."""
-    return (Vt.T * (s**2 / unit) ** power) @ Vt
+    return (Vt.T * ((s**2 / unit) ** power)[None]) @ Vt
 
 
 def power_derivative(
@@ -62,4 +62,4 @@ def power_derivative(
     some_zero = is_zero[:, None] | is_zero[None]
     divided = jnp.where(some_zero, jnp.where(is_zero[:, None] & is_zero[None], 0, beside_zero), between)
     by_change = Vt.T @ (divided * (Vt @ (change / unit) @ Vt.T)) @ Vt
-    return by_change + change_of_power * (Vt.T * (powers * logs)) @ Vt
+    return by_change + change_of_power * (Vt.T * (powers * logs)[None]) @ Vt

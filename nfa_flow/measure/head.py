@@ -17,6 +17,7 @@ from ..checks import wrong
 from ..nets import MLP
 from ..nets.activations import name_of
 from .agop import Samples, preactivation_agop
+from .precision import at_least_single
 
 
 def leading_linear_layers(net: MLP) -> int:
@@ -58,7 +59,7 @@ def head_anisotropy(net: MLP, data: Samples) -> Float[Array, ""]:
     **Raises:** ValueError naming `net` or `data`.
     **Source:** ours.
     """
-    return _anisotropy(head_matrix(net, data), net.weights[: leading_linear_layers(net)])
+    return _anisotropy(head_matrix(net, data), at_least_single(net).weights[: leading_linear_layers(net)])
 
 
 @on_one_blas_thread
@@ -69,9 +70,9 @@ def _anisotropy(B: Float[Array, "m m"], weights: tuple[Float[Array, "_ _"], ...]
     U, s, _ = jnp.linalg.svd(M, full_matrices=False)
     rounding = 100 * jnp.finfo(M.dtype).eps
     in_range = s > rounding * jnp.prod(jnp.stack([jnp.linalg.norm(W) for W in weights]))
-    PBP = jnp.where(in_range[:, None] & in_range, U.T @ B @ U, 0)  # in the basis U of the range
+    PBP = jnp.where(in_range[:, None] & in_range[None], U.T @ B @ U, 0)  # in the basis U of the range
     trace, r = jnp.trace(PBP), jnp.sum(in_range.astype(B.dtype))
     is_undefined = trace <= rounding * jnp.trace(B)  # also where nothing is in range
     PBP = PBP / jnp.where(is_undefined, 1, trace)
-    anisotropy = jnp.sqrt(r) * jnp.linalg.norm(PBP - jnp.diag(in_range) / r)
+    anisotropy = jnp.sqrt(r) * jnp.linalg.norm(PBP - jnp.diag(in_range.astype(B.dtype)) / r)
     return jnp.where(is_undefined, jnp.nan, anisotropy)

@@ -15,6 +15,7 @@ from ..losses import Loss
 from ..objective import AbstractObjective, Mobility, make_objective, own_mobility
 from ..observation import AbstractRunObservable, loss_or_default
 from ..sharpness import hessian_product
+from .precision import at_least_single
 
 
 class HessianEigenvalues(AbstractRunObservable):
@@ -52,12 +53,12 @@ class HessianEigenvalues(AbstractRunObservable):
         """The eigenvalues for a network on data in a call by hand; arguments as of `Sharpness`."""
         mobility = own_mobility(net) if mobility is None else mobility
         parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
-        return _eigenvalues(objective, parameters, self.count, self.rtol)
+        return _eigenvalues(*at_least_single((objective, parameters)), self.count, self.rtol)
 
     def of_run(
         self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]
     ) -> Float[Array, " count"]:
-        return _eigenvalues(objective, parameters, self.count, self.rtol)
+        return _eigenvalues(*at_least_single((objective, parameters)), self.count, self.rtol)
 
 
 @on_one_blas_thread

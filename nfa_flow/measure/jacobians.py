@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import wrong
 from ..losses import require_fitting
+from ..trained import prediction_of
 from .layer import Tap
 
 Sample = tuple[Array, Array | None]  # (x, y); y only where a loss needs it
@@ -39,14 +40,13 @@ class Function(eqx.Module):
         **Raises:** ValueError naming `net` where it does not map to a vector, `data` or `loss` where these do not fit.
         """
         x = jax.ShapeDtypeStruct(samples[0].shape[1:], samples[0].dtype)
+        prediction_of(self.tap.net, samples[0])
         prediction, _, z = eqx.filter_eval_shape(self.tap, x, jnp.zeros((), x.dtype))
         if getattr(prediction, "ndim", None) != 1:
             raise wrong("net", "a map from a sample to a vector of outputs", f"to {_described(prediction)}")
         if self.loss is None:
             return prediction.shape[0], z
-        if samples[1] is None or samples[1].shape[1:] != prediction.shape:
-            targets = None if samples[1] is None else samples[1].shape[1]
-            raise wrong("data", f"of {prediction.shape[0]} outputs, like the network", f"of {targets}")
+        assert samples[1] is not None  # read with their targets
         require_fitting(self.loss, prediction, samples[1])
         return 1, z
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ..checks import require_integer, wrong
 from ..nets import MLP
+from .precision import at_least_single
 
 # l = 1 … L in a network that applies its layers one after another, or a function from the network to the layer.
 Layer = int | Callable[[Any], Any]
@@ -59,7 +60,7 @@ def layer_weight(net: Any, layer: Layer) -> Float[Array, "fan_out fan_in"]:
 
     **Raises:** ValueError naming `layer` or `net`.
     """
-    position, layers = find_layer(net, layer), weighted_layers(net)
+    position, layers = find_layer(net, layer), weighted_layers(at_least_single(net))
     if not layers:
         raise wrong("net", "a network with an `equinox.nn.Linear` or `Conv`", type(net).__name__)
     if position is None and len(layers) > 1:
@@ -126,6 +127,15 @@ class _Shifted(eqx.Module):
 
     def __call__(self, h: Array, *, key: Any = None) -> Array:
         return self.shifted(h, self.layer(h))
+
+    @property
+    def weight(self) -> Array:
+        """That of the layer, for other layers that share it (`equinox.nn.Shared`)."""
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Array | None:
+        return self.layer.bias
 
 
 def patches(layer: Any, h: Float[Array, "..."]) -> Float[Array, "positions fan_in"]:
@@ -207,7 +217,17 @@ def _has_no_matrix(module: Any) -> bool:
     return isinstance(module, _WITHOUT_MATRIX) or not jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))
 
 
+def is_tied(layer: Any) -> bool:
+    """Whether a layer has no weights of its own but those of another, by `equinox.nn.Shared`."""
+    return not hasattr(layer.weight, "shape")
+
+
 def _supported(position: int, layer: Any) -> int:
+    if is_tied(layer):
+        must_be = (
+            "one with weights of its own; for a tied one, copy them into it by `eqx.tree_at` and measure that network"
+        )
+        raise wrong("layer", must_be, "one whose weights are those of another layer (`equinox.nn.Shared`)")
     if isinstance(layer, eqx.nn.Conv) and layer.groups != 1:
         raise wrong("layer", "a convolution that is not grouped", f"one of {layer.groups} groups")
     if isinstance(layer, eqx.nn.Linear) and layer.weight.ndim != 2:

@@ -19,6 +19,7 @@ from ..data import Dataset
 from ..losses import Loss, require_fitting, resolve
 from .jacobians import Function, bytes_per_sample
 from .layer import Layer, Tap, find_layer, patches, require_inputs, weighted_layers
+from .precision import at_least_single, in_precision_of
 
 
 class LayerRows(NamedTuple):
@@ -54,8 +55,6 @@ class LayerStream(eqx.Module):
         **Raises:** ValueError naming `net`, `data` or `loss` where predictions and targets do not belong together.
         """
         outputs, z = Function(self.tap).shapes((self.data.x, None))
-        if outputs != self.data.outputs:
-            raise wrong("data", f"of {outputs} outputs, like the network", f"of {self.data.outputs}")
         require_fitting(self.loss, jax.ShapeDtypeStruct((outputs,), z.dtype), self.data.y)
         W = self.tap.weight
         return z.shape[0] if W is None else W.shape[1], z.shape[0], z.dtype
@@ -116,6 +115,7 @@ def layer_stream(net: Any, data: Dataset, *, layer: Layer, loss: Loss, memory: i
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`, for the loss needs targets", f"a {type(data).__name__}")
     require_inputs("data", net, data.x)
+    net, data = at_least_single(net), in_precision_of(net, data)
     return LayerStream(Tap(net, find_layer(net, layer)), data, resolve(loss), int(memory))
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,7 +10,9 @@ from ..checks import wrong
 from ..data import Dataset
 from ..losses import Loss, require_fitting
 from ..observation import from_run, loss_or_default
+from ..trained import prediction_of
 from .layer import require_inputs
+from .precision import at_least_single, in_precision_of
 
 
 @from_run("loss")
@@ -27,11 +28,11 @@ def loss(net: Any, data: Dataset, loss: Loss | None = None) -> Float[Array, ""]:
     **Returns:** a scalar ≥ 0 for the named losses.
     **Raises:** ValueError naming `data` or `loss` where they do not fit the network or each other.
     """
-    require_inputs("data", net, data.x)
-    prediction = eqx.filter_eval_shape(net, data.x[0])
-    if getattr(prediction, "shape", None) != data.y.shape[1:]:
-        raise wrong("data", f"of as many outputs as the network, {getattr(prediction, 'shape', '?')}", data.y.shape[1:])
     loss = loss_or_default(loss)
-    require_fitting(loss, prediction, data.y)
+    if not isinstance(data, Dataset):
+        raise wrong("data", "a `Dataset`, for the loss needs targets", f"a {type(data).__name__}")
+    require_inputs("data", net, data.x)
+    net, data = at_least_single(net), in_precision_of(net, data)
+    require_fitting(loss, prediction_of(net, data.x), data.y)
     losses = jax.vmap(loss)(jax.vmap(net)(data.x), data.y)
     return jnp.mean(losses) if data.weight is None else data.weight @ losses

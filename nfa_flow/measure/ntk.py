@@ -22,7 +22,9 @@ from ..lanczos import largest_eigenvalues
 from ..nets import MLP
 from ..objective import Mobility, own_mobility, root_mobility
 from ..observation import from_run
+from ..trained import prediction_of
 from .agop import MEMORY, Samples, whole_batch
+from .precision import at_least_single
 
 _RTOL = 1e-6
 
@@ -39,6 +41,7 @@ def ntk(net: Any, x: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
     **Source:** Jacot, Gabriel & Hongler 2018.
     """
     require_number("memory", memory, at_least=1)
+    net = at_least_single(net)
     (samples, _), _ = whole_batch(net, x)
     return _ntk(net, samples, int(memory), None)
 
@@ -64,6 +67,7 @@ def ntk_eigenvalues(
     """
     require_number("memory", memory, at_least=1)
     mobility = own_mobility(net) if mobility is None else mobility
+    net = at_least_single(net)
     root = None if mobility is None else root_mobility(mobility, net, eqx.filter(net, eqx.is_inexact_array))
     (samples, _), weight = whole_batch(net, data)
     theta = _ntk(net, samples, int(memory), root)
@@ -78,10 +82,10 @@ def ntk_eigenvalues(
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def _ntk(net: Any, x: Float[Array, "n ..."], memory: int, root: PyTree | None) -> Float[Array, "nc nc"]:
     """J m Jᵀ for `root` = √m, a tree in the structure of the parameters, or JJᵀ for None."""
-    shape = eqx.filter_eval_shape(net, x[0])
+    shape = prediction_of(net, x)
     if getattr(shape, "ndim", None) != 1:
         raise wrong("net", "a map from a sample to a vector of outputs", getattr(shape, "shape", shape))
-    c, x = shape.shape[0], x.astype(shape.dtype)
+    c = shape.shape[0]
     one_number_each = all(jnp.ndim(each) == 0 for each in jax.tree.leaves(root))
     form = _by_layers if type(net) is MLP and one_number_each else _by_products
     theta = form(net, x, c, memory, root)
@@ -93,7 +97,7 @@ def _ntk(net: Any, x: Float[Array, "n ..."], memory: int, root: PyTree | None) -
 @jax.default_matmul_precision("highest")
 def _eigenvalues(theta: Float[Array, "nc nc"], weight: Float[Array, " n"], count: int | None) -> Array:
     root = jnp.sqrt(jnp.repeat(weight, len(theta) // len(weight))).astype(theta.dtype)
-    weighted = root[:, None] * theta * root
+    weighted = root[:, None] * theta * root[None]
     if count is None:
         return jnp.linalg.eigvalsh(weighted)[::-1]
     start = jax.random.normal(jax.random.key(0), (count, len(theta)), theta.dtype)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..blas import on_one_blas_thread
 from ..checks import require_integer, wrong
 from ..data import Dataset
-from .layer import weighted_layers
+from .layer import is_tied, weighted_layers
 
 
 class Null(NamedTuple):
@@ -64,7 +64,8 @@ def _null(net: Any, key: PRNGKeyArray, data: Any, observable: Any, draws: int, u
 
 def with_gaussian_weights(net: Any, key: PRNGKeyArray) -> Any:
     """The network with Gaussian entries of the same root mean square in the weights of every layer."""
-    weights = lambda net: [each.weight for each in weighted_layers(net)]
+    own = [not is_tied(each) for each in weighted_layers(net)]  # tied weights are drawn once
+    weights = lambda net: [each.weight for each, is_own in zip(weighted_layers(net), own, strict=True) if is_own]
     keys = jax.random.split(key, len(weights(net)))
     drawn = [
         jnp.sqrt(jnp.mean(W**2)) * jax.random.normal(key, W.shape, W.dtype)

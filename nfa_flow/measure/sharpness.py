@@ -13,6 +13,7 @@ from ..losses import Loss
 from ..objective import AbstractObjective, Mobility, make_objective, own_mobility
 from ..observation import AbstractRunObservable, loss_or_default
 from ..sharpness import sharpness_of
+from .precision import at_least_single
 
 _ROUGH = 0.05
 _sharpness = eqx.filter_jit(jax.default_matmul_precision("highest")(sharpness_of))
@@ -51,9 +52,9 @@ class Sharpness(AbstractRunObservable):
         """
         mobility = own_mobility(net) if mobility is None else mobility
         parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
-        return _sharpness(objective, parameters, self.rtol)
+        return _sharpness(*at_least_single((objective, parameters)), self.rtol)
 
     def of_run(self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]) -> Float[Array, ""]:
         if "sharpness" in known and self.rtol >= _ROUGH:
             return known["sharpness"]
-        return sharpness_of(objective, parameters, self.rtol)
+        return sharpness_of(*at_least_single((objective, parameters)), self.rtol)

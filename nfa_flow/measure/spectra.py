@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from ..blas import on_one_blas_thread
 from ..checks import wrong
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
-from .layer import Layer, layer_weight, unfolded, weighted_layers
+from .layer import Layer, is_tied, layer_weight, unfolded, weighted_layers
+from .precision import at_least_single
 
 
 class Spectrum(NamedTuple):
@@ -93,20 +94,26 @@ def spectral_norm(net: Any, data: Any = None) -> tuple[Float[Array, ""], ...]:
     **Raises:** ValueError naming `net` without such a layer, or with layers stacked into one.
     **Source:** Yang, Simon & Bernstein 2023: features are learned where it stays of order √(fan_out/fan_in).
     """
-    layers = weighted_layers(net)
+    layers = weighted_layers(at_least_single(net))
     if not layers:
         raise wrong("net", "a network with an `equinox.nn.Linear` or `Conv`", type(net).__name__)
     for each in layers:
+        if is_tied(each):
+            raise wrong("net", "a network of layers with weights of their own", "one with tied layers")
         if isinstance(each, eqx.nn.Linear) and each.weight.ndim != 2:
             raise wrong("net", "a network with one matrix per layer", f"one with weights of shape {each.weight.shape}")
     return tuple(_norm(unfolded(each.weight)) for each in layers)
 
 
 class AlongAgop(NamedTuple):
-    """`agop` and `nfm_along_agop` of a `Spectrum`, and the singular value up to which AGOP's factor is rounding."""
+    """`agop` and `nfm_along_agop` of a `Spectrum`, and the singular value up to which AGOP's factor is rounding.
+
+    `resolved`: whether an eigenvalue of AGOP is more than rounding; `nfm_along_agop` is zero where it is not.
+    """
 
     agop: Float[Array, " r"]
     nfm_along_agop: Float[Array, " r"]
+    resolved: Bool[Array, " r"]
     resolution: Float[Array, ""]
 
 
@@ -117,12 +124,13 @@ def spectrum_along_agop(net: Any, data: Samples, layer: Layer) -> AlongAgop:
 
 
 def _spectrum(net: Any, data: Samples, layer: Layer) -> tuple[Spectrum, Float[Array, ""]]:
-    agop, along, resolution = spectrum_along_agop(net, data, layer)
-    return Spectrum(agop, _gram_eigenvalues(layer_weight(net, layer), len(agop)), along), resolution
+    agop, along, resolved, resolution = spectrum_along_agop(net, data, layer)
+    nfm = _gram_eigenvalues(layer_weight(net, layer), len(agop))
+    return Spectrum(agop, nfm, jnp.where(resolved, along, jnp.nan)), resolution
 
 
 @eqx.filter_custom_jvp
-def _of_agop(net: Any, data: Any, layer: Layer) -> tuple[Array, Array, Array]:
+def _of_agop(net: Any, data: Any, layer: Layer) -> tuple[Array, Array, Array, Array]:
     return _value(feature_pair(net, data, layer))
 
 
@@ -138,20 +146,21 @@ def _of_agop_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 @on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
-def _value(pair: FeaturePair) -> tuple[Float[Array, " r"], Float[Array, " r"], Float[Array, ""]]:
-    """AGOP's eigenvalues, vᵀ NFM v along its eigenvectors, and the resolution."""
+def _value(pair: FeaturePair) -> tuple[Float[Array, " r"], Float[Array, " r"], Bool[Array, " r"], Float[Array, ""]]:
+    """AGOP's eigenvalues, vᵀ NFM v along its eigenvectors, whether these are resolved, and the resolution."""
     assert pair.F is not None
     r = pair.F.shape[1]
     s, Vt = pair.spectrum()
     along = jnp.sum((Vt @ pair.V.T) ** 2, axis=1)
     resolved = (s > 100 * jnp.finfo(s.dtype).eps * max(pair.F.shape) * s[0]) & (s[0] > pair.resolution)
-    return _padded(s**2, r), _padded(jnp.where(resolved, along, jnp.nan), r, jnp.nan), pair.resolution
+    along = jnp.where(resolved, along, 0)
+    return _padded(s**2, r), _padded(along, r), _padded(resolved, r), pair.resolution
 
 
 @on_one_blas_thread
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")
-def _slope(pair: FeaturePair, full: FeaturePair, change: Any) -> tuple[Array, Array, None]:
+def _slope(pair: FeaturePair, full: FeaturePair, change: Any) -> tuple[Array, Array, None, None]:
     """Perturbation of eigenvalues and eigenvectors, in the eigenbasis of AGOP within the span of the weights.
 
     What leaves that span moves an eigenvector into the null space of NFM, which vᵀ NFM v does not see.
@@ -163,9 +172,9 @@ def _slope(pair: FeaturePair, full: FeaturePair, change: Any) -> tuple[Array, Ar
     N, dN = full.nfm, None if change.V is None else change.V.T @ full.V + full.V.T @ change.V
     N, dN, dG = in_basis(N), in_basis(dN), in_basis(change.G)
     s = _padded(s, len(Vt))
-    gap = (s[:, None] - s) * (s[:, None] + s)
+    gap = (s[:, None] - s[None]) * (s[:, None] + s[None])
     turn = jnp.where(gap == 0, 0, dG / jnp.where(gap == 0, 1, gap))  # v_i' = Σ_j turn_ij v_j
-    return jnp.diagonal(dG), jnp.diagonal(dN) + 2 * jnp.sum(N * turn, axis=1), None
+    return jnp.diagonal(dG), jnp.diagonal(dN) + 2 * jnp.sum(N * turn, axis=1), None, None
 
 
 @eqx.filter_jit
@@ -200,5 +209,5 @@ def _norm(W: Float[Array, "p d"]) -> Float[Array, ""]:
     return jnp.linalg.norm(W, 2)
 
 
-def _padded(values: Float[Array, " k"], size: int, filler: float = 0.0) -> Float[Array, " r"]:
-    return jnp.pad(values, (0, size - len(values)), constant_values=filler)
+def _padded(values: Shaped[Array, " k"], size: int) -> Shaped[Array, " r"]:
+    return jnp.pad(values, (0, size - len(values)))

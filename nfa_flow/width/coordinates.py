@@ -1,12 +1,17 @@
 """The sizes of what a network puts out and of what training has changed in it, layer by layer."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..checks import wrong
 from ..data import Dataset
 from ..factorisations import largest_singular_value
+from ..measure.layer import require_inputs
+from ..measure.precision import at_least_single, in_precision_of
 from ..nets import MLP
 
 
@@ -17,21 +22,38 @@ class Coordinates(eqx.Module):
     the start, `output change`; and for each layer `update l`, the spectral norm ‖ΔW_l‖ over √(fan_out/fan_in).
 
     **Arguments:** `initial`: the network that training began with.
+    **Raises:** ValueError naming `initial`, or `net` and `data` in a call.
     """
 
     initial: MLP
 
+    def __check_init__(self):
+        _require_mlp("initial", self.initial)
+
     @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
     def __call__(self, net: MLP, data: Dataset) -> dict[str, Float[Array, ""]]:
-        before, after = (_activations(each, data.x) for each in (self.initial, net))
+        _require_mlp("net", net)
+        if net.widths != self.initial.widths:
+            raise wrong("net", f"of the widths {self.initial.widths} of `initial`", net.widths)
+        if not isinstance(data, Dataset):
+            raise wrong("data", "a `Dataset`", f"a {type(data).__name__}")
+        require_inputs("data", net, data.x)
+        first, net = at_least_single((self.initial, net))
+        data = in_precision_of(net, data)
+        before, after = (_activations(each, data.x) for each in (first, net))
         sizes = {f"activation {l}": _rms(h) for l, h in enumerate(before[:-1], start=1)}
         sizes |= {
             f"change {l}": _rms(h - h_0) for l, (h_0, h) in enumerate(zip(before[:-1], after[:-1], strict=True), 1)
         }
-        for l, (W_0, W) in enumerate(zip(self.initial.weights, net.weights, strict=True), start=1):
+        for l, (W_0, W) in enumerate(zip(first.weights, net.weights, strict=True), start=1):
             fan_out, fan_in = W.shape
             sizes[f"update {l}"] = largest_singular_value(W - W_0) * (fan_in / fan_out) ** 0.5
         return sizes | {"output": _rms(before[-1]), "output change": _rms(after[-1] - before[-1])}
+
+
+def _require_mlp(argument: str, net: Any) -> None:
+    if not isinstance(net, MLP):
+        raise wrong(argument, "an `nfa_flow.nets.MLP`", f"a {type(net).__name__}")
 
 
 def _activations(net: MLP, x: Float[Array, "n d"]) -> list[Float[Array, "n _"]]:

@@ -218,8 +218,11 @@ def test_samples_that_are_none_are_refused(x, message, no_type_checks):
         (lambda: preactivation_agop(jnp.tanh, X), "`layer` must be a layer with weights"),
         (lambda: agop_estimate(MANY, X[:, :3], probes=1, key=KEY), "`probes` must be a whole number of at least 2"),
         (lambda: agop_estimate(MANY, iter([X]), probes=2, key=KEY), "`x` must be samples or a `Dataset`, all at once"),
-        (lambda: agop(NET, Dataset(X, Y[:, :1]), loss="mse"), "`data` must be of 3 outputs, like the network, but was"),
-        (lambda: loss(NET, Dataset(X, Y[:, :1])), "`data` must be of as many outputs as the network"),
+        (
+            lambda: agop(NET, Dataset(X, Y[:, :1]), loss="mse"),
+            "`net` must be a map to 1 output, like the data, but was",
+        ),
+        (lambda: loss(NET, Dataset(X, Y[:, :1])), "`net` must be a map to 1 output, like the data"),
         (lambda: agop(balanced_net((4, 3, 2)), X[:, :3]), r"`x` must be of 4 inputs, .* but was of shape \(11, 3\)"),
         (lambda: agop(NET, X[:, :3]), r"`x` must be of 4 inputs, like the network, but was of shape \(11, 3\)"),
         (lambda: agop(NET, X[:, :, None]), r"`x` must be of 4 inputs, like the network, but was of shape \(11, 4, 1\)"),

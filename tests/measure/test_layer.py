@@ -186,6 +186,51 @@ class Two(eqx.Module):
         return self.second(jnp.tanh(self.first(x)))
 
 
+class Tied(eqx.Module):
+    """Two layers with one weight matrix."""
+
+    shared: eqx.nn.Shared
+
+    def __init__(self):
+        layers = tuple(eqx.nn.Linear(4, 4, key=key) for key in KEYS[1:3])
+        self.shared = eqx.nn.Shared(layers, where=lambda pair: pair[1].weight, get=lambda pair: pair[0].weight)
+
+    def __call__(self, x):
+        first, second = self.shared()
+        return second(jnp.tanh(first(x)))
+
+
+def test_a_layer_that_shares_its_weights_is_measured_and_one_that_borrows_them_is_refused():
+    net, x = Tied(), X[:, :4]
+    untied = Two(*net.shared())
+    own, borrowed = (lambda net: net.shared.pytree[0]), (lambda net: net.shared.pytree[1])
+    same = agop(untied, x, layer=lambda net: net.first)
+    assert relative(agop(net, x, layer=own) - same, same) < EXACT
+    np.testing.assert_allclose(
+        alignment(0.5, layer=own)(net, x), alignment(0.5, layer=lambda net: net.first)(untied, x), rtol=1e-12
+    )
+    whole = agop(untied, x)
+    assert relative(agop(net, x) - whole, whole) < EXACT
+    for measure in (lambda net, x: agop(net, x, layer=borrowed), alignment(0.5, layer=borrowed)):
+        with pytest.raises(ValueError, match="`layer` must be one with weights of its own; .* `eqx.tree_at`"):
+            measure(net, x)
+    with pytest.raises(ValueError, match="`net` must be a network of layers with weights of their own"):
+        nf.measure.spectral_norm(net)
+    null = nf.measure.null_alignment(net, KEYS[0], x, lambda net, x: agop(net, x), draws=2)
+    assert jnp.isfinite(null.mean).all()
+
+
+def test_layers_with_a_state_or_chance_are_refused_by_a_sentence_that_names_the_way():
+    dropping = eqx.nn.Sequential([eqx.nn.Linear(4, 3, key=KEYS[1]), eqx.nn.Dropout(0.5)])
+    for measure in (agop, alignment(0.5), nf.measure.ntk):
+        with pytest.raises(ValueError, match="`net` must be .* switched off by `eqx.nn.inference_mode"):
+            measure(dropping, X[:, :4])
+    assert jnp.isfinite(alignment(0.5)(eqx.nn.inference_mode(dropping), X[:, :4]))
+    normed = eqx.nn.make_with_state(eqx.nn.BatchNorm)(4, "batch", mode="batch")[0]
+    with pytest.raises(ValueError, match="`net` must be .* such as BatchNorm, need a module around them"):
+        agop(normed, X[:, :4])
+
+
 def test_a_function_written_out_in_a_call_names_the_same_layer_at_each_call():
     def named(i):
         return alignment(0.5, layer=lambda net: net.layers[i])
@@ -206,13 +251,17 @@ def test_a_run_observed_at_a_layer_named_anew_compiles_once():
         traced.append(None)
         return 0.5 * jnp.sum((prediction - target) ** 2)
 
-    def run():
-        observe = {"alignment": alignment(0.5, layer=lambda net: net.layers[0])}
+    def run(observe):
+        traced.clear()
         nf.gradient_flow(net, data, 0.1, loss=count, observe=observe, save_at=[0.0, 0.1], solver=SOLVER, progress=False)
         return len(traced)
 
-    first = run()
-    assert run() - first < first / 4  # shapes are checked anew, nothing is differentiated again
+    def anew():
+        return {"alignment": alignment(0.5, layer=lambda net: net.layers[0])}
+
+    kept = anew()
+    run(kept)
+    assert run(anew()) == run(kept)  # what is checked at every call, and no more
 
 
 def test_scanned_layers_are_measured_at_the_input_only():

@@ -115,7 +115,7 @@ def test_network_and_samples_may_differ_in_precision(of_net, of_data, name):
     exact = ntk(net, X)
     net = jax.tree.map(lambda leaf: leaf.astype(of_net) if eqx.is_array(leaf) else leaf, net)
     theta = ntk(net, X.astype(of_data))
-    assert theta.dtype == jnp.float64
+    assert theta.dtype == of_net
     assert relative(theta - exact, exact) < 1e-5  # some rounding errors of 6e-8
 
 
