@@ -235,7 +235,7 @@ def test_memory_may_be_in_scientific_notation(no_type_checks):
         (NET, WEIGHTED, dict(memory=0), "`memory` must be a finite number of at least 1, but was 0"),
         (NET, WEIGHTED, dict(loss=lambda f, y: f), "`loss` must be a function with one scalar per sample, but was of"),
         (NET, nf.Dataset(X[:, 1:], X), {}, "`data` must be of 4 inputs, like the network, but was of shape"),
-        (NET, nf.Dataset(X, X), {}, "`data` must be of 2 outputs, like the network, but was of 4"),
+        (NET, nf.Dataset(X, X), {}, "`net` must be a map to 4 outputs, like the data, but was"),
         (Convolutional(), WEIGHTED, {}, "`layer` must be a layer with weights .* but was the input of a Convolutional"),
     ],
 )

@@ -253,7 +253,7 @@ def test_a_wrong_argument_is_named(arguments, message):
     [
         (NET, WEIGHTED, dict(layer=4), "`layer` must be at most the number of layers, 3, but was 4"),
         (NET, WEIGHTED, dict(memory=0), "`memory` must be a finite number of at least 1, but was 0"),
-        (NET, nf.Dataset(X, X), {}, "`data` must be of 2 outputs, like the network, but was of 4"),
+        (NET, nf.Dataset(X, X), {}, "`net` must be a map to 4 outputs, like the data, but was"),
         (eqx.nn.MLP(4, "scalar", 5, 1, key=KEY), WEIGHTED, {}, "`net` must be a map .* to a vector of outputs"),
     ],
 )
