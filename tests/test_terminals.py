@@ -65,6 +65,13 @@ def test_without_stdout_the_runs_are_made_all_the_same(tmp_path):
 
 
 @pytest.mark.timeout(300)
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    command = f"{sys.executable} -m nfa_flow.cli flow --help | head -c 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, capture_output=True)
+    assert done.returncode in (0, 1) and not done.stderr
+
+
+@pytest.mark.timeout(300)
 def test_a_device_that_is_not_there_is_one_line(tmp_path):
     done = run(f"from nfa_flow.cli import main; main({SMALL})", tmp_path, JAX_PLATFORMS="cuda")
     assert done.returncode == 2

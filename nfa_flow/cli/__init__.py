@@ -3,6 +3,7 @@
 `nfa-flow --version` prints the version.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         complain("Interrupted. The same command goes on from here.")
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise
