@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
 from .checks import wrong
@@ -160,11 +159,11 @@ class Record(eqx.Module):
 
     def padded(self) -> "Record":
         """With the last observation in every place that is not filled."""
-        return self._at(jnp.minimum(np.arange(self.times.size), self.count - 1))
+        return self._at(jnp.minimum(jnp.arange(self.times.size, dtype=self.count.dtype), self.count - 1))
 
     def undefined_after(self, size: int) -> "Record":
         """Its first `size` places, with NaN (0 for integers) in those that are not filled."""
-        filled = np.arange(size) < self.count
+        filled = jnp.arange(size, dtype=self.count.dtype) < self.count
 
         def undefined(buffer: Array) -> Array:
             is_filled = filled.reshape(-1, *[1] * (buffer.ndim - 1))
