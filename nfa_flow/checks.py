@@ -56,7 +56,7 @@ def require_integer(argument: str, value: Any, *, at_least: int) -> None:
 
 def require_choice(argument: str, value: Any, choices: Collection[str]) -> None:
     """Raise unless `value` is one of the names in `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise wrong(argument, "one of " + ", ".join(f'"{choice}"' for choice in choices), repr(value))
 
 

@@ -248,6 +248,8 @@ def whole_batch(net: Any, x: Samples) -> tuple[Sample, Float[Array, " n"]]:
 
 
 def _samples(x: Any) -> Float[Array, "n ..."]:
+    if isinstance(x, np.ma.MaskedArray):
+        raise wrong("x", "samples without a mask (drop or fill in what is missing)", "a masked array")
     if not isinstance(x, jax.Array | np.ndarray) or not jnp.issubdtype(x.dtype, jnp.floating):
         raise wrong("x", "an array of floating-point samples", _described(x))
     if x.ndim < 2 or 0 in x.shape:

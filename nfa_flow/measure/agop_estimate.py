@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..blas import on_one_blas_thread
-from ..checks import require_integer, require_number
+from ..checks import require_integer, require_key, require_number
 from ..factorisations import triangle
 from .agop import MEMORY, Samples, whole_batch
 from .jacobians import Function, Rows, Sample, stream
@@ -46,6 +46,7 @@ def agop_estimate(
     """
     require_integer("probes", probes, at_least=2)
     require_number("memory", memory, at_least=1)
+    require_key("key", key)
     net = at_least_single(net)
     samples, weight = whole_batch(net, x)
     return _estimate(Tap(net, find_layer(net, layer)), samples, weight, key, probes, memory)

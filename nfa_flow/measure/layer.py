@@ -38,7 +38,11 @@ def find_layer(net: Any, layer: Layer | None) -> int | None:
     if layer is None:
         return 0 if _begins_with_matrix(net) else None
     if not isinstance(layer, int) and callable(layer):
-        chosen = layer(net)
+        try:
+            chosen = layer(net)
+        except Exception as error:
+            must_be = "a function from the network to one of its `Linear`s or `Conv`s"
+            raise wrong("layer", must_be, f"one that raises {type(error).__name__}: {error}") from error
         for position, each in enumerate(layers):
             if each is chosen:
                 return _supported(position, each)

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..blas import on_one_blas_thread
-from ..checks import require_integer, wrong
+from ..checks import require_integer, require_key, wrong
 from ..data import Dataset
 from .layer import is_tied, weighted_layers
 
@@ -44,6 +45,9 @@ def null_alignment(
     **Raises:** ValueError naming `draws`, `data` or `observable`.
     """
     require_integer("draws", draws, at_least=2)
+    require_key("key", key)
+    if isinstance(data, np.ma.MaskedArray):
+        raise wrong("data", "samples without a mask (drop or fill in what is missing)", "a masked array")
     if isinstance(data, Iterator):
         raise wrong("data", "a `Dataset` or samples, which every draw looks at anew", f"a {type(data).__name__}")
     if not callable(observable):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Float64
 
-from ..checks import require_finite, require_integer, wrong
+from ..checks import real_array, require_finite, require_integer, wrong
 
 
 class WidthExponent(NamedTuple):
@@ -77,6 +77,8 @@ def width_limit(widths: Sequence[int], values: ArrayLike) -> WidthLimit:
 
 def require_widths(widths: Sequence[int]) -> None:
     """Raise unless there are at least three increasing widths, as a fit over them needs."""
+    if not isinstance(widths, Sequence | np.ndarray):
+        raise wrong("widths", "at least three increasing widths, for a fit", repr(widths))
     for width in widths:
         require_integer("widths", width, at_least=1)
     if len(widths) < 3 or any(after <= before for before, after in zip(widths[:-1], widths[1:], strict=True)):
@@ -85,7 +87,8 @@ def require_widths(widths: Sequence[int]) -> None:
 
 def _points(widths: Sequence[int], values: ArrayLike) -> tuple[Float64[np.ndarray, " w"], Float64[np.ndarray, "w s"]]:
     require_widths(widths)
-    v = np.asarray(values, np.float64)
+    real_array("values", values, ...)
+    v = np.asarray(values, np.float64)  # not through JAX, which may know no float64
     if v.ndim != 2 or len(v) != len(widths) or v.shape[1] < 1:
         raise wrong("values", f"an array of shape ({len(widths)} widths, networks)", f"of shape {v.shape}")
     require_finite("values", v)

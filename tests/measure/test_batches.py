@@ -240,3 +240,11 @@ def test_samples_that_are_none_are_refused(x, message, no_type_checks):
 def test_a_wrong_argument_is_named(call, message, no_type_checks):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_masked_samples_keys_and_arrays_for_names_are_refused_by_name(no_type_checks):
+    masked = np.ma.masked_array(np.ones((5, 4)), mask=np.eye(5, 4))
+    with pytest.raises(ValueError, match="`x` must be samples without a mask"):
+        agop(NET, masked)
+    with pytest.raises(ValueError, match="`metric` must be one of"):
+        alignment(0.5, metric=np.ones(3))
