@@ -63,7 +63,7 @@ class FlowState(eqx.Module):
 def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: Float[Array, ""] | None) -> FlowState:
     """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given.
 
-    It is negative where there is no gradient to follow: the first step then ends the flow, and observes its start.
+    Chosen, it is NaN where there is no gradient to follow: the first step then ends the flow, and observes its start.
     """
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
     zero = jnp.zeros((), dtype)
@@ -72,9 +72,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
         solver, terms = problem.solver, problem.terms
         horizon, order = (problem.t1 - t0).astype(dtype), solver.error_order(terms)
         dt, controller_state = problem.controller.init(terms, zero, horizon, parameters, dt, None, solver.func, order)
-    gradient = jax.tree.leaves(problem.objective.gradient(parameters))
-    has_gradient = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in gradient]))
-    dt = jnp.where(has_gradient, jnp.asarray(dt, dtype), -1)
+    dt = jnp.asarray(dt, dtype)
     count = lambda n: jnp.asarray(n, jnp.int32)
     return FlowState(
         t=t0,
@@ -119,7 +117,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     remaining = (problem.t1 - state.t) + state.t_excess
     reaches_end = state.dt.astype(remaining.dtype) >= remaining
     attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(state.dt.dtype), state.dt))
-    has_gradient = (state.steps > 0) | ~(state.dt < 0)
+    has_gradient = (state.steps > 0) | jnp.isfinite(state.dt)
     accepted, steps = attempt.accepted & has_gradient, state.steps + 1
     new_t, new_excess = _later(state, attempt.dt)
     new_t, new_excess = jnp.where(reaches_end, problem.t1, new_t), jnp.where(reaches_end, 0, new_excess)

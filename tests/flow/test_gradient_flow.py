@@ -302,11 +302,11 @@ def test_inside_jit_the_last_entry_is_the_last_save_time_and_what_was_not_reache
     early, alone = jitted(bound), one(bound)
     assert len(early.times) == 3 and early.status == alone.status == "stopped"
     assert 1 < early.end_time < 4
-    # 0, 1, and the moment of the stop.
-    np.testing.assert_allclose(early.reached().times, alone.times, rtol=1e-10)
+    # 0, 1, and the moment of the stop, up to the tolerance: other programs round otherwise, and steps adapt to that.
+    np.testing.assert_allclose(early.reached().times, alone.times, rtol=1e-6)
     at_once = jitted(whole.observed["loss"][0])
     assert np.isnan(at_once.observed["loss"][-1]) and at_once.end_time < 1
-    np.testing.assert_allclose(at_once.net.weights[0], one(whole.observed["loss"][0]).net.weights[0], rtol=1e-10)
+    np.testing.assert_allclose(at_once.net.weights[0], one(whole.observed["loss"][0]).net.weights[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("what", ["status", "succeeded", "what_happened", "observable_status", "reached"])
