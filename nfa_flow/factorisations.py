@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, DTypeLike, Float, PyTree
 
 
 def _one_by_one_on_cpu(function: Callable[[Array], PyTree]) -> Any:
@@ -29,6 +29,11 @@ def _one_by_one_on_cpu(function: Callable[[Array], PyTree]) -> Any:
 _triangle = _one_by_one_on_cpu(lambda M: jnp.linalg.qr(M, mode="r"))
 _orthonormal = _one_by_one_on_cpu(lambda M: jnp.linalg.qr(M)[0])
 _spectrum = _one_by_one_on_cpu(lambda M: tuple(jnp.linalg.svd(M, full_matrices=False)[1:]))
+
+
+def factorizable(dtype: DTypeLike) -> jnp.dtype:
+    """The floating type itself, or float32 in place of a shorter one, for which there are no factorizations."""
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def triangle(M: Float[Array, "n k"]) -> Float[Array, "r k"]:
@@ -48,5 +53,6 @@ def spectrum(M: Float[Array, "n k"]) -> tuple[Float[Array, " r"], Float[Array, "
 
 def largest_singular_value(W: Float[Array, "p q"]) -> Float[Array, ""]:
     """The spectral norm, from the Gram matrix of the narrower side: at a tenth of the cost of all singular values."""
-    narrow = W if W.shape[0] <= W.shape[1] else W.T
-    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(narrow @ narrow.T)[-1], 0))
+    size = jnp.max(jnp.abs(W))  # squares of what is much smaller or larger than 1 are lost in float32
+    narrow = (W if W.shape[0] <= W.shape[1] else W.T) / jnp.where(size > 0, size, 1)
+    return size * jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(narrow @ narrow.T)[-1], 0))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ..checks import require_choice, wrong
+from ..checks import require_choice, require_instance, wrong
 from .dataset import Dataset
 from .whitening import standardise as standardised
 
@@ -46,7 +46,10 @@ def cifar10(path: str | Path, *, split: str = "train", standardise: bool = True)
     **Source:** Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html ("CIFAR-10 python version").
     """
     require_choice("split", split, _FILES)
+    require_instance("path", path, (str, Path), "a path")
     path, names = Path(path), _FILES[split]
+    if not path.exists():
+        raise FileNotFoundError(f"`path` must be CIFAR-10's folder or tar archive, but there is no {path}.")
     batches = _from_folder(path, names) if path.is_dir() else _from_archive(path, names)
     missing = [name for name in names if name not in batches]
     if missing:

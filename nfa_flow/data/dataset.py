@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, DTypeLike, Float
 
-from ..checks import is_traced, require_finite, wrong
+from ..checks import is_traced, real_array, require_finite, wrong
 
 _RTOL = 1e-5  # for "sums to 1" and "orthonormal": far above the rounding of float32, far below a mistake
 
@@ -17,14 +17,16 @@ class Dataset(eqx.Module):
 
     **Arguments:**
     - `x`: inputs, n × d.
-    - `y`: targets, n × c; a vector becomes one column.
+    - `y`: targets, n × c; a vector becomes one column. Labels that are classes should be one-hot.
     - `weight`: n non-negative sample weights that sum to 1, or None for 1/n each.
     - `index`: orthonormal basis, d × r, of the subspace of the inputs through which the targets depend on x.
 
-    Everything is stored in one floating dtype: the wider one of x and y, or JAX's default float if both are integers.
+    Arrays, data frames, CPU tensors of PyTorch, and nested lists of numbers are taken. Everything is stored in one
+    floating dtype: the wider one of x and y, or JAX's default float if both are integers.
 
-    **Raises:** ValueError for wrong shapes, NaN or infinity, negative weights or a sum other than 1, or an `index` that
-    is not orthonormal. Values that JAX is tracing are not known yet and pass.
+    **Raises:** ValueError for what holds no real numbers, masked entries, wrong shapes, NaN or infinity, negative
+    weights or a sum other than 1, or an `index` that is not orthonormal. Values that JAX is
+    tracing are not known yet and pass.
     """
 
     x: Float[Array, "n d"]
@@ -33,15 +35,16 @@ class Dataset(eqx.Module):
     index: Float[Array, "d r"] | None
 
     def __init__(self, x: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None, index: ArrayLike | None = None):
-        x, y = _real("x", x), _real("y", y)
+        x, y = real_array("x", x, ...), real_array("y", y, ...)
         if x.ndim != 2 or 0 in x.shape:
             raise wrong("x", "a matrix (samples × inputs) with at least one of each", f"of shape {x.shape}")
         y = y[:, None] if y.ndim == 1 else y
         if y.ndim != 2 or y.shape[0] != x.shape[0] or y.shape[1] == 0:
             raise wrong("y", f"a matrix (samples × outputs) with the {x.shape[0]} rows of `x`", f"of shape {y.shape}")
-        dtype = jnp.result_type(x, y)
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.promote_types(x.dtype, y.dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
-            dtype = float
+            dtype = jnp.zeros(()).dtype
         self.x, self.y = x.astype(dtype), y.astype(dtype)
         require_finite("x", self.x)
         require_finite("y", self.y)
@@ -98,18 +101,8 @@ class Dataset(eqx.Module):
         return f"Dataset({sizes}, {self.x.dtype}{'' if self.weight is None else ', weighted'})"
 
 
-def _real(argument: str, values: ArrayLike) -> Array:
-    try:
-        array = jnp.asarray(values)
-    except (TypeError, ValueError):
-        raise wrong(argument, "an array of real numbers", f"of type {np.asarray(values).dtype}") from None
-    if jnp.iscomplexobj(array):
-        raise wrong(argument, "an array of real numbers", f"of type {array.dtype}")
-    return array
-
-
 def _weights(weight: ArrayLike, samples: int) -> Array:
-    weight = _real("weight", weight)
+    weight = real_array("weight", weight, ...)
     if weight.shape != (samples,):
         raise wrong("weight", f"a vector with one entry for each of the {samples} samples", f"of shape {weight.shape}")
     require_finite("weight", weight)
@@ -117,22 +110,28 @@ def _weights(weight: ArrayLike, samples: int) -> Array:
         values = np.asarray(weight, float)
         if values.min() < 0:
             raise wrong("weight", "non-negative everywhere", f"{values.min():g} at its smallest")
-        if abs(values.sum() - 1) > _RTOL:
+        if abs(values.sum() - 1) > _tolerance(weight):
             raise wrong("weight", "positive numbers that sum to 1 (divide by the sum)", f"summing to {values.sum():g}")
     return weight
 
 
 def _orthonormal(index: ArrayLike, inputs: int) -> Array:
-    index = _real("index", index)
+    index = real_array("index", index, ...)
     if index.ndim != 2 or index.shape[0] != inputs:
         raise wrong("index", f"a matrix with a row for each of the {inputs} inputs", f"of shape {index.shape}")
     require_finite("index", index)
     if not is_traced(index):
         U = np.asarray(index, float)
         error = np.abs(U.T @ U - np.eye(U.shape[1])).max(initial=0)
-        if error > _RTOL:
+        if error > _tolerance(index):
             raise wrong("index", "a matrix with orthonormal columns (see jnp.linalg.qr)", f"{error:.1g} away from it")
     return index
+
+
+def _tolerance(array: Array) -> float:
+    """In half precision that of its rounding."""
+    is_floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return max(_RTOL, 2 * float(jnp.finfo(array.dtype).eps)) if is_floating else _RTOL
 
 
 def _count(number: int, noun: str) -> str:

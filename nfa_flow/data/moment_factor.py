@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..checks import require_instance
+from ..factorisations import factorizable
 from .dataset import Dataset
 
 
@@ -13,8 +15,10 @@ def moment_factor(data: Dataset, *, intercept: bool) -> Float[Array, "r columns"
     ½‖R_x Aᵀ + r_1 cᵀ − R_y‖²_F: a linear network needs nothing else of the data, whatever the number of samples.
 
     **Arguments:** `data`: n samples, d inputs, c outputs; `intercept`: whether to put the column of ones in.
-    **Returns:** R of min(n, d + k + c) rows and d + k + c columns, where k = 1 with the intercept and 0 without.
+    **Returns:** R of min(n, d + k + c) rows and d + k + c columns, where k = 1 with the intercept and 0 without; in
+    float32 at least.
     """
+    require_instance("data", data, Dataset, "a `Dataset`")
     columns = [data.x, jnp.ones_like(data.y[:, :1]), data.y] if intercept else [data.x, data.y]
     rows = jnp.sqrt(data.sample_weight)[:, None] * jnp.concatenate(columns, axis=1)
-    return jnp.linalg.qr(rows, mode="r")
+    return jnp.linalg.qr(rows.astype(factorizable(rows.dtype)), mode="r")

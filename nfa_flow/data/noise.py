@@ -2,9 +2,10 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..checks import require_number
+from ..checks import require_instance, require_key, require_number
 from .dataset import Dataset
 
 
@@ -15,6 +16,8 @@ def add_label_noise(key: PRNGKeyArray, data: Dataset, std: float | Float[Array, 
     **Returns:** a data set of the same shapes.
     **Raises:** ValueError for a negative `std`.
     """
+    require_key("key", key)
+    require_instance("data", data, Dataset, "a `Dataset`")
     require_number("std", std, at_least=0)
     noise = jax.random.normal(key, data.y.shape, data.y.dtype)
-    return eqx.tree_at(lambda data: data.y, data, data.y + std * noise)
+    return eqx.tree_at(lambda data: data.y, data, data.y + jnp.asarray(std, noise.dtype) * noise)

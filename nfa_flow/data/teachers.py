@@ -12,7 +12,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..checks import is_traced, named_function, require_finite, require_integer, require_number, wrong
+from ..checks import (
+    is_traced,
+    named_function,
+    real_array,
+    require_finite,
+    require_integer,
+    require_key,
+    require_number,
+    wrong,
+)
 from .dataset import Dataset
 from .noise import add_label_noise
 from .whitening import whiten as whitened
@@ -61,6 +70,7 @@ def linear_teacher(
     **Raises:** ValueError for sizes below 1, a rank out of range, negative noise, a matrix that is not a covariance, or
     whitening with samples < inputs.
     """
+    require_key("key", key)
     require_integer("outputs", outputs, at_least=1)
     require_number("noise", noise, at_least=0)
     x_key, left_key, right_key, noise_key = jax.random.split(key, 4)
@@ -108,6 +118,7 @@ def multi_index(
     other shapes, a matrix that is not a covariance, or whitening with samples < inputs.
     **Source:** the staircase: Abbe, Boix-Adsera & Misiakiewicz 2022.
     """
+    require_key("key", key)
     require_integer("outputs", outputs, at_least=1)
     require_number("noise", noise, at_least=0)
     function = named_function("link", link, MULTI_INDEX_LINKS, "of the index coordinates")
@@ -169,13 +180,29 @@ def orthogonal_support(targets: ArrayLike, probabilities: ArrayLike) -> Dataset:
     **Returns:** n samples of n inputs and one output, weighted.
     **Raises:** ValueError for targets that are not positive, or weights that are not probabilities.
     """
-    targets = jnp.asarray(targets, float)
-    if targets.ndim != 1:
-        raise wrong("targets", "a vector", f"of shape {targets.shape}")
-    require_finite("targets", targets)
-    if not is_traced(targets) and targets.size and targets.min() <= 0:
+    targets = _vector("targets", targets)
+    if not is_traced(targets) and targets.min() <= 0:
         raise wrong("targets", "positive everywhere", f"{targets.min():g} at its smallest")
+    probabilities = _vector("probabilities", probabilities)
+    if probabilities.shape != targets.shape:
+        raise wrong("probabilities", f"{targets.size} numbers, one for each of `targets`", f"{probabilities.size}")
+    if not is_traced(probabilities):
+        if probabilities.min() < 0:
+            raise wrong("probabilities", "non-negative everywhere", f"{probabilities.min():g} at its smallest")
+        if abs(probabilities.sum() - 1) > _SUM_ERROR:
+            raise wrong("probabilities", "numbers that sum to 1", f"summing to {probabilities.sum():g}")
     return Dataset(jnp.eye(targets.size), targets, weight=probabilities)
+
+
+_SUM_ERROR = 1e-5  # far above the rounding of float32, far below a mistake
+
+
+def _vector(argument: str, values: ArrayLike) -> Float[Array, " n"]:
+    array = real_array(argument, values, "n").astype(jnp.zeros(()).dtype)
+    require_finite(argument, array)
+    if not array.size:
+        raise wrong(argument, "at least one number", "none")
+    return array
 
 
 def vanishing_alignment(epsilon: float | Float[Array, ""]) -> Dataset:
@@ -190,7 +217,7 @@ def vanishing_alignment(epsilon: float | Float[Array, ""]) -> Dataset:
     require_number("epsilon", epsilon, above=0)
     if not is_traced(epsilon) and epsilon >= 1:
         raise wrong("epsilon", "a number between 0 and 1", f"{epsilon:g}")
-    epsilon = jnp.asarray(epsilon, float)
+    epsilon = jnp.asarray(epsilon, jnp.zeros(()).dtype)
     return orthogonal_support(jnp.stack([epsilon**-0.5, epsilon**0]), jnp.stack([epsilon**3, 1 - epsilon**3]))
 
 
@@ -206,9 +233,7 @@ def _draw_inputs(key, samples, inputs, covariance, whiten) -> Float[Array, "n d"
 
 
 def _square_root(covariance, inputs) -> Float[Array, "d d"]:
-    C = jnp.asarray(covariance, float)
-    if C.shape != (inputs, inputs):
-        raise wrong("covariance", f"a matrix of shape ({inputs}, {inputs})", f"of shape {C.shape}")
+    C = real_array("covariance", covariance, inputs, inputs).astype(jnp.zeros(()).dtype)
     require_finite("covariance", C)
     eigenvalues, V = jnp.linalg.eigh(C)
     if not is_traced(C):
@@ -216,7 +241,7 @@ def _square_root(covariance, inputs) -> Float[Array, "d d"]:
             raise wrong("covariance", "symmetric", f"up to {jnp.abs(C - C.T).max():.1g} away from it")
         if eigenvalues[0] < -(inputs * jnp.finfo(C.dtype).eps) * eigenvalues[-1]:
             raise wrong("covariance", "positive semi-definite", f"of smallest eigenvalue {eigenvalues[0]:g}")
-    return (V * jnp.sqrt(jnp.maximum(eigenvalues, 0))) @ V.T
+    return (V * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]) @ V.T
 
 
 def _require_rank(rank: int, most: int, name: str) -> None:

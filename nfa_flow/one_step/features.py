@@ -1,13 +1,15 @@
 """The features of a two-layer network on a batch, and what the theory takes them for."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..checks import require_integer
+from ..checks import described, is_traced, real_array, require_instance, require_integer, require_key, wrong
+from ..factorisations import factorizable
 from ..nets import MLP
 from ..theory import Hermite
 
@@ -18,7 +20,17 @@ def features(net: MLP, x: Float[Array, "n d"]) -> Float[Array, "n N"]:
     **Arguments:** `net`: of two layers; `x`: the batch.
     **Returns:** one row per sample.
     """
-    return _features(net, x)
+    _require_net(net)
+    return _features(net, _inputs(net, x))
+
+
+def _require_net(net: Any) -> None:
+    if not isinstance(net, MLP) or net.depth != 2:
+        raise wrong("net", "an `MLP` of two layers, as from `two_layer_net`", described(net))
+
+
+def _inputs(net: MLP, x: Any) -> Float[Array, "n d"]:
+    return real_array("x", x, "n", net.widths[0]).astype(net.weights[0].dtype)
 
 
 def gaussian_features(key: PRNGKeyArray, net: MLP, x: Float[Array, "n d"], activation: Hermite) -> Float[Array, "n N"]:
@@ -28,7 +40,10 @@ def gaussian_features(key: PRNGKeyArray, net: MLP, x: Float[Array, "n d"], activ
     **Returns:** one row per sample.
     **Source:** Montanari & Saeed 2022; Moniri et al. 2024.
     """
-    return _gaussian_features(key, net.weights[0], x, activation)
+    require_key("key", key)
+    _require_net(net)
+    require_instance("activation", activation, Hermite, "an expansion, as from `nf.theory.hermite`")
+    return _gaussian_features(key, net.weights[0], _inputs(net, x), activation)
 
 
 def powers(x: Float[Array, "n d"], beta: Float[Array, " d"], orders: Sequence[int]) -> Float[Array, "n s"]:
@@ -37,10 +52,31 @@ def powers(x: Float[Array, "n d"], beta: Float[Array, " d"], orders: Sequence[in
     **Arguments:** `x`: the batch; `beta`: a column of `gradient_vector`; `orders`: the k ≥ 1.
     **Returns:** one column per order.
     """
+    require_instance("orders", orders, Sequence, "a sequence of whole numbers")
     for k in orders:
         require_integer("orders", k, at_least=1)
-    u = x @ (beta / jnp.linalg.norm(beta))
+    if not orders:
+        raise wrong("orders", "at least one order", "empty")
+    x = floating_matrix("x", x)
+    beta = real_array("beta", beta, x.shape[1]).astype(x.dtype)
+    size = jnp.max(jnp.abs(beta))  # before it is squared
+    if not is_traced(size) and not size > 0:
+        raise wrong("beta", "other than zero", "zero everywhere, or undefined")
+    direction = beta / size
+    u = x @ (direction / jnp.linalg.norm(direction))
     return jnp.stack([u**k for k in orders], axis=1)
+
+
+def floating_matrix(argument: str, value: Any) -> Float[Array, "n k"]:
+    """`value` as a matrix with a row at least, of a floating type that can be factorized.
+
+    **Raises:** ValueError naming `argument`.
+    """
+    matrix = real_array(argument, value, "n", "k")
+    if not len(matrix):
+        raise wrong(argument, "a matrix with at least one row", f"of shape {matrix.shape}")
+    is_floating = jnp.issubdtype(matrix.dtype, jnp.floating)
+    return matrix.astype(factorizable(matrix.dtype) if is_floating else jnp.zeros(()).dtype)
 
 
 @eqx.filter_jit

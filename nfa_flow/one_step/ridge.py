@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..blas import on_one_blas_thread
-from ..checks import require_number, wrong
+from ..checks import real_array, require_number, wrong
+from .features import floating_matrix
 
 
 class RidgeFit(NamedTuple):
@@ -41,12 +42,15 @@ def ridge_fit(
     or of more columns than that.
     """
     require_number("penalty", penalty, above=0)
+    F = floating_matrix("F", F)
+    y = real_array("y", y, ...).astype(F.dtype)
     if y.shape != F.shape[:1]:
         raise wrong("y", f"a vector with an entry for each of the {len(F)} rows of `F`", f"of shape {y.shape}")
-    if free is not None and (free.ndim != 2 or len(free) != len(F) or free.shape[1] > len(F)):
-        raise wrong(
-            "free", f"a matrix of {len(F)} rows, like `F`, and at most so many columns", f"of shape {free.shape}"
-        )
+    if free is not None:
+        free = real_array("free", free, ...).astype(F.dtype)
+        if free.ndim != 2 or len(free) != len(F) or free.shape[1] > len(F):
+            expected = f"a matrix of {len(F)} rows, like `F`, and at most so many columns"
+            raise wrong("free", expected, f"of shape {free.shape}")
     return _fit(F, y, jnp.asarray(penalty, F.dtype), jnp.zeros((len(F), 0), F.dtype) if free is None else free)
 
 

@@ -1,7 +1,7 @@
 """Singular values of feature matrices, and which of them are spikes."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..blas import on_one_blas_thread
-from ..checks import require_integer
+from ..checks import real_array, require_finite, require_integer, wrong
+from .features import floating_matrix
 
 _GAP = 4.0
 
@@ -32,21 +33,34 @@ def feature_spectrum(F: Float[Array, "n N"], *, vectors: int = 0) -> FeatureSpec
     **Raises:** ValueError for a negative `vectors`.
     """
     require_integer("vectors", vectors, at_least=0)
-    return _spectrum(F, vectors)
+    return _spectrum(floating_matrix("F", F), vectors)
 
 
 def observed_spikes(singular_values: Float[Array | np.ndarray, " r"]) -> int:
     """How many singular values stand out of the bulk: up to the last gap s_k/s_{k+1} > 1 + 4 r^{−2/3} of the first 20.
 
     At the edge of a bulk of r singular values, gaps are of the relative order r^{−2/3} (Tracy–Widom). The bulk of the
-    same matrix is what is compared with, as the step widens it too.
+    same matrix is what is compared with, as the step widens it too. Values that are zero up to rounding, below 2e-3 of
+    the first in float32 and 1e-7 in float64, are no bulk: r is the numerical rank, and features of low rank have the
+    spikes that stand out of their own r values; one above zeros is one.
 
     **Arguments:** `singular_values`: decreasing.
     **Returns:** a whole number.
+    **Raises:** ValueError for anything but a vector of finite numbers.
     """
-    s = np.asarray(singular_values, float)
+    s = np.asarray(real_array("singular_values", singular_values, "r"))
+    require_finite("singular_values", s)
+    s = s.astype(float)[s > _rounding(s.dtype) * np.max(s, initial=0)]
+    if len(s) == 1 < np.size(singular_values):
+        return 1
     wide = s[:-1][:20] > (1 + _GAP * max(len(s), 1) ** (-2 / 3)) * s[1:21]
     return int(np.max(np.flatnonzero(wide), initial=-1)) + 1
+
+
+def _rounding(dtype: Any) -> float:
+    """Of singular values from a Gram matrix, relative to the first: the root of the rounding of its eigenvalues."""
+    eps = jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else float).eps
+    return float((50 * eps) ** 0.5)
 
 
 def spike_overlap(left: Float[Array, "n s"], directions: Float[Array, "n k"]) -> Float[Array, " s"]:
@@ -55,7 +69,10 @@ def spike_overlap(left: Float[Array, "n s"], directions: Float[Array, "n k"]) ->
     **Arguments:** `left`: left singular vectors, of `feature_spectrum`; `directions`: as from `powers`.
     **Returns:** one number in [0, 1] per vector; their mean, for s = k, is the mean cos² of the principal angles.
     """
-    return _overlap(left, directions)
+    left, directions = floating_matrix("left", left), floating_matrix("directions", directions)
+    if len(left) != len(directions):
+        raise wrong("directions", f"a matrix of {len(left)} rows, like `left`", f"of shape {directions.shape}")
+    return _overlap(left, directions.astype(left.dtype))
 
 
 @on_one_blas_thread
@@ -71,13 +88,15 @@ def _overlap(left: Float[Array, "n s"], directions: Float[Array, "n k"]) -> Floa
 @jax.default_matmul_precision("highest")
 def _spectrum(F: Float[Array, "n N"], vectors: int) -> FeatureSpectrum:
     tall = F.shape[0] >= F.shape[1]
+    size = jnp.max(jnp.abs(F), initial=0)  # squares of what is much smaller or larger than 1 are lost in float32
+    F = F / jnp.where(size > 0, size, 1)
     G = F.T @ F if tall else F @ F.T
     if not vectors:
         squares, V = jnp.linalg.eigvalsh(G)[::-1], jnp.zeros((len(G), 0), G.dtype)
     else:
         squares, V = jnp.linalg.eigh(G)
         squares, V = squares[::-1], V[:, ::-1][:, :vectors]
-    noise = 50 * jnp.finfo(G.dtype).eps * squares[0]
+    noise = _rounding(G.dtype) ** 2 * squares[0]
     s = jnp.sqrt(jnp.where(squares > noise, squares, 0))
-    left = F @ V / jnp.where(s[:vectors] > 0, s[:vectors], 1) if tall else V
-    return FeatureSpectrum(s / F.shape[0] ** 0.5, jnp.where(s[:vectors] > 0, left, 0))
+    left = F @ V / jnp.where(s[:vectors] > 0, s[:vectors], 1)[None, :] if tall else V
+    return FeatureSpectrum(size * s / F.shape[0] ** 0.5, jnp.where(s[None, :vectors] > 0, left, 0))

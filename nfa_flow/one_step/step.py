@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..checks import require_integer, require_number, wrong
+from ..checks import require_instance, require_integer, require_number, wrong
 from ..data import Dataset
 from ..flow import gradient_flow
 from ..measure import loss
@@ -41,19 +41,27 @@ def flow_step(
     _require_two_layers(net, data)
     require_number("eta", eta, above=0)
     keep = {"observe": {}, "save_at": jnp.asarray([eta]), "progress": False} | options
-    return gradient_flow(OnlyFirstLayer(net), data, eta, rtol=rtol, **keep).net.net
+    moved = gradient_flow(OnlyFirstLayer.of(net), data, eta, rtol=rtol, **keep).net
+    return eqx.tree_at(_first, net, _first(moved.net))
 
 
 class OnlyFirstLayer(eqx.Module):
-    """A network of which gradients see the first layer only, so that the others stay as they are."""
+    """A network of two layers of which the first one only is trained: the bits of the other are kept as integers.
+
+    Neither gradients nor weight decay reach these.
+    """
 
     net: MLP
 
+    @classmethod
+    def of(cls, net: MLP) -> "OnlyFirstLayer":
+        """The network with its readout frozen."""
+        bits = f"uint{8 * _readout(net).dtype.itemsize}"
+        return cls(eqx.tree_at(_readout, net, jax.lax.bitcast_convert_type(_readout(net), bits)))
+
     def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
-        layers = self.net.layers
-        above = jax.lax.stop_gradient([layer.weight for layer in layers[1:]])
-        weights = lambda net: [layer.weight for layer in net.layers[1:]]
-        return eqx.tree_at(weights, self.net, above)(x)
+        readout = jax.lax.bitcast_convert_type(_readout(self.net), _first(self.net).dtype)
+        return eqx.tree_at(_readout, self.net, readout)(x)
 
     @property
     def has_kinks(self) -> bool:
@@ -87,10 +95,17 @@ def gradient_vector(net: MLP, data: Dataset) -> Float[Array, "d c"]:
 @eqx.filter_jit
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
 def _stepped(net: MLP, data: Dataset, rate: Float[Array, ""], steps: Any) -> MLP:
-    first = lambda net: net.layers[0].weight
-    loss_of = lambda W: loss(eqx.tree_at(first, net, W), data)
-    W = jax.lax.fori_loop(0, steps, lambda _, W: W - rate * jax.grad(loss_of)(W), first(net))
-    return eqx.tree_at(first, net, W)
+    loss_of = lambda W: loss(eqx.tree_at(_first, net, W), data)
+    W = jax.lax.fori_loop(0, steps, lambda _, W: W - rate * jax.grad(loss_of)(W), _first(net))
+    return eqx.tree_at(_first, net, W)
+
+
+def _first(net: MLP) -> Any:
+    return net.layers[0].weight
+
+
+def _readout(net: MLP) -> Any:
+    return net.layers[1].weight
 
 
 @eqx.filter_jit
@@ -106,6 +121,7 @@ def _projected(net: MLP, data: Dataset) -> Float[Array, "d c"]:
 
 
 def _require_two_layers(net: Any, data: Dataset) -> None:
+    require_instance("data", data, Dataset, "a `Dataset`")
     if not isinstance(net, MLP) or net.depth != 2 or any(layer.bias is not None for layer in net.layers):
         raise wrong("net", "an `MLP` of two layers without biases, as from `two_layer_net`", repr(net))
     if (data.inputs, data.outputs) != (net.widths[0], net.widths[-1]):

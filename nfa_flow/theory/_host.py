@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing
 from jaxtyping import Float64
 
-from ..checks import require_finite, require_number, wrong
+from ..checks import described, require_finite, require_number, wrong
 
 Number = float | int | np.number | jax.Array
 ArrayLike = Number | numpy.typing.ArrayLike
@@ -25,7 +25,7 @@ def as_array(argument: str, value: ArrayLike, *shape: int | str) -> Float64[np.n
 
     **Raises:** ValueError naming `argument` when the shape differs or an entry is NaN or infinite.
     """
-    array = np.asarray(value, np.float64)
+    array = _numbers(argument, value)
     fits = array.ndim == len(shape) and all(
         isinstance(size, str) or size == length for size, length in zip(shape, array.shape, strict=True)
     )
@@ -40,8 +40,18 @@ def as_times(value: ArrayLike) -> Float64[np.ndarray, "..."]:
 
     **Raises:** ValueError naming `times`.
     """
-    times = np.asarray(value, np.float64)
+    times = _numbers("times", value)
     require_finite("times", times)
     if np.any(times < 0):
         raise wrong("times", "non-negative", f"{times.min():g} at its smallest")
     return times
+
+
+def _numbers(argument: str, value: ArrayLike) -> Float64[np.ndarray, "..."]:
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind in "USM" or np.iscomplexobj(array) or np.ma.is_masked(value):
+            raise TypeError("not real numbers")
+        return array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise wrong(argument, "an array of real numbers", described(value)) from None

@@ -93,7 +93,7 @@ def test_a_dataset_can_be_built_and_used_under_jit_and_vmap():
         (dict(x=np.where(X > 4, np.nan, X), y=Y), "`x` must be finite everywhere, but was NaN or infinite in 2 of 6"),
         (dict(x=X, y=np.full(3, np.inf)), "`y` must be finite everywhere"),
         (dict(x=X.astype(str), y=Y), "`x` must be an array of real numbers"),
-        (dict(x=X, y=Y * 1j), "`y` must be an array of real numbers, but was of type complex128"),
+        (dict(x=X, y=Y * 1j), "`y` must be an array of real numbers, but was an array of .* type complex128"),
         (dict(x=X, y=Y, weight=np.ones(2) / 2), r"`weight` must be a vector .* 3 samples, but was of shape \(2,\)"),
         (dict(x=X, y=Y, weight=np.array([1.0, 0.5, -0.5])), "`weight` must be non-negative everywhere, but was -0.5"),
         (dict(x=X, y=Y, weight=np.ones(3)), "`weight` must be .* sum to 1 .*, but was summing to 3"),

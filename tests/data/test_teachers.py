@@ -167,7 +167,7 @@ def test_the_counterexample_can_be_batched_over_epsilon():
         (lambda: linear_teacher(KEY, N, D, 2, rank=3), r"`rank` must be at most min\(inputs, outputs\) = 2, but was 3"),
         (lambda: linear_teacher(KEY, N, D, noise=-0.1), "`noise` must be a non-negative number, but was -0.1"),
         (lambda: linear_teacher(KEY, 3, D, whiten=True), "`samples` must be at least inputs = 6 .*, but was 3"),
-        (lambda: linear_teacher(KEY, N, D, covariance=jnp.eye(2)), r"`covariance` must be a matrix of shape \(6, 6\)"),
+        (lambda: linear_teacher(KEY, N, D, covariance=jnp.eye(2)), r"`covariance` must be an array of shape \(6, 6\)"),
         (
             lambda: linear_teacher(KEY, N, 2, covariance=jnp.diag(jnp.array([1.0, -1.0]))),
             "`covariance` .* eigenvalue -1",
@@ -184,8 +184,14 @@ def test_the_counterexample_can_be_batched_over_epsilon():
         (lambda: multi_index(KEY, N, D, 2, outputs=3, link=jnp.tanh), r"`link` .* to shape \(40, 3\), but was"),
         (lambda: single_index(KEY, N, D, link="staircase"), '`link` must be one of "hermite", "quadratic", "relu"'),
         (lambda: orthogonal_support(jnp.array([1.0, 0.0]), jnp.ones(2) / 2), "`targets` must be positive everywhere"),
-        (lambda: orthogonal_support(jnp.ones((1, 2)), jnp.ones(2) / 2), "`targets` must be a vector"),
-        (lambda: orthogonal_support(jnp.ones(2), jnp.ones(2)), "`weight` must be .* sum to 1"),
+        (
+            lambda: orthogonal_support(jnp.ones((1, 2)), jnp.ones(2) / 2),
+            r"`targets` must be an array of shape \(n\), but was of shape \(1, 2\)",
+        ),
+        (
+            lambda: orthogonal_support(jnp.ones(2), jnp.ones(2)),
+            "`probabilities` must be numbers that sum to 1, but was summing to 2",
+        ),
         (lambda: vanishing_alignment(0.0), "`epsilon` must be a positive number"),
         (lambda: vanishing_alignment(1.0), "`epsilon` must be a number between 0 and 1, but was 1"),
     ],

@@ -105,3 +105,33 @@ def test_directions_that_the_inputs_do_not_have_leave_the_index(prepare):
         np.testing.assert_allclose(np.abs(index[:, 0]), [1, 0, 0, 0], atol=1e-14)
     np.testing.assert_allclose(index[2:], 0, atol=1e-14)
     assert prepare(Dataset(x, x[:, :1], index=np.eye(4)[:, 2:])).index is None
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [(jnp.float32, (1e-37, 1e-19, 1e19, 1e37)), (float, (1e-300, 1e300))])
+def test_standardising_does_not_depend_on_the_scale(dtype, scales):
+    z = RANDOM.normal(size=(N, 1))
+    expected = (z - z.mean()) / z.std()
+    for scale in scales:
+        x = standardise(Dataset((z * scale).astype(dtype), Y.astype(dtype))).x
+        # z · scale is rounded once, and so is its offset.
+        np.testing.assert_allclose(x, expected, atol=20 * jnp.finfo(dtype).eps)
+
+
+def test_a_column_far_from_zero_is_centred_to_rounding():
+    z = 1e10 + RANDOM.normal(size=(N, 1))
+    x = standardise(Dataset(z, Y)).x
+    assert abs(x.mean()) < 10 * np.finfo(float).eps and abs(x.std() - 1) < 10 * np.finfo(float).eps
+    almost = np.full((N, 1), 14.62)
+    almost[3] = np.nextafter(14.62, 20)
+    # One of N that differs, by whatever, has (1 − 1/N)/√((1/N)(1 − 1/N)).
+    np.testing.assert_allclose(standardise(Dataset(almost, Y)).x.max(), (N - 1) ** 0.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_whitened_and_standardised(dtype):
+    data = Dataset(RANDOM.normal(size=(N, D)), Y, index=np.eye(D)[:, :2])
+    for function in (whiten, standardise):
+        half = function(data.astype(dtype))
+        assert half.x.dtype == half.index.dtype == dtype
+        exact = function(data.astype(dtype).astype(float)).x
+        np.testing.assert_allclose(half.x.astype(float), exact, atol=4 * float(jnp.finfo(dtype).eps))

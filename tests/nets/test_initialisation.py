@@ -211,3 +211,29 @@ def test_a_balance_of_zero_is_another_initialisation():
 def test_the_balance_must_be_finite(b):
     with pytest.raises(ValueError, match="`b` must be a finite number"):
         LambdaBalanced(b)
+
+
+@pytest.mark.parametrize(("fan_out", "fan_in"), [(5, 5), (7, 3)])
+def test_semi_orthogonal_starts_are_the_first_columns_of_the_square_one(fan_out, fan_in):
+    (W,) = weights(Orthogonal(), (fan_in, fan_out))
+    square = jax.random.orthogonal(jax.random.split(KEY, 1)[0], fan_out)
+    np.testing.assert_allclose(W, square[:, :fan_in], atol=10 * EPS)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("init", [Orthogonal(), Balanced(), LambdaBalanced(1.0)])
+def test_starts_in_half_precision_are_those_in_single_precision_rounded(init, dtype):
+    for half, single in zip(
+        weights(init, (3, 4, 5), dtype=dtype), weights(init, (3, 4, 5), dtype=jnp.float32), strict=True
+    ):
+        assert half.dtype == dtype
+        # Gaussian matrices are drawn in single precision for these.
+        np.testing.assert_allclose(half.astype(float), single, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"), [({"key": 0}, "key"), ({"init": "gaussian"}, "init"), ({"dtype": int}, "dtype")]
+)
+def test_a_network_of_wrong_arguments_is_refused(no_type_checks, options, argument):
+    with pytest.raises(ValueError, match=f"^`{argument}` must be "):
+        MLP((3, 2), **({"key": KEY} | options))

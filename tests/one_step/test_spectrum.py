@@ -91,3 +91,21 @@ def test_rounding_is_no_spike(shape):
     np.testing.assert_allclose(jnp.linalg.norm(spectrum.left, axis=0), [1, 0], rtol=1e-12)
     np.testing.assert_array_equal(feature_spectrum(jnp.zeros(shape), vectors=2).left, 0)
     assert observed_spikes(feature_spectrum(jnp.ones(shape, "float32")).singular_values) == 1
+
+
+def test_the_rank_of_features_is_no_number_of_spikes():
+    net = two_layer_net(jax.random.key(0), 10, 100, "identity")
+    F = features(net, jax.random.normal(jax.random.key(1), (300, 10)))
+    assert jnp.linalg.matrix_rank(F) == 10
+    assert observed_spikes(feature_spectrum(F).singular_values) == 0
+    rounded = jnp.linalg.svd(F, compute_uv=False)  # with rounding errors in place of zeros
+    assert observed_spikes(rounded) == 0
+    assert observed_spikes(jnp.concatenate([jnp.array([50 * rounded[0]]), rounded])) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_spectra_and_powers_in_single_precision_do_not_depend_on_the_scale(scale):
+    F = jax.random.normal(jax.random.key(0), (20, 8), jnp.float32)
+    spectrum, scaled = feature_spectrum(F, vectors=1), feature_spectrum(scale * F, vectors=1)
+    np.testing.assert_allclose(scaled.singular_values / scale, spectrum.singular_values, rtol=1e-5)
+    np.testing.assert_allclose(powers(F, scale * F[0], [1, 2]), powers(F, F[0], [1, 2]), rtol=1e-4, atol=1e-6)

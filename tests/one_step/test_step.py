@@ -124,3 +124,10 @@ def test_bad_arguments_are_refused():
     for function in (cancel_output, gradient_vector, lambda net, data: one_step(net, data, 1.0)):
         with pytest.raises(ValueError, match="`data` must be of 5 inputs and 1 outputs, like the network"):
             function(net, other)
+
+
+def test_the_flow_moves_the_first_layer_only_under_weight_decay_too():
+    net, data = problem()
+    after = flow_step(net, data, ETA, weight_decay=0.5)
+    np.testing.assert_array_equal(after.weights[1], net.weights[1])
+    assert not np.array_equal(after.weights[0], net.weights[0])
