@@ -45,7 +45,7 @@ def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Literal["network"
     dtype = jnp.result_type(*jax.tree.leaves(weights))
     x, y = (jax.ShapeDtypeStruct(array.shape[1:], dtype) for array in (data.x, data.y))
     prediction = eqx.filter_eval_shape(net, x)
-    with _usual_switches(), jax.ensure_compile_time_eval():
+    with _usual_switches():
         forward = lambda constants, weights, x: eqx.combine(weights, constants, static)(x)
         if not is_known and _has_kinks(trace(forward, constants, weights, x)):
             return "network"
@@ -66,6 +66,7 @@ def _usual_switches():
 
 
 @functools.lru_cache(maxsize=256)
+@jax.ensure_compile_time_eval()
 def _has_kinks(program: Program) -> bool:
     """Whether the derivative of a program jumps along lines through its inputs, or through its weights too."""
     if not program.doubts:
