@@ -11,7 +11,7 @@ from urllib.error import URLError
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from ..checks import require_choice, require_integer, wrong
+from ..checks import require_choice, require_instance, require_integer, wrong
 from .dataset import Dataset
 from .whitening import standardise, standardised_columns
 
@@ -93,6 +93,9 @@ def load_npz(path: str | Path) -> Dataset:
     **Returns:** the data set.
     **Raises:** FileNotFoundError; ValueError for another kind of file, missing or object arrays, and as for `Dataset`.
     """
+    require_instance("path", path, (str, Path), "a path")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`path` must be a NumPy .npz archive, but there is no file {path}.")
     try:
         archive = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
