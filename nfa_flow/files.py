@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .checks import wrong
 
 _ABANDONED_AFTER = 3600.0  # seconds: nobody writes one file or folder for so long
-_NEW, _OLD = "new", "old"
+NEW, _OLD = "new", "old"
 
 _T = TypeVar("_T")
 
@@ -45,9 +45,10 @@ def require_parents(argument: str, path: Path) -> None:
 
 def write_file(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a path of the same name elsewhere, and move what it writes there to `path`."""
-    with _partial(path) as partial:
+    with partial_folder(path) as partial:
         write(partial / path.name)
         os.replace(partial / path.name, path)
+    remove_abandoned(path)
     return path
 
 
@@ -55,25 +56,25 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with the path of a new folder, and put that in the place of `path`, which may be an older one."""
     target = path.resolve()  # a link stays, and leads to the new one
     settle(target)
-    with _partial(target) as partial:
-        write(partial / _NEW)
-        _swap(partial, target)
-    _remove_abandoned(target)
+    with partial_folder(target) as partial:
+        write(partial / NEW)
+        swap(partial, target)
+    remove_abandoned(target)
     return path
 
 
-def _swap(partial: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one, which several processes may do at once."""
-    new, old = partial / _NEW, partial / _OLD
+def swap(partial: Path, target: Path) -> None:
+    """Put the folder `NEW` of `partial` in the place of `target`, which several processes may do at once."""
+    new, old = partial / NEW, partial / _OLD
     try:
         while new.exists():
             shutil.rmtree(old, ignore_errors=True)
             with suppress(FileNotFoundError):
                 os.rename(target, old)
             try:
-                os.rename(new, target)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                rename_unless_there(new, target)
+            except FileNotFoundError:
+                if new.exists():  # otherwise another process has just put it there, by `settle`
                     raise
     except BaseException:
         with suppress(OSError):
@@ -81,12 +82,21 @@ def _swap(partial: Path, target: Path) -> None:
         raise
 
 
+def rename_unless_there(new: Path, target: Path) -> None:
+    """Rename a folder; where there is another one that is not empty, both stay."""
+    try:
+        os.rename(new, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
 def standing(path: Path) -> Path | None:
     """`path` where something is, otherwise what a kill kept from taking its place, otherwise None."""
     if not path.exists():
         for partial in _partials(path):
-            if (partial / _OLD).exists() and (partial / _NEW).exists():
-                return partial / _NEW
+            if (partial / _OLD).exists() and (partial / NEW).exists():
+                return partial / NEW
             if (partial / _OLD).exists():
                 return partial / _OLD
     return path if path.exists() else None
@@ -120,7 +130,7 @@ def read_folder(path: Path, read: Callable[[Path], _T]) -> _T:
 
 
 @contextmanager
-def _partial(path: Path) -> Iterator[Path]:
+def partial_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` for one attempt to write it; gone afterwards."""
     partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
@@ -136,7 +146,7 @@ def _partials(path: Path) -> list[Path]:
     return sorted(each for each in path.parent.glob("*.partial") if ours.fullmatch(each.name))
 
 
-def _remove_abandoned(path: Path) -> None:
+def remove_abandoned(path: Path) -> None:
     """Clear what killed processes left, and nothing that a living one may still be writing."""
     for partial in _partials(path):
         with suppress(OSError):

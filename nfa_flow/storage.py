@@ -164,16 +164,23 @@ def _foreign(path: Path) -> str | None:
 
 def _require_undamaged(path: Path) -> None:
     """Raise ValueError that names the first file which is not what `save` wrote."""
-    for file in filter(_is_metadata, _files(path)):
-        try:
-            json.loads((path / file).read_text(encoding="utf-8"))
-        except ValueError:
-            raise _damaged(path / file, "is no JSON") from None
+    if (metadata := damaged_metadata(path)) is not None:
+        raise _damaged(metadata, "is no JSON")
     for file, digest in (_about(path) or {}).get("digests", {}).items():
         if not (path / file).is_file():
             raise _damaged(path / file, "is missing")
         if _digest(path / file) != digest:
             raise _damaged(path / file, "is not as it was written")
+
+
+def damaged_metadata(group: Path) -> Path | None:
+    """The first file in a Zarr group that should be JSON and is not."""
+    for file in sorted(group.rglob("zarr.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return file
+    return None
 
 
 def _damaged(file: Path, how: str) -> ValueError:

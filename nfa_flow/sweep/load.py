@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import xarray
 
 from ..checks import wrong
-from ..files import require_path
+from ..files import read_folder, require_path
 from ..storage import READ
 from .assemble import assemble
 from .grid import Grid
@@ -25,22 +26,20 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
         raise FileNotFoundError(f"There is no sweep at {path}.")
     if not is_store(path):
         raise wrong("path", "the store of a sweep", f"{path}, which holds something else")
-    # Another process may replace the result between two files that we read, and for a moment there is none.
+    # Another process may be replacing the result, and for a moment there is none.
     for wait in (0.0, 0.01, 0.1, 0.3, 0.3):
         time.sleep(wait)
-        before = _identity(path / "result")
-        try:
-            dataset = xarray.load_dataset(path / "result", **READ)
-        except Exception as error:
-            if before is not None and before == _identity(path / "result"):
-                file, result = unreadable(path / "result"), path / "result"
-                raise ValueError(
-                    f"{file} is damaged: remove {result}, then the finished runs are read instead."
-                ) from error
-        else:
-            if before == _identity(path / "result"):
-                return _with_plain_words(dataset)
+        with suppress(FileNotFoundError):
+            return read_folder(path / "result", _read)
     return _finished(path)
+
+
+def _read(result: Path) -> xarray.Dataset:
+    try:
+        return _with_plain_words(xarray.load_dataset(result, **READ))
+    except Exception as error:
+        said = f"{unreadable(result)} is damaged: remove {result}, then the finished runs are read instead."
+        raise ValueError(said) from error
 
 
 def grid_to_json(grid: Grid, keys: "list[str]") -> dict[str, Any]:
@@ -70,15 +69,6 @@ def _finished(path: Path) -> xarray.Dataset:
     coordinates = {name: (tuple(dims), np.asarray(labels)) for name, (dims, labels) in grid["coordinates"].items()}
     attrs = attributes_of(root["settings"], root["about"], root["accepted"])
     return assemble(grid["dimensions"], coordinates, results, attrs)
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Differs for a folder that took the place of another."""
-    try:
-        stat = folder.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
 
 
 def _with_plain_words(dataset: xarray.Dataset) -> xarray.Dataset:

@@ -16,7 +16,7 @@ import numpy as np
 import xarray
 import zarr
 
-from ..storage import READ
+from ..storage import READ, damaged_metadata
 from .result import RunResult
 
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, dtype and shape of each array of a run
@@ -89,11 +89,8 @@ def attributes(group: Path) -> dict[str, Any]:
 
 def unreadable(group: Path) -> Path:
     """The file of a Zarr group that cannot be read, as far as that can be known."""
-    for metadata in sorted(group.rglob("zarr.json")):
-        try:
-            json.loads(metadata.read_text(encoding="utf-8"))
-        except ValueError:
-            return metadata
+    if (metadata := damaged_metadata(group)) is not None:
+        return metadata
     for name, array in zarr.open_group(group, mode="r").arrays():
         for chunk in np.ndindex(*array.cdata_shape):
             try:

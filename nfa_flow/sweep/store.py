@@ -10,13 +10,8 @@ called, from the moment when the sweep began; `result` is the dataset of a sweep
 import csv
 import datetime
 import errno
-import itertools
 import json
 import os
-import re
-import secrets
-import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +20,7 @@ from typing import Any
 import xarray
 
 from ..checks import wrong
+from ..files import NEW, partial_folder, remove_abandoned, rename_unless_there, swap
 from ..storage import WRITE
 from .differences import differences, is_accepted, told
 from .literals import digest
@@ -32,7 +28,6 @@ from .parts import Layout, attributes, layout_of, pack, unpack
 from .result import RunResult
 
 FORMAT = 2  # of what is written; the first one, without a number, did not know what computed its runs
-_ABANDONED_AFTER = 3600.0  # seconds: nobody takes that long to write a part
 _COLUMNS_OF_A_SUMMARY = ("key", "status")  # by which it is known
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
@@ -58,7 +53,7 @@ class Store:
         self.path = Path(path).absolute()
         self._settings, self._about, self._accept = settings, about, accept
         self._made_with = fingerprint(settings)
-        self._remove_abandoned()
+        remove_abandoned(self.path.resolve())
         if self.csv_path.exists() and not _is_summary(self.csv_path):
             raise wrong("store", f"a path whose summary replaces no other file ({self.csv_path})", str(self.path))
         self._compare()
@@ -86,7 +81,7 @@ class Store:
                 _write_group(partial / "store", self._root([]))
                 _write_group(partial / "store" / "runs", {})
                 # Renaming onto an empty folder replaces it; where another process was faster, its store stays.
-                _rename_unless_there(partial / "store", self.path.resolve())
+                rename_unless_there(partial / "store", self.path.resolve())
             if found := self._compare():
                 _replace_group(partial, self.path, self._root(self._log(found)))
             (self.path / "grid").mkdir(exist_ok=True)
@@ -114,7 +109,7 @@ class Store:
             name = digest("\n".join([self._made_with, *part]))
             with self._partial() as partial:
                 pack(layout, part, self._made_with).to_zarr(partial / name, mode="w", **WRITE)
-                _rename_unless_there(partial / name, self.path / "runs" / name)
+                rename_unless_there(partial / name, self.path / "runs" / name)
 
     def conclude(self, dataset: xarray.Dataset, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the assembled dataset and the summary, a CSV file beside the store with one row for each run.
@@ -123,12 +118,12 @@ class Store:
         """
         columns = list(dict.fromkeys(name for row in rows for name in row)) or _COLUMNS_OF_A_SUMMARY
         with self._partial() as partial:
-            dataset.to_zarr(partial / "result", mode="w", **WRITE)
+            dataset.to_zarr(partial / NEW, mode="w", **WRITE)
             with open(partial / "summary.csv", "w", newline="", encoding="utf-8") as file:
                 table = csv.DictWriter(file, columns)
                 table.writeheader()
                 table.writerows(rows)
-            _replace(partial / "result", self.path / "result", aside=partial)
+            swap(partial, self.path / "result")
             os.replace(partial / "summary.csv", self.csv_path)
 
     def _compare(self) -> dict[str, tuple[Any, Any]]:
@@ -172,15 +167,11 @@ class Store:
     @contextmanager
     def _partial(self) -> Iterator[Path]:
         """A folder of our own on the disk of the store, but outside of it: Zarr would list it. Gone afterwards."""
-        target = self.path.resolve()
-        partial = target.with_name(f"{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         try:
-            partial.mkdir(parents=True)
-            yield partial
+            with partial_folder(self.path.resolve()) as partial:
+                yield partial
         except OSError as error:
             raise self._explained(error) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def _explained(self, error: OSError) -> OSError:
         said, advice = error.strerror or str(error), _ADVICE.get(error.errno or 0, "Free space or change permissions")
@@ -189,15 +180,6 @@ class Store:
         except OSError:  # out of reach altogether
             kept = ""
         return OSError(f"The store {self.path} cannot be written: {said}.{kept} {advice} and run the same call again.")
-
-    def _remove_abandoned(self) -> None:
-        """Clear what killed processes left, and nothing that a living one may still be writing."""
-        target = self.path.resolve()
-        ours = re.compile(re.escape(target.name) + r"\.\d+-[0-9a-f]{8}\.partial")
-        for folder in target.parent.glob("*.partial"):
-            with suppress(OSError):
-                if ours.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > _ABANDONED_AFTER:
-                    shutil.rmtree(folder)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -257,21 +239,3 @@ def _replace_group(partial: Path, folder: Path, attributes: Mapping[str, Any]) -
     """Give a group other attributes, in one moment."""
     _write_group(partial, attributes)
     os.replace(partial / "zarr.json", folder / "zarr.json")
-
-
-def _rename_unless_there(new: Path, target: Path) -> None:
-    try:
-        os.rename(new, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-
-
-def _replace(new: Path, target: Path, aside: Path) -> None:
-    """Put the folder `new` in the place of `target`, which several processes may do at once."""
-    for attempt in itertools.count():
-        with suppress(FileNotFoundError):
-            os.rename(target, aside / f"replaced-{attempt}")
-        _rename_unless_there(new, target)
-        if not new.exists():
-            return
