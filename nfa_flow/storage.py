@@ -1,7 +1,6 @@
 """Trajectories as labelled datasets and as Zarr stores. Nothing is pickled."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ import xarray
 
 from .checks import is_traced, wrong
 from .files import read_folder, require_parents, require_path, settle, standing, write_folder
+from .intact import digests_of, files_in, first_damage, is_metadata, set_attributes
 from .nets import ABC, MLP, Spectral
 from .nets.activations import name_of
 from .trajectory import STATUS, Trajectory, flatten, has_nan
@@ -101,9 +101,9 @@ def _write(run: Trajectory, folder: Path) -> None:
     about = {
         "stats": json.dumps({"counts": list(run.counts), "notes": [name for name, _ in run.notes]}),
         "network": json.dumps(_describe(run.net)),
-        "digests": _digests(folder),
+        "digests": digests_of(folder),
     }
-    _set_attributes(folder / _ABOUT, about)
+    set_attributes(folder / _ABOUT, about)
 
 
 def _read(path: Path, like: Any) -> Trajectory:
@@ -158,59 +158,20 @@ def _foreign(path: Path) -> str | None:
     if about is None:
         return "something else"
     ours = set(about.get("digests", ()))  # older stores have none
-    others = (file for file in _files(path) if ours and file not in ours and not _is_metadata(file))
+    others = (file for file in files_in(path) if ours and file not in ours and not is_metadata(file))
     return next((f"{file} besides" for file in others), None)
 
 
 def _require_undamaged(path: Path) -> None:
     """Raise ValueError that names the first file which is not what `save` wrote."""
-    if (metadata := damaged_metadata(path)) is not None:
-        raise _damaged(metadata, "is no JSON")
-    for file, digest in (_about(path) or {}).get("digests", {}).items():
-        if not (path / file).is_file():
-            raise _damaged(path / file, "is missing")
-        if _digest(path / file) != digest:
-            raise _damaged(path / file, "is not as it was written")
-
-
-def damaged_metadata(group: Path) -> Path | None:
-    """The first file in a Zarr group that should be JSON and is not."""
-    for file in sorted(group.rglob("zarr.json")):
-        try:
-            json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            return file
-    return None
+    if damage := first_damage(path, (_about(path) or {}).get("digests", {})):
+        raise _damaged(*damage)
 
 
 def _damaged(file: Path, how: str) -> ValueError:
     return ValueError(
         f"The trajectory is damaged: {file} {how}. Remove the store and run again, or restore it from a copy."
     )
-
-
-def _is_metadata(file: str) -> bool:
-    """Whether a file is one that other programs may rightly add to."""
-    return file.rpartition("/")[2] == "zarr.json"
-
-
-def _files(folder: Path) -> list[str]:
-    """All files in a folder, by their paths from there."""
-    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {file: _digest(folder / file) for file in _files(folder) if not _is_metadata(file)}
-
-
-def _set_attributes(file: Path, attributes: dict[str, Any]) -> None:
-    group = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(group | {"attributes": group.get("attributes", {}) | attributes}), encoding="utf-8")
 
 
 def _plain(array: Any) -> tuple[np.ndarray, dict[str, str]]:

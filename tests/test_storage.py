@@ -183,7 +183,7 @@ def test_saving_never_replaces_anything_else(run, tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("place", ["_describe", "_digests"])
+@pytest.mark.parametrize("place", ["_describe", "digests_of"])
 def test_a_broken_attempt_to_save_leaves_the_earlier_store(place, run, custom, tmp_path, monkeypatch):
     path = run.save(tmp_path / "run.zarr")
 
@@ -249,6 +249,9 @@ def test_a_damaged_store_names_the_file(run, tmp_path):
         ("nets/layers.0.weight/zarr.json", b"{", "is no JSON"),
         ("net/layers.1.bias/c/0", None, "is missing"),
         ("zarr.json", b"[]", "cannot be read"),
+        ("zarr.json", None, "is missing"),
+        ("time/zarr.json", None, "is missing"),
+        ("net/layers.0.weight/zarr.json", None, "is missing"),
     ]:
         copy = shutil.copytree(path, tmp_path / "copy.zarr")
         (copy / file).write_bytes(damage) if damage else (copy / file).unlink()

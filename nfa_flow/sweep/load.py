@@ -12,11 +12,12 @@ import xarray
 
 from ..checks import wrong
 from ..files import read_folder, require_path
+from ..intact import damaged_metadata, first_damage
 from ..storage import READ
 from .assemble import assemble
 from .grid import Grid
 from .parts import attributes, unreadable
-from .store import is_store, results_in
+from .store import DIGESTS, is_store, results_in, what_else
 
 
 def load(path: str | os.PathLike) -> xarray.Dataset:
@@ -25,7 +26,7 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
     if not path.exists():
         raise FileNotFoundError(f"There is no sweep at {path}.")
     if not is_store(path):
-        raise wrong("path", "the store of a sweep", f"{path}, which holds something else")
+        raise wrong("path", "the store of a sweep", what_else(path))
     # Another process may be replacing the result, and for a moment there is none.
     for wait in (0.0, 0.01, 0.1, 0.3, 0.3):
         time.sleep(wait)
@@ -35,11 +36,20 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
 
 
 def _read(result: Path) -> xarray.Dataset:
+    if (metadata := damaged_metadata(result)) is not None:
+        raise _damaged(metadata, result)
+    if damage := first_damage(result, attributes(result).get(DIGESTS, {})):
+        raise _damaged(damage[0], result)
     try:
-        return _with_plain_words(xarray.load_dataset(result, **READ))
-    except Exception as error:
-        said = f"{unreadable(result)} is damaged: remove {result}, then the finished runs are read instead."
-        raise ValueError(said) from error
+        dataset = xarray.load_dataset(result, **READ)
+    except Exception as error:  # of whatever Zarr decodes
+        raise _damaged(unreadable(result), result) from error
+    dataset.attrs.pop(DIGESTS, None)
+    return _with_plain_words(dataset)
+
+
+def _damaged(file: Path, result: Path) -> ValueError:
+    return ValueError(f"{file} is damaged: remove {result}, then the finished runs are read instead.")
 
 
 def grid_to_json(grid: Grid, keys: "list[str]") -> dict[str, Any]:

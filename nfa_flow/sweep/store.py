@@ -21,6 +21,7 @@ import xarray
 
 from ..checks import wrong
 from ..files import NEW, partial_folder, remove_abandoned, rename_unless_there, swap
+from ..intact import digests_of, set_attributes
 from ..storage import WRITE
 from .differences import differences, is_accepted, told
 from .literals import digest
@@ -28,6 +29,8 @@ from .parts import Layout, attributes, layout_of, pack, unpack
 from .result import RunResult
 
 FORMAT = 2  # of what is written; the first one, without a number, did not know what computed its runs
+DIGESTS = "digests"  # attribute of the result
+_HOW_TO_READ = 'nf.load_sweep(path), or any program of Zarr that opens the group "result"'
 _COLUMNS_OF_A_SUMMARY = ("key", "status")  # by which it is known
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
@@ -119,6 +122,7 @@ class Store:
         columns = list(dict.fromkeys(name for row in rows for name in row)) or _COLUMNS_OF_A_SUMMARY
         with self._partial() as partial:
             dataset.to_zarr(partial / NEW, mode="w", **WRITE)
+            set_attributes(partial / NEW / "zarr.json", {DIGESTS: digests_of(partial / NEW)})
             with open(partial / "summary.csv", "w", newline="", encoding="utf-8") as file:
                 table = csv.DictWriter(file, columns)
                 table.writeheader()
@@ -131,7 +135,7 @@ class Store:
         if not _is_occupied(self.path):
             return {}
         if not is_store(self.path):
-            raise wrong("store", "a new path or the store of this sweep", f"{self.path}, which holds something else")
+            raise wrong("store", "a new path or the store of this sweep", what_else(self.path))
         root = attributes(self.path)
         if root.get("format") != FORMAT:
             was = f"{self.path}, which another version of nfa_flow wrote: its results can be read by `load_sweep`"
@@ -149,7 +153,8 @@ class Store:
         return found
 
     def _root(self, accepted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {"format": FORMAT, "settings": self._settings, "about": self._about, "accepted": accepted}
+        about = {"how_to_read": _HOW_TO_READ, "format": FORMAT, "about": self._about}
+        return about | {"settings": self._settings, "accepted": accepted}
 
     def _log(self, found: Mapping[str, tuple[Any, Any]]) -> list[dict[str, Any]]:
         """What has been accepted, with these differences added; of a store without runs nothing needs to be."""
@@ -220,6 +225,12 @@ def is_store(path: Path) -> bool:
         return {"settings", "about"} <= attributes(path).keys()
     except (OSError, ValueError):
         return False
+
+
+def what_else(path: Path) -> str:
+    """What a path that is no store holds, in words."""
+    was_one = (path / "runs" / "zarr.json").is_file() and (path / "grid" / "zarr.json").is_file()
+    return f"one whose {path / 'zarr.json'} is damaged" if was_one else f"{path}, which holds something else"
 
 
 def _is_summary(path: Path) -> bool:

@@ -32,8 +32,11 @@ def test_the_result_comes_back_identical_and_without_warnings(tmp_path):
         loaded = load(store.path)
         assert loaded.identical(dataset())
         assert {n: v.dtype for n, v in loaded.variables.items()} == {n: v.dtype for n, v in dataset().variables.items()}
-        assert xarray.open_zarr(store.path, group="result", consolidated=False).identical(dataset())
+        opened = xarray.open_zarr(store.path, group="result", consolidated=False)
+        assert set(opened.attrs.pop("digests")) >= {"zarr.json", "loss/zarr.json", "loss/c/0/0"}
+        assert opened.identical(dataset())
         tree = xarray.open_datatree(store.path, engine="zarr", consolidated=False)
+        assert tree.attrs.pop("how_to_read").endswith('the group "result"')
         assert tree.attrs == {"format": 2, "settings": SETTINGS, "about": {"device": "cpu"}, "accepted": []}
         assert list(zarr.open_group(store.path, path="runs", mode="r").group_keys()) == parts_of(store.path)
 
@@ -93,6 +96,24 @@ def test_a_damaged_file_of_the_result_is_named(file, tmp_path):
     (store.path / "result" / file).write_bytes(b"{")
     with pytest.raises(ValueError, match=f"a.zarr/result/{file} is damaged: remove .*a.zarr/result, then"):
         load(store.path)
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "loss/zarr.json", "loss/c/0/0", "flag/zarr.json"])
+def test_what_is_missing_in_the_result_is_not_read_as_zeros(file, tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    store.conclude(dataset(), [])
+    (store.path / "result" / file).unlink()
+    with pytest.raises(ValueError, match=f"a.zarr/result/{file} is damaged: remove .*a.zarr/result, then"):
+        load(store.path)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"{")])
+def test_a_store_whose_own_attributes_are_lost_is_told_from_something_else(damage, tmp_path):
+    store = open_store(tmp_path / "a.zarr")
+    damage(store.path / "zarr.json")
+    for read in (load, open_store):
+        with pytest.raises(ValueError, match="a.zarr/zarr.json is damaged"):
+            read(store.path)
 
 
 def test_where_there_is_nothing_no_sweep_is_found(tmp_path):
