@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, DTypeLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 
 def _one_by_one_on_cpu(function: Callable[[Array], PyTree]) -> Any:
@@ -29,11 +29,6 @@ def _one_by_one_on_cpu(function: Callable[[Array], PyTree]) -> Any:
 _triangle = _one_by_one_on_cpu(lambda M: jnp.linalg.qr(M, mode="r"))
 _orthonormal = _one_by_one_on_cpu(lambda M: jnp.linalg.qr(M)[0])
 _spectrum = _one_by_one_on_cpu(lambda M: tuple(jnp.linalg.svd(M, full_matrices=False)[1:]))
-
-
-def factorizable(dtype: DTypeLike) -> jnp.dtype:
-    """The floating type itself, or float32 in place of a shorter one, for which there are no factorizations."""
-    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def triangle(M: Float[Array, "n k"]) -> Float[Array, "r k"]:

@@ -12,14 +12,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .objective import AbstractObjective
-
-
-def is_half(dtype: DTypeLike) -> bool:
-    """Whether a floating-point type has fewer than 32 bits."""
-    return jnp.finfo(dtype).bits < 32
+from .precision import is_half
 
 
 def in_single_precision(parameters: PyTree, objective: AbstractObjective) -> tuple[PyTree, AbstractObjective]:

@@ -6,7 +6,6 @@ import jax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
-from .half_precision import in_single_precision
 from .lanczos import largest_eigenvalue
 from .objective import AbstractObjective
 from .switches import usual_promotion
@@ -24,7 +23,6 @@ def hessian_product(
     objective: AbstractObjective, parameters: PyTree
 ) -> tuple[Callable[[Float[Array, " p"]], Float[Array, " p"]], int, DTypeLike]:
     """v → Hv for the Hessian H of the objective, on vectors of all parameters; their number and dtype."""
-    parameters, objective = in_single_precision(parameters, objective)
     theta, unravel = ravel_pytree(parameters)
     gradient = lambda v: ravel_pytree(objective.gradient(unravel(v)))[0]
     return lambda v: jax.jvp(gradient, (theta,), (v,))[1], theta.size, theta.dtype

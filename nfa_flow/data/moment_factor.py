@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..checks import require_instance
-from ..factorisations import factorizable
+from ..precision import at_least_single
 from .dataset import Dataset
 
 
@@ -21,4 +21,4 @@ def moment_factor(data: Dataset, *, intercept: bool) -> Float[Array, "r columns"
     require_instance("data", data, Dataset, "a `Dataset`")
     columns = [data.x, jnp.ones_like(data.y[:, :1]), data.y] if intercept else [data.x, data.y]
     rows = jnp.sqrt(data.sample_weight)[:, None] * jnp.concatenate(columns, axis=1)
-    return jnp.linalg.qr(rows.astype(factorizable(rows.dtype)), mode="r")
+    return jnp.linalg.qr(at_least_single(rows), mode="r")

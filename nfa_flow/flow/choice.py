@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from ..checks import is_traced
+from ..precision import is_half
 from .flow_solver import AbstractFlowSolver
 from .ndf import NDF
 from .tsrkc3 import TSRKC3
@@ -31,7 +32,7 @@ def choose_solver(dtype: DTypeLike, parameter_bytes: int, kinks: Kinks) -> tuple
     one to the other within a run would not pay), and far fewer where it is. Across kinks no method keeps its order; the
     stabilised method takes as many stages as the sharpness that it meets on its way requires.
     """
-    if jnp.finfo(dtype).bits < 32:
+    if is_half(dtype):
         return diffrax.Tsit5(), f"{dtype} is too coarse for anything but an explicit pair"
     if kinks is not None:
         return TSRKC3(), f"kinks in the {kinks}: trajectory accuracy is not certified across them"

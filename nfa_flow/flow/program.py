@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from ..checks import is_traced
+from ..precision import is_half
 
 CONSTANT, WEIGHT, INPUT = range(3)  # what a number depends on; an input is stronger than a weight
 
@@ -98,8 +99,7 @@ def _spec(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _wider(leaf: Any) -> Any:
-    is_half = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32
-    return jax.ShapeDtypeStruct(leaf.shape, jnp.float32) if is_half else leaf
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.float32) if is_half(leaf.dtype) else leaf
 
 
 def _is_part(argument: Any) -> bool:

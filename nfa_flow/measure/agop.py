@@ -20,10 +20,10 @@ from ..checks import require_number, wrong
 from ..data import Dataset
 from ..losses import Loss, resolve
 from ..nets import MLP
+from ..precision import at_least_single, in_precision_of
 from .jacobian_sums import AbstractJacobianSum, jacobian_sum_kind
 from .jacobians import Function, Sample, stream
 from .layer import Layer, Tap, find_layer, require_inputs
-from .precision import at_least_single, in_precision_of
 
 # What a network is measured on: samples, a data set, or an iterator over batches of either that is read once.
 Samples = Dataset | Float[Array, "n ..."] | Iterable[Any]

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_key, require_number
 from ..factorisations import triangle
+from ..precision import at_least_single
 from .agop import MEMORY, Samples, whole_batch
 from .jacobians import Function, Rows, Sample, stream
 from .layer import Layer, Tap, find_layer
-from .precision import at_least_single
 
 
 class AgopEstimate(NamedTuple):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..nets import MLP
-from .precision import at_least_single
+from ..precision import at_least_single
 
 
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits

@@ -11,10 +11,10 @@ from ..blas import on_one_blas_thread
 from ..checks import wrong
 from ..factorisations import orthonormal, spectrum
 from ..losses import Loss
+from ..precision import at_least_single
 from .agop import Samples, jacobian_sum
 from .jacobian_sums import jacobian_sum_kind
 from .layer import Layer, find_layer, is_sequential, is_tied, layer_weight, unfolded, weighted_layers
-from .precision import at_least_single
 
 
 class FeaturePair(eqx.Module):

@@ -16,8 +16,8 @@ from ..blas import on_one_blas_thread
 from ..checks import wrong
 from ..nets import MLP
 from ..nets.activations import name_of
+from ..precision import at_least_single
 from .agop import Samples, preactivation_agop
-from .precision import at_least_single
 
 
 def leading_linear_layers(net: MLP) -> int:

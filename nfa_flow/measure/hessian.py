@@ -12,10 +12,11 @@ from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
 from ..lanczos import largest_eigenvalues
 from ..losses import Loss
-from ..objective import AbstractObjective, Mobility, make_objective, own_mobility
-from ..observation import AbstractRunObservable, loss_or_default
+from ..objective import AbstractObjective, Mobility
+from ..observation import AbstractRunObservable
+from ..precision import at_least_single
 from ..sharpness import hessian_product
-from .precision import at_least_single
+from .sharpness import by_hand
 
 
 class HessianEigenvalues(AbstractRunObservable):
@@ -51,9 +52,7 @@ class HessianEigenvalues(AbstractRunObservable):
         mobility: Mobility | None = None,
     ) -> Float[Array, " count"]:
         """The eigenvalues for a network on data in a call by hand; arguments as of `Sharpness`."""
-        mobility = own_mobility(net) if mobility is None else mobility
-        parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
-        return _eigenvalues(*at_least_single((objective, parameters)), self.count, self.rtol)
+        return _eigenvalues(*by_hand(net, data, loss, weight_decay, mobility), self.count, self.rtol)
 
     def of_run(
         self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ..checks import require_integer, wrong
 from ..nets import MLP
-from .precision import at_least_single
+from ..precision import at_least_single
 
 # l = 1 … L in a network that applies its layers one after another, or a function from the network to the layer.
 Layer = int | Callable[[Any], Any]

@@ -10,9 +10,9 @@ from ..checks import wrong
 from ..data import Dataset
 from ..losses import Loss, require_fitting
 from ..observation import from_run, loss_or_default
+from ..precision import at_least_single, in_precision_of
 from ..trained import prediction_of
 from .layer import require_inputs
-from .precision import at_least_single, in_precision_of
 
 
 @from_run("loss")

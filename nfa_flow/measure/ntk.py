@@ -22,9 +22,9 @@ from ..lanczos import largest_eigenvalues
 from ..nets import MLP
 from ..objective import Mobility, own_mobility, root_mobility
 from ..observation import from_run
+from ..precision import at_least_single
 from ..trained import prediction_of
 from .agop import MEMORY, Samples, whole_batch
-from .precision import at_least_single
 
 _RTOL = 1e-6
 

@@ -12,8 +12,8 @@ from ..data import Dataset
 from ..losses import Loss
 from ..objective import AbstractObjective, Mobility, make_objective, own_mobility
 from ..observation import AbstractRunObservable, loss_or_default
+from ..precision import at_least_single
 from ..sharpness import sharpness_of
-from .precision import at_least_single
 
 _ROUGH = 0.05
 _sharpness = eqx.filter_jit(jax.default_matmul_precision("highest")(sharpness_of))
@@ -50,11 +50,18 @@ class Sharpness(AbstractRunObservable):
         **Arguments:** `loss`, `weight_decay`, `mobility`: as in `gradient_flow`, of "mse", 0 and the mobilities of the
         network's own parametrization by default.
         """
-        mobility = own_mobility(net) if mobility is None else mobility
-        parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
-        return _sharpness(*at_least_single((objective, parameters)), self.rtol)
+        return _sharpness(*by_hand(net, data, loss, weight_decay, mobility), self.rtol)
 
     def of_run(self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]) -> Float[Array, ""]:
         if "sharpness" in known and self.rtol >= _ROUGH:
             return known["sharpness"]
         return sharpness_of(*at_least_single((objective, parameters)), self.rtol)
+
+
+def by_hand(
+    net: Any, data: Dataset, loss: Loss | None, weight_decay: float | Float[Array, ""], mobility: Mobility | None
+) -> tuple[AbstractObjective, PyTree]:
+    """The objective and the parameters of a call by hand, in single precision at least."""
+    mobility = own_mobility(net) if mobility is None else mobility
+    parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
+    return at_least_single((objective, parameters))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from ..checks import require_number, wrong
-from ..factorisations import factorizable
+from ..precision import single_or_wider
 
 Weights = tuple[Float[Array, "_ _"], ...]
 
@@ -106,7 +106,7 @@ class Balanced(AbstractInitialisation):
             )
         depth = len(widths) - 1
         end_key, *keys = jax.random.split(key, depth)
-        wide = factorizable(dtype)
+        wide = single_or_wider(dtype)
         end_to_end = _gaussian(end_key, widths[-1], widths[0], self.scale, wide)
         U, S, Vt = jnp.linalg.svd(end_to_end, full_matrices=False)
         between = [_orthonormal(k, width, rank, wide) for k, width in zip(keys, widths[1:-1], strict=True)]
@@ -150,7 +150,7 @@ class LambdaBalanced(AbstractInitialisation):
             )
             raise wrong("widths", f"{order}, so that W_{{l+1}}ᵀW_{{l+1}} − W_lW_lᵀ can be b·I", list(widths))
         first_key, *keys = jax.random.split(key, len(widths) - 1)
-        wide = factorizable(dtype)
+        wide = single_or_wider(dtype)
         weights = [_gaussian(first_key, outward[1], outward[0], self.scale, wide)]
         for k, width in zip(keys, outward[2:], strict=True):
             # The full square U gives W_l's null directions too, which must carry the singular value √|b|.
@@ -173,7 +173,7 @@ def _orthonormal(key, rows, columns, dtype) -> Float[Array, "rows columns"]:
     """
     if rows < columns:
         return _orthonormal(key, columns, rows, dtype).T
-    return _first_columns(key, rows, columns, factorizable(dtype)).astype(dtype)
+    return _first_columns(key, rows, columns, single_or_wider(dtype)).astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..checks import described, is_traced, real_array, require_instance, require_integer, require_key, wrong
-from ..factorisations import factorizable
 from ..nets import MLP
+from ..precision import single_or_wider
 from ..theory import Hermite
 
 
@@ -76,7 +76,7 @@ def floating_matrix(argument: str, value: Any) -> Float[Array, "n k"]:
     if not len(matrix):
         raise wrong(argument, "a matrix with at least one row", f"of shape {matrix.shape}")
     is_floating = jnp.issubdtype(matrix.dtype, jnp.floating)
-    return matrix.astype(factorizable(matrix.dtype) if is_floating else jnp.zeros(()).dtype)
+    return matrix.astype(single_or_wider(matrix.dtype) if is_floating else jnp.zeros(()).dtype)
 
 
 @eqx.filter_jit

@@ -11,8 +11,8 @@ from ..checks import wrong
 from ..data import Dataset
 from ..factorisations import largest_singular_value
 from ..measure.layer import require_inputs
-from ..measure.precision import at_least_single, in_precision_of
 from ..nets import MLP
+from ..precision import at_least_single, in_precision_of
 
 
 class Coordinates(eqx.Module):

@@ -1,0 +1,40 @@
+"""Half precision: which types have it, and single precision in its place.
+
+Factorizations know no half precision, and its three digits would be lost in a sum over samples. The numbers of a
+network in half precision are numbers of float32 too, so it is measured as that network.
+"""
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import DTypeLike, PyTree
+
+_Tree = TypeVar("_Tree", bound=PyTree)
+
+
+def is_half(dtype: DTypeLike) -> bool:
+    """Whether a type is one of floating-point numbers with fewer than 32 bits."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+
+
+def single_or_wider(dtype: DTypeLike) -> jnp.dtype:
+    """The type itself, or float32 in place of half precision."""
+    return jnp.dtype(jnp.float32 if is_half(dtype) else dtype)
+
+
+def at_least_single(tree: _Tree) -> _Tree:
+    """The same tree with its arrays of half precision in float32."""
+    arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
+    return eqx.combine(jax.tree.map(lambda a: a.astype(single_or_wider(a.dtype)), arrays), rest)
+
+
+def in_precision_of(net: PyTree, tree: _Tree) -> _Tree:
+    """The floating-point arrays of `tree` in the dtype of a network, as a run brings its data there."""
+    dtypes = [single_or_wider(leaf.dtype) for leaf in jax.tree.leaves(net) if eqx.is_inexact_array(leaf)]
+    if not dtypes:
+        return at_least_single(tree)
+    arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    return eqx.combine(jax.tree.map(lambda a: a.astype(widest), arrays), rest)
