@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..checks import is_traced, require_instance
-from ..factorisations import factorizable
+from ..precision import at_least_single
 from .dataset import Dataset
 
 
@@ -59,23 +59,27 @@ def standardised_columns(
     """Columns of weighted mean 0 and variance 1, and the standard deviations they had; constant columns become 0.
 
     A column is first shifted and scaled to [−1, 1], where its squares neither vanish nor overflow and its mean is
-    rounded by no more than its variation; differences of nearby numbers are exact.
+    rounded by no more than its variation. Before that it is multiplied by a power of two, which is exact, so that
+    differences of its entries are no smaller than what a floating-point type holds.
     """
     seen = weight[:, None] > 0
+    exponent = jnp.frexp(jnp.max(jnp.abs(values), axis=0, where=seen, initial=0, keepdims=True))[1]
+    values = jnp.ldexp(values, -exponent)
     highest = jnp.max(values, axis=0, where=seen, initial=-jnp.inf, keepdims=True)
     lowest = jnp.min(values, axis=0, where=seen, initial=jnp.inf, keepdims=True)
     varies = highest > lowest
-    half = jnp.where(varies, highest / 2 - lowest / 2, 1)
-    unit = jnp.where(varies, (values - (highest / 2 + lowest / 2)) / half, 0)
+    half = jnp.where(varies, (highest - lowest) / 2, 1)
+    unit = jnp.where(varies, (values - (highest + lowest) / 2) / half, 0)
     unit = unit - (weight @ jnp.where(seen, unit, 0))[None, :]
     deviation = jnp.sqrt(weight @ jnp.where(seen, unit, 0) ** 2)
-    return unit / jnp.where(varies, deviation[None, :], 1), jnp.where(varies[0], half[0] * deviation, 0)
+    standard = unit / jnp.where(varies, deviation[None, :], 1)
+    return standard, jnp.where(varies[0], jnp.ldexp(half[0] * deviation, exponent[0]), 0)
 
 
 def _factorizable(data: Dataset) -> Dataset:
     """The data in float32 at least, for which there are factorizations."""
     require_instance("data", data, Dataset, "a `Dataset`")
-    return data.astype(factorizable(data.x.dtype))
+    return at_least_single(data)
 
 
 def _inverse(values: Float[Array, "..."], where: Bool[Array, "..."]) -> Float[Array, "..."]:
