@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ..checks import require_integer, require_number, wrong
+from ..checks import require_integer, require_key, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, beginning, run_to_end
 from ..losses import Loss
@@ -168,8 +168,9 @@ def _check_batches(batch_size: int | None, key: PRNGKeyArray | None, data: Datas
     require_integer("batch_size", batch_size, at_least=1)
     if batch_size > data.samples:
         raise wrong("batch_size", f"at most the number of samples, {data.samples}", batch_size)
-    if not isinstance(key, jax.Array):
-        raise wrong("key", "a PRNG key such as `jax.random.key(0)` when `batch_size` is given", repr(key))
+    if key is None:
+        raise wrong("key", "a PRNG key such as `jax.random.key(0)` when `batch_size` is given", None)
+    require_key("key", key)
     return Minibatches(key, batch_size)
 
 

@@ -31,7 +31,7 @@ BAD = [
     ({"batch_size": 0, "key": KEY}, "`batch_size` must be a whole number of at least 1"),
     ({"batch_size": 2.5, "key": KEY}, "`batch_size` must be a whole number"),
     ({"batch_size": 5}, "`key` must be a PRNG key such as .* when `batch_size` is given"),
-    ({"batch_size": 5, "key": 3}, "`key` must be a PRNG key such as .* but was 3"),
+    ({"batch_size": 5, "key": 3}, "`key` must be one PRNG key, .* but was 3"),
     ({"time_per_step": 0.0}, "`time_per_step` must be a positive number"),
     ({"time_per_step": np.nan}, "`time_per_step` must be a positive number"),
     ({"weight_decay": -0.1}, "`weight_decay` must be a non-negative number, but was -0.1"),
