@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ..drive import COMPLETED, DIVERGED, RUNNING
+from ..drive import COMPLETED, DIVERGED, NO_GRADIENT, RUNNING
 from ..objective import AbstractObjective, SampleObjective
 from ..observation import Observer, Record, empty_record
 
@@ -41,7 +41,7 @@ class DescentState(eqx.Module):
     optimizer_state: PyTree
     order: Int[Array, " n"] | None
     steps: Int[Array, ""]
-    diverged: Bool[Array, ""]
+    failure: Int[Array, ""]  # of the step that was not made: a status, RUNNING where there is none
     status: Int[Array, ""]
     record: Record
 
@@ -57,7 +57,7 @@ def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
         optimizer_state=first_optimizer_state(problem.optimizer, parameters),
         order=order,
         steps=jnp.asarray(0, jnp.int32),
-        diverged=jnp.asarray(False),
+        failure=jnp.asarray(RUNNING, jnp.int32),
         status=jnp.asarray(RUNNING, jnp.int32),
         record=record,
     )
@@ -67,15 +67,16 @@ def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
 def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Array, ""]) -> DescentState:
     """Make at most `budget` more steps; fewer if the run ends."""
     last = jnp.minimum(state.steps + budget, problem.steps)
-    finished = lambda s: s.diverged | (s.steps >= problem.steps)
+    failed = lambda s: s.failure != RUNNING
+    finished = lambda s: failed(s) | (s.steps >= problem.steps)
 
     def interval(s: DescentState) -> DescentState:
         """Observe if it is time to, then train up to the next observation."""
         s = eqx.tree_at(lambda s: s.record, s, _save(problem, s))
-        status = jnp.select([s.diverged, finished(s)], [DIVERGED, COMPLETED], RUNNING).astype(jnp.int32)
+        status = jnp.where(finished(s) & ~failed(s), COMPLETED, s.failure).astype(jnp.int32)
         s = eqx.tree_at(lambda s: s.status, s, status)
         target = jnp.where(s.record.count < len(problem.save_steps), problem.save_steps[s.record.count], last)
-        unfinished = lambda s: (s.steps < jnp.minimum(target, last)) & ~s.diverged
+        unfinished = lambda s: (s.steps < jnp.minimum(target, last)) & ~failed(s)
         return jax.lax.while_loop(unfinished, lambda s: _step(problem, s), s)
 
     goes_on = lambda s: (s.status == RUNNING) & ((s.steps < last) | finished(s))
@@ -87,20 +88,26 @@ def _step(problem: DescentProblem, state: DescentState) -> DescentState:
     gradient = objective.gradient(state.parameters)
     new, optimizer_state = optimizer_step(problem.optimizer, gradient, state.optimizer_state, state.parameters)
     new = objective.where_trained(new, state.parameters)
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
+    finite = _all_finite(new)
+    # Later the gradient is infinite too where a run diverges, as the loss overflows before the parameters do.
+    failure = jnp.where((state.steps > 0) | _all_finite(gradient), DIVERGED, NO_GRADIENT)
     keep = lambda a, b: jnp.where(finite, a, b)
     return eqx.tree_at(
-        lambda s: (s.parameters, s.optimizer_state, s.order, s.steps, s.diverged),
+        lambda s: (s.parameters, s.optimizer_state, s.order, s.steps, s.failure),
         state,
         (
             jax.tree.map(keep, new, state.parameters),
             optimizer_state,
             order,
             state.steps + jnp.where(finite, 1, 0),
-            ~finite,
+            jnp.where(finite, RUNNING, failure).astype(jnp.int32),
         ),
         is_leaf=lambda leaf: leaf is None,
     )
+
+
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 @jax.numpy_dtype_promotion("standard")  # Adam, for one, relies on it, even where the user's own functions may not
@@ -137,7 +144,7 @@ def _save(problem: DescentProblem, state: DescentState) -> Record:
     """Observe when the next save step is reached; where the run diverges, also at its last finite parameters."""
 
     def due(record: Record) -> Array:
-        at_the_end = state.diverged & ((record.count == 0) | (record.steps[record.count - 1] < state.steps))
+        at_the_end = (state.failure != RUNNING) & ((record.count == 0) | (record.steps[record.count - 1] < state.steps))
         now = (record.count < len(problem.save_steps)) & (problem.save_steps[record.count] == state.steps)
         return now | at_the_end
 

@@ -168,3 +168,13 @@ def test_float32_networks_are_trained_in_float32(data):
     train = lambda net: nf.gradient_descent(net, data, optax.adam(0.01), 20, weight_decay=0.1, time_per_step=0.01)
     shapes = eqx.filter_eval_shape(train, net)
     assert shapes.net.layers[0].weight.dtype == shapes.observed["loss"].dtype == jnp.float32
+
+
+def test_a_gradient_that_is_nan_from_the_start_is_told_from_a_divergence(data):
+    """√ has no derivative at the zero residual of a zero network on zero targets."""
+    net = nf.nets.MLP([4, 3], key=jax.random.key(0)).with_weights([np.zeros((3, 4))])
+    still = nf.Dataset(data.x, jnp.zeros_like(data.y))
+    cusp = lambda p, t: jnp.sqrt(jnp.sum((p - t) ** 2))
+    run = nf.gradient_descent(net, still, optax.sgd(0.1), 10, loss=cusp, throw=False, progress=False)
+    assert run.status == "no_gradient" and "the gradient of the loss is NaN" in run.what_happened
+    assert run.stats["steps"] == 0 and len(run.times) == 1
