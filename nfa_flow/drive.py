@@ -25,7 +25,8 @@ from jaxtyping import Array, PyTree
 
 from .blas import one_blas_thread
 from .checks import is_traced, wrong
-from .files import require_path
+from .files import remove_abandoned, require_path, write_file
+from .interrupts import never_ignored
 from .suspend import current_replay, final_state
 
 _State = TypeVar("_State", bound=Any)
@@ -119,7 +120,7 @@ def drive(
             state = _restore(checkpoint, state, fingerprint)
     written = time.perf_counter()
     try:
-        with _progress_bar(label(), progress and _in_main_thread()) as show, one_blas_thread():
+        with never_ignored(), _progress_bar(label(), progress and _in_main_thread()) as show, one_blas_thread():
             while int(state.status) == RUNNING:
                 started = time.perf_counter()
                 state = jax.block_until_ready(advance(problem, state, jnp.asarray(budget, jnp.int32)))
@@ -149,9 +150,8 @@ def _in_main_thread() -> bool:
 
 def discard(checkpoint: str | os.PathLike) -> None:
     """Delete a checkpoint, and what a kill may have left beside it."""
-    checkpoint = Path(checkpoint)
-    checkpoint.unlink(missing_ok=True)
-    _partial(checkpoint).unlink(missing_ok=True)  # where a kill struck while writing
+    Path(checkpoint).unlink(missing_ok=True)
+    remove_abandoned(Path(checkpoint))
 
 
 def fingerprint_of(program: str, inputs: PyTree) -> str:
@@ -191,16 +191,14 @@ def beginning(checkpoint: str | os.PathLike | None) -> float:
 
 
 def _write(path: Path, state: PyTree, fingerprint: str, began: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(_partial(path), "wb") as file:
-        arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(_host(state))}
-        seconds = np.array(time.perf_counter() - began)
-        np.savez(file, fingerprint=np.array(fingerprint), seconds=seconds, **arrays)
-    os.replace(_partial(path), path)
+    arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(_host(state))}
+    arrays |= {"fingerprint": np.array(fingerprint), "seconds": np.array(time.perf_counter() - began)}
 
+    def write(partial: Path) -> None:
+        with open(partial, "wb") as file:  # NumPy would add its suffix to a name
+            np.savez(file, **arrays)
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    write_file(path, write)
 
 
 def _restore(path: Path, state: _State, fingerprint: str) -> _State:

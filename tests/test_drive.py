@@ -9,6 +9,7 @@ import time
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -267,3 +268,24 @@ def test_numbers_that_only_the_first_state_holds_tell_runs_apart(tmp_path, monke
         with pytest.raises(ValueError, match="belongs to another run"):
             run(0.05)
         assert run(0.01).status == "completed"
+
+
+def test_a_file_of_a_similar_name_is_nobodys_partial_checkpoint(tmp_path):
+    (tmp_path / "run.partial").write_text("mine")
+    descent(tmp_path / "run", steps=3)
+    assert (tmp_path / "run.partial").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_an_interrupt_that_python_had_to_ignore_ends_the_run(kind):
+    class Collected:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def observed(net, data):
+        Collected()  # while the program is traced
+        return jnp.zeros(())
+
+    with pytest.raises(KeyboardInterrupt):
+        RUNS[kind](observe={"it": observed})
+        time.sleep(5)

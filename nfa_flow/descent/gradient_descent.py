@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from ..checks import require_integer, require_key, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, beginning, run_to_end
+from ..interrupts import never_ignored
 from ..losses import Loss
 from ..nets import MLP
 from ..nets.scale_by_parametrization import scales_by_parametrization
@@ -84,7 +85,8 @@ def gradient_descent(
         time_per_step=jnp.asarray(time_per_step, jnp.zeros(()).dtype),
         batches=_check_batches(batch_size, key, data),
     )
-    first = _start(problem, parameters)
+    with never_ignored():
+        first = _start(problem, parameters)
     state, interrupted = run_to_end(
         _advance,
         problem,

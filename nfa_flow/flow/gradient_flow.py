@@ -17,6 +17,7 @@ from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, beginning, run_to_end
 from ..half_precision import in_single_precision
+from ..interrupts import never_ignored
 from ..losses import Loss
 from ..nets import MLP
 from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
@@ -65,8 +66,8 @@ def gradient_flow(
 
     **Arguments:**
     - `net`: any Equinox module from one sample "d" to a prediction "c". All its floating-point arrays are trained that
-      the loss has a gradient with respect to; neither gradient nor weight decay moves one behind
-      `jax.lax.stop_gradient`.
+      the loss has a gradient with respect to, constants such as means of the inputs too; neither gradient nor weight
+      decay moves one behind `jax.lax.stop_gradient`.
     - `data`: the samples.
     - `t1`, `t0`: end and start in gradient-flow time; to go on from an earlier run pass its `net` and `end_time`.
     - `weight_decay`: λ ≥ 0.
@@ -182,7 +183,8 @@ def _flow(
         max_steps=jnp.asarray(max_steps, jnp.int32),
     )
     dt0 = None if dt0 is None else jnp.asarray(dt0, t1.dtype)
-    first = _start(problem, parameters, t0, dt0)
+    with never_ignored():
+        first = _start(problem, parameters, t0, dt0)
     state, interrupted = run_to_end(
         _advance,
         problem,
