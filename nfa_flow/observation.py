@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
-from .checks import wrong
+from .checks import described, wrong
 from .data import Dataset
 from .losses import Loss, mse, resolve
 from .objective import AbstractObjective
@@ -83,8 +84,12 @@ class Observer(eqx.Module):
             if self.observables is None:
                 observed = (objective.loss(parameters),)
             else:
-                observed = tuple(self._observed(each, objective, parameters, known) for each in self.observables)
-        return jax.tree.map(jnp.asarray, observed), objective.natural(parameters) if self.keep_parameters else None
+                named = zip(self.names, self.observables, strict=True)
+                observed = tuple(
+                    numbers(f'observe["{name}"]', self._observed(each, objective, parameters, known))
+                    for name, each in named
+                )
+        return observed, objective.natural(parameters) if self.keep_parameters else None
 
     def _observed(
         self, observable: Callable, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]
@@ -113,6 +118,27 @@ def _open_arguments(observable: Callable) -> list[str]:
     return [name for name in getattr(observable, "from_run", ()) if name not in given]
 
 
+def require_observable(argument: str, observable: Any) -> None:
+    """Raise ValueError for what cannot be called with a network and data, a function that makes observables say."""
+    must_be = "a function (net, data) -> array, such as `nf.measure.alignment(1/3)`"
+    if not callable(observable) or isinstance(observable, type):
+        raise wrong(argument, must_be, described(observable))
+    try:
+        inspect.signature(observable).bind(None, None)
+    except TypeError as error:
+        raise wrong(argument, must_be, f"{described(observable)}: {error}") from None
+    except ValueError:  # of a function of C, which has no signature
+        pass
+
+
+def numbers(argument: str, observed: PyTree) -> PyTree:
+    """What an observable returned, as arrays; ValueError where it is no tree of numbers."""
+    try:
+        return jax.tree.map(jnp.asarray, observed)
+    except TypeError:
+        raise wrong(argument, "a function that returns numbers", f"one that returns {described(observed)}") from None
+
+
 def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_parameters: bool) -> Observer:
     """Check the observables and bring the data to the network's dtype.
 
@@ -125,8 +151,7 @@ def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_p
             if name in _TAKEN or not _can_be_stored(name):
                 must_be = f"a mapping {_NAMES}, other than {', '.join(_TAKEN)}, which stores use"
                 raise wrong("observe", must_be, f"one with {name!r}")
-            if not callable(observable):
-                raise wrong(f'observe["{name}"]', "a function (net, data) -> array", repr(observable))
+            require_observable(f'observe["{name}"]', observable)
     dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array)))
     names, observables = (("loss",), None) if observe is None else (tuple(observe), tuple(observe.values()))
     return Observer(names, observables, data.astype(dtype), keep_parameters)

@@ -74,3 +74,17 @@ def test_what_no_store_can_hold_is_refused_before_the_run(name):
 def test_keys_are_no_observations():
     with pytest.raises(ValueError, match=r'`observe\["key"\]` must be a function that returns numbers'):
         observed({"key": lambda net, data: jax.random.key(0)})
+
+
+@pytest.mark.parametrize(
+    ("observable", "message"),
+    [
+        (nf.measure.alignment, "must be a function .net, data. -> array, .* too many positional arguments"),
+        (lambda net: 1.0, "must be a function .net, data. -> array, .* too many positional arguments"),
+        (nf.measure.Sharpness, "must be a function .net, data. -> array, .* but was <class"),
+        (lambda net, data: "high", "must be a function that returns numbers, but was one that returns 'high'"),
+    ],
+)
+def test_what_is_no_observable_is_named(observable, message):
+    with pytest.raises(ValueError, match=r'`observe\["it"\]` ' + message):
+        observed({"it": observable})

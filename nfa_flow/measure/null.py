@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_key, wrong
 from ..data import Dataset
+from ..observation import numbers, require_observable
 from .layer import is_tied, weighted_layers
 
 
@@ -50,8 +51,7 @@ def null_alignment(
         raise wrong("data", "samples without a mask (drop or fill in what is missing)", "a masked array")
     if isinstance(data, Iterator):
         raise wrong("data", "a `Dataset` or samples, which every draw looks at anew", f"a {type(data).__name__}")
-    if not callable(observable):
-        raise wrong("observable", "a function `(net, data) -> array`, such as `alignment(1/3)`", repr(observable))
+    require_observable("observable", observable)
     return _null(net, key, data, observable, draws, untrained)
 
 
@@ -60,7 +60,7 @@ def null_alignment(
 def _null(net: Any, key: PRNGKeyArray, data: Any, observable: Any, draws: int, untrained: Any) -> Null:
     draw = untrained if untrained is not None else lambda key: with_gaussian_weights(net, key)
     # One after another: side by side the Jacobians of all draws would be in memory at once.
-    values = jax.lax.map(lambda key: observable(draw(key), data), jax.random.split(key, draws))
+    values = jax.lax.map(lambda key: numbers("observable", observable(draw(key), data)), jax.random.split(key, draws))
     mean = jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
     spread = jax.tree.map(lambda v: jnp.std(v, axis=0, ddof=1), values)
     return Null(mean, spread, values)

@@ -208,6 +208,8 @@ def test_the_null_keeps_biases_and_can_be_compiled():
     [
         (iter([DATA]), nf.measure.alignment(0.5), "`data` must be a `Dataset` or samples, .* but was a list_iterator"),
         (DATA, "cosine", "`observable` must be a function .* but was 'cosine'"),
+        (DATA, nf.measure.alignment, "`observable` must be a function .* too many positional arguments"),
+        (DATA, lambda net, data: "high", "`observable` must be a function that returns numbers, .* 'high'"),
     ],
 )
 def test_a_wrong_argument_of_the_null_is_named(data, observable, message, no_type_checks):
