@@ -7,7 +7,7 @@ JAX are not known yet, so they pass: the check is for the person who calls from 
 import decimal
 import math
 import numbers
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,6 +54,13 @@ def require_integer(argument: str, value: Any, *, at_least: int) -> None:
         raise wrong(argument, f"a whole number below 2³¹ = {2**31}", repr(value))
 
 
+def require_integers(argument: str, value: Any, *, at_least: int) -> None:
+    """Raise unless `value` is a sequence of whole numbers ≥ `at_least`."""
+    require_instance(argument, value, Sequence, "a sequence of whole numbers")
+    for each in value:
+        require_integer(argument, each, at_least=at_least)
+
+
 def require_choice(argument: str, value: Any, choices: Collection[str]) -> None:
     """Raise unless `value` is one of the names in `choices`."""
     if not isinstance(value, str) or value not in choices:
@@ -68,6 +75,24 @@ def named_function(argument: str, value: Any, named: Mapping[str, Callable], sig
     if not callable(value):
         raise wrong(argument, f"a name or a function {signature}", repr(value))
     return value
+
+
+def called(argument: str, must_be: str, function: Callable, *arguments: Any) -> Any:
+    """What a function of the user's returns; a ValueError naming `argument` for whatever it raises.
+
+    ValueErrors pass, which say what they need, and what is no fault of its code: failed runs, devices without memory.
+    """
+    try:
+        return function(*arguments)
+    except (ValueError, RuntimeError):
+        raise
+    except Exception as error:
+        raise wrong(argument, must_be, f"one that raises {type(error).__name__}: {error}".rstrip(".")) from error
+
+
+def require_flag(argument: str, value: Any) -> None:
+    """Raise unless `value` is True or False."""
+    require_instance(argument, value, (bool, np.bool_), "True or False")
 
 
 def described(value: Any) -> str:

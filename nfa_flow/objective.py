@@ -193,7 +193,7 @@ def root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
         layers = [jax.tree.map(lambda _, m=m: m, layer) for m, layer in zip(mobility, parameters.layers, strict=True)]
         mobility = eqx.tree_at(lambda p: p.layers, parameters, tuple(layers))
     for m in jax.tree.leaves(mobility):
-        is_number = is_traced(m) or np.issubdtype(np.asarray(m).dtype, np.number)
+        is_number = jnp.issubdtype(m.dtype if hasattr(m, "dtype") else np.asarray(m).dtype, np.number)
         if not is_number or not (is_traced(m) or np.all(np.isfinite(m) & (m > 0))):
             raise wrong("mobility", must_be, repr(m))
     root = lambda p, m: jnp.sqrt(jnp.asarray(m, p.dtype))

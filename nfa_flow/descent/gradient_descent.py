@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ..checks import require_integer, require_key, require_number, wrong
+from ..checks import called, require_integer, require_key, require_number, wrong
 from ..data import Dataset
 from ..drive import INTERRUPTED, beginning, run_to_end
 from ..interrupts import never_ignored
@@ -134,16 +134,10 @@ def _check_optimizer(optimizer: Any, parameters: PyTree) -> None:
         state = first_optimizer_state(optimizer, parameters)
         return state, optimizer_step(optimizer, parameters, state, parameters)[1]
 
-    try:
-        before, after = jax.eval_shape(states, parameters)
-    except ValueError:  # which says what it needs
-        raise
-    except Exception as error:
-        must_be = (
-            "one that needs gradients and one set of parameters only (no loss value, no line search, no "
-            "`optax.lookahead`)"
-        )
-        raise wrong("optimizer", must_be, f"one that raises {type(error).__name__}: {error}".rstrip(".")) from error
+    must_be = (
+        "one that needs gradients and one set of parameters only (no loss value, no line search, no `optax.lookahead`)"
+    )
+    before, after = called("optimizer", must_be, jax.eval_shape, states, parameters)
     types = lambda state: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
     if types(before) != types(after):
         must_be = "one whose state keeps its shapes and dtypes"

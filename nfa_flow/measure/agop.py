@@ -121,16 +121,18 @@ def jacobian_sum(
     loss: Loss | None = None,
     memory: int = MEMORY,
     where_cheapest: bool = False,
+    argument: str = "x",
 ) -> tuple[Float[Array, "r k"], Float[Array, "k h"] | None]:
     """(what B = df/dz adds up to, W_l); at the input of a module (what J adds up to, None).
 
-    **Arguments:** as in `agop`; `where_cheapest`: what J = B W_l adds up to, and None, if that has fewer columns.
+    **Arguments:** as in `agop`; `where_cheapest`: what J = B W_l adds up to, and None, if that has fewer columns;
+    `argument`: the name of `x` in errors.
     """
     require_number("memory", memory, at_least=1)
     net = at_least_single(net)
     position = find_layer(net, layer)
     function = Function(Tap(net, position), None if loss is None else resolve(loss))
-    batches = _batches(x, loss is not None, net)
+    batches = _batches(x, loss is not None, net, argument)
     W = function.tap.weight
     multiply = where_cheapest and W is not None and W.shape[1] < W.shape[0]
     if type(net) is MLP and net.is_linear and loss is None and position is not None:
@@ -210,29 +212,29 @@ def _product(R: Float[Array, "r k"], W: Float[Array, "k h"]) -> Float[Array, "r 
     return R @ W
 
 
-def _batches(x: Samples, with_targets: bool, net: Any) -> Iterator[tuple[Sample, Array]]:
+def _batches(x: Samples, with_targets: bool, net: Any, argument: str) -> Iterator[tuple[Sample, Array]]:
     """Each batch as ((x, y or None), weights)."""
     whole = is_whole(x)
     if not whole and not isinstance(x, Iterable):
-        raise wrong("x", "samples, a `Dataset`, or an iterable of batches of either", repr(x))
+        raise wrong(argument, "samples, a `Dataset`, or an iterable of batches of either", repr(x))
     empty = True
     batches: Iterable[Any] = [x] if whole else x  # pyright: ignore[reportAssignmentType]  (a Dataset is whole)
     for batch in batches:
         empty = False
         if isinstance(batch, Dataset):
             if batch.weight is not None and not whole:
-                raise wrong("x", "an iterable of batches without weights", "a batch of a weighted `Dataset`")
+                raise wrong(argument, "an iterable of batches without weights", "a batch of a weighted `Dataset`")
             batch = in_precision_of(net, batch)
             samples, targets, weight = batch.x, batch.y, batch.sample_weight
         elif with_targets:
-            raise wrong("x", "a `Dataset` (or batches of them), for the loss needs targets", _described(batch))
+            raise wrong(argument, "a `Dataset` (or batches of them), for the loss needs targets", _described(batch))
         else:
-            samples, targets = in_precision_of(net, _samples(batch)), None
+            samples, targets = in_precision_of(net, _samples(argument, batch)), None
             weight = jnp.full(len(samples), 1 / len(samples), samples.dtype)
-        require_inputs("x", net, samples)
+        require_inputs(argument, net, samples)
         yield (samples, targets if with_targets else None), weight
     if empty:
-        raise wrong("x", "an iterable with at least one batch", "empty")
+        raise wrong(argument, "an iterable with at least one batch", "empty")
 
 
 def is_whole(x: Any) -> bool:
@@ -240,20 +242,20 @@ def is_whole(x: Any) -> bool:
     return isinstance(x, Dataset | jax.Array | np.ndarray)
 
 
-def whole_batch(net: Any, x: Samples) -> tuple[Sample, Float[Array, " n"]]:
+def whole_batch(net: Any, x: Samples, argument: str = "x") -> tuple[Sample, Float[Array, " n"]]:
     """Samples or a `Dataset` as ((x, None), weights), where batches will not do."""
     if not is_whole(x):
-        raise wrong("x", "samples or a `Dataset`, all at once", _described(x))
-    return next(_batches(x, False, net))
+        raise wrong(argument, "samples or a `Dataset`, all at once", _described(x))
+    return next(_batches(x, False, net, argument))
 
 
-def _samples(x: Any) -> Float[Array, "n ..."]:
+def _samples(argument: str, x: Any) -> Float[Array, "n ..."]:
     if isinstance(x, np.ma.MaskedArray):
-        raise wrong("x", "samples without a mask (drop or fill in what is missing)", "a masked array")
+        raise wrong(argument, "samples without a mask (drop or fill in what is missing)", "a masked array")
     if not isinstance(x, jax.Array | np.ndarray) or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise wrong("x", "an array of floating-point samples", _described(x))
+        raise wrong(argument, "an array of floating-point samples", _described(x))
     if x.ndim < 2 or 0 in x.shape:
-        raise wrong("x", "samples in rows, with at least one of them and one input", f"of shape {x.shape}")
+        raise wrong(argument, "samples in rows, with at least one of them and one input", f"of shape {x.shape}")
     return jnp.asarray(x)
 
 

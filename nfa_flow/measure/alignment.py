@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..blas import on_one_blas_thread
-from ..checks import require_choice, require_integer, require_number, wrong
+from ..checks import require_choice, require_flag, require_integer, require_number, wrong
 from ..losses import Loss, resolve
 from ..observation import loss_or_default
 from .agop import Samples, is_whole
@@ -127,11 +127,13 @@ def alignment(
     if isinstance(layer, int) or not callable(layer):
         require_integer("layer", layer, at_least=1)
         layer = int(layer)
+    require_flag("agop_of_change", agop_of_change)
+    require_flag("centred", centred)
     if agop_of_change and initial is None:
         raise wrong("initial", "the network at the start, where `agop_of_change`", "None")
     if loss is not None:
         resolve(loss)
-    W_0 = None if initial is None else layer_weight(initial, layer)
+    W_0 = None if initial is None else layer_weight(initial, layer, "initial")
     return Alignment(power, W_0, metric, layer, centred, agop_of_change, loss, of_loss=loss is not None)
 
 

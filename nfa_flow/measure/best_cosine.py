@@ -35,7 +35,7 @@ def best_cosine(net: Any, x: Samples, *, layer: Layer = 1) -> BestCosine:
     equally well, as for an AGOP of rank one. All three are NaN where NFM or AGOP is zero to working precision.
     **Source:** the ansatz: Radhakrishnan et al. 2024; that it can fail at every α: Tansley, Massart & Cartis 2026.
     """
-    return _best(feature_pair(net, x, layer))
+    return _best(feature_pair(net, x, layer, argument="x"))
 
 
 @eqx.filter_jit

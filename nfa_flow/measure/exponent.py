@@ -40,7 +40,7 @@ def fit_exponent(net: Any, x: Samples, *, layer: Layer = 1) -> ExponentFit:
     **Returns:** an `ExponentFit` of scalars.
     **Source:** Tansley, Massart & Cartis 2026 (the exponent); the common-basis fit is ours.
     """
-    values = spectrum_along_agop(net, x, layer)
+    values = spectrum_along_agop(net, x, layer, "x")
     return _fit(values, jnp.sum(layer_weight(net, layer) ** 2))
 
 

@@ -17,7 +17,8 @@ from ..checks import wrong
 from ..nets import MLP
 from ..nets.activations import name_of
 from ..precision import at_least_single
-from .agop import Samples, preactivation_agop
+from .agop import Samples, jacobian_sum
+from .jacobian_sums import jacobian_sum_kind
 
 
 def leading_linear_layers(net: MLP) -> int:
@@ -42,7 +43,8 @@ def head_matrix(net: MLP, data: Samples) -> Float[Array, "m m"]:
     **Raises:** ValueError naming `net` or `data`.
     **Source:** Tansley, Massart & Cartis 2026 (linear layers before a nonlinear head); the condition on B is ours.
     """
-    return preactivation_agop(net, data, layer=leading_linear_layers(net))
+    total = jacobian_sum_kind(factor=False, centred=False)
+    return jacobian_sum(net, data, total, layer=leading_linear_layers(net), argument="data")[0]
 
 
 def head_anisotropy(net: MLP, data: Samples) -> Float[Array, ""]:

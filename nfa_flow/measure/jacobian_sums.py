@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import require_flag
 from ..factorisations import triangle
 from .jacobians import Rows
 
@@ -137,6 +138,8 @@ class CentredTriangle(AbstractJacobianSum):
 
 def jacobian_sum_kind(*, factor: bool, centred: bool) -> AbstractJacobianSum:
     """The sum that gives K or a factor of it, of Jacobians as they are or centred."""
+    require_flag("factor", factor)
+    require_flag("centred", centred)
     if factor:
         return CentredTriangle() if centred else Triangle()
     return CentredGram() if centred else Gram()

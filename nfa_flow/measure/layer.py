@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
-from ..checks import require_integer, wrong
+from ..checks import called, described, require_integer, wrong
 from ..nets import MLP
 from ..precision import at_least_single
 
@@ -38,15 +38,12 @@ def find_layer(net: Any, layer: Layer | None) -> int | None:
     if layer is None:
         return 0 if _begins_with_matrix(net) else None
     if not isinstance(layer, int) and callable(layer):
-        try:
-            chosen = layer(net)
-        except Exception as error:
-            must_be = "a function from the network to one of its `Linear`s or `Conv`s"
-            raise wrong("layer", must_be, f"one that raises {type(error).__name__}: {error}") from error
+        must_be = "a function from the network to one of its `Linear`s or `Conv`s"
+        chosen = called("layer", must_be, layer, net)
         for position, each in enumerate(layers):
             if each is chosen:
                 return _supported(position, each)
-        raise wrong("layer", "a function from the network to one of its `Linear`s or `Conv`s", f"to {chosen!r}")
+        raise wrong("layer", must_be, f"to {chosen!r}")
     require_integer("layer", layer, at_least=1)
     layer = int(layer)  # of NumPy it would not do for a static field
     if not is_sequential(net) or not layers:
@@ -59,14 +56,14 @@ def find_layer(net: Any, layer: Layer | None) -> int | None:
     return _supported(layer - 1, layers[layer - 1])
 
 
-def layer_weight(net: Any, layer: Layer) -> Float[Array, "fan_out fan_in"]:
+def layer_weight(net: Any, layer: Layer, argument: str = "net") -> Float[Array, "fan_out fan_in"]:
     """The weight matrix W_l; of a convolution the unfolded kernel, channels out × (channels in · kernel).
 
-    **Raises:** ValueError naming `layer` or `net`.
+    **Raises:** ValueError naming `layer`, or `argument` of a network without layers.
     """
     position, layers = find_layer(net, layer), weighted_layers(at_least_single(net))
     if not layers:
-        raise wrong("net", "a network with an `equinox.nn.Linear` or `Conv`", type(net).__name__)
+        raise wrong(argument, "a network with an `equinox.nn.Linear` or `Conv`", type(net).__name__)
     if position is None and len(layers) > 1:
         must_be = f"named by a function such as `lambda net: net.conv1`, as a {type(net).__name__} may use any first"
         raise wrong("layer", must_be, layer)
@@ -208,7 +205,9 @@ def _begins_with_matrix(net: Any) -> bool:
 
 
 def require_inputs(argument: str, net: Any, x: Float[Array, "n ..."]) -> None:
-    """Raise unless samples are of the shape that an `MLP` takes; of other networks it is not known."""
+    """Raise unless `net` is a function, and samples are of the shape that it takes, as far as that is known."""
+    if not callable(net):
+        raise wrong("net", "a network, which maps one sample to a prediction", described(net))
     if type(net) not in (MLP, eqx.nn.MLP):
         return
     inputs = net.widths[0] if isinstance(net, MLP) else net.in_size

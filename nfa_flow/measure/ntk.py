@@ -69,7 +69,7 @@ def ntk_eigenvalues(
     mobility = own_mobility(net) if mobility is None else mobility
     net = at_least_single(net)
     root = None if mobility is None else root_mobility(mobility, net, eqx.filter(net, eqx.is_inexact_array))
-    (samples, _), weight = whole_batch(net, data)
+    (samples, _), weight = whole_batch(net, data, "data")
     theta = _ntk(net, samples, int(memory), root)
     if count is not None:
         require_integer("count", count, at_least=1)

@@ -10,10 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..blas import on_one_blas_thread
-from ..checks import require_integer, require_key, wrong
+from ..checks import called, require_integer, require_key, wrong
 from ..data import Dataset
 from ..observation import numbers, require_observable
 from .layer import is_tied, weighted_layers
+
+_OBSERVABLE = "a function `(net, data) -> array`, such as `alignment(1/3)`"
+_START = "a function from a key to an untrained network"
 
 
 class Null(NamedTuple):
@@ -58,9 +61,11 @@ def null_alignment(
 @on_one_blas_thread
 @eqx.filter_jit
 def _null(net: Any, key: PRNGKeyArray, data: Any, observable: Any, draws: int, untrained: Any) -> Null:
-    draw = untrained if untrained is not None else lambda key: with_gaussian_weights(net, key)
+    redrawn = lambda key: with_gaussian_weights(net, key)
+    draw = redrawn if untrained is None else lambda key: called("untrained", _START, untrained, key)
+    score = lambda key: numbers("observable", called("observable", _OBSERVABLE, observable, draw(key), data))
     # One after another: side by side the Jacobians of all draws would be in memory at once.
-    values = jax.lax.map(lambda key: numbers("observable", observable(draw(key), data)), jax.random.split(key, draws))
+    values = jax.lax.map(score, jax.random.split(key, draws))
     mean = jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
     spread = jax.tree.map(lambda v: jnp.std(v, axis=0, ddof=1), values)
     return Null(mean, spread, values)

@@ -49,4 +49,4 @@ def on_change(observable: Callable[..., PyTree], initial: Any, *, layer: Layer =
     """
     if not callable(observable):
         raise wrong("observable", "a function `(net, data) -> array`, such as `alignment(1.0)`", repr(observable))
-    return OnChange(observable, layer_weight(initial, layer), layer)
+    return OnChange(observable, layer_weight(initial, layer, "initial"), layer)

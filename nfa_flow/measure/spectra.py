@@ -117,10 +117,12 @@ class AlongAgop(NamedTuple):
     resolution: Float[Array, ""]
 
 
-def spectrum_along_agop(net: Any, data: Samples, layer: Layer) -> AlongAgop:
-    """What of the spectrum belongs to AGOP's eigenbasis; arguments as in `spectrum`."""
+def spectrum_along_agop(net: Any, data: Samples, layer: Layer, argument: str = "data") -> AlongAgop:
+    """What of the spectrum belongs to AGOP's eigenbasis; `argument`: the name of `data` in errors."""
+    if is_whole(data):
+        return AlongAgop(*_of_agop(net, data, layer, argument))
     # Batches are read once, so they are not among the values that derivatives are taken of.
-    return AlongAgop(*(_of_agop(net, data, layer) if is_whole(data) else _value(feature_pair(net, data, layer))))
+    return AlongAgop(*_value(feature_pair(net, data, layer, argument=argument)))
 
 
 def _spectrum(net: Any, data: Samples, layer: Layer) -> tuple[Spectrum, Float[Array, ""]]:
@@ -130,16 +132,17 @@ def _spectrum(net: Any, data: Samples, layer: Layer) -> tuple[Spectrum, Float[Ar
 
 
 @eqx.filter_custom_jvp
-def _of_agop(net: Any, data: Any, layer: Layer) -> tuple[Array, Array, Array, Array]:
-    return _value(feature_pair(net, data, layer))
+def _of_agop(net: Any, data: Any, layer: Layer, argument: str) -> tuple[Array, Array, Array, Array]:
+    return _value(feature_pair(net, data, layer, argument=argument))
 
 
 @_of_agop.def_jvp
 def _of_agop_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     """The value through a factor, its derivative through assembled matrices, which zero eigenvalues do not disturb."""
-    matrices = lambda net, data, layer: feature_pair(net, data, layer, factor=False, reduce=False)
+    net, data, layer, _ = primals
+    matrices = lambda net, data, layer, _: feature_pair(net, data, layer, factor=False, reduce=False)
     full, change = eqx.filter_jvp(matrices, primals, tangents)
-    pair = feature_pair(*primals)
+    pair = feature_pair(net, data, layer)
     return _value(pair), _slope(pair, full, change)
 
 

@@ -49,6 +49,9 @@ class SubspaceOverlap(eqx.Module):
     rank: int = eqx.field(static=True)
     layer: Layer = eqx.field(static=True, converter=by_code)
 
+    def __check_init__(self):
+        require_integer("rank", self.rank, at_least=1)
+
     def __call__(self, net: Any, data: Samples) -> Float[Array, ""]:
         return _overlap(_pair(net, data, self.rank, self.layer), self.rank)
 
@@ -64,7 +67,6 @@ def subspace_overlap(rank: int, *, layer: Layer = 1) -> SubspaceOverlap:
     **Raises:** ValueError naming `rank`.
     **Source:** Björck & Golub 1973 (the angles).
     """
-    require_integer("rank", rank, at_least=1)
     return SubspaceOverlap(rank, layer)
 
 

@@ -26,12 +26,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 PIECEWISE_LINEAR = frozenset({"relu", "leaky_relu"})
 
 
-def resolve(activation: Activation) -> Callable[[Array], Array]:
+def resolve(activation: Activation, argument: str = "activation") -> Callable[[Array], Array]:
     """The function behind a name; a callable is its own function.
 
-    **Raises:** ValueError for an unknown name or something that cannot be called.
+    **Raises:** ValueError naming `argument` for an unknown name or something that cannot be called.
     """
-    return named_function("activation", activation, ACTIVATIONS, "of an array")
+    return named_function(argument, activation, ACTIVATIONS, "of an array")
 
 
 def name_of(activation: Activation) -> str | None:

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..checks import described, is_traced, real_array, require_instance, require_integer, require_key, wrong
+from ..checks import described, is_traced, real_array, require_integers, require_key, wrong
 from ..nets import MLP
 from ..precision import single_or_wider
 from ..theory import Hermite
+from ..theory.hermite import require_expansion
 
 
 def features(net: MLP, x: Float[Array, "n d"]) -> Float[Array, "n N"]:
@@ -42,7 +43,7 @@ def gaussian_features(key: PRNGKeyArray, net: MLP, x: Float[Array, "n d"], activ
     """
     require_key("key", key)
     _require_net(net)
-    require_instance("activation", activation, Hermite, "an expansion, as from `nf.theory.hermite`")
+    require_expansion("activation", activation)
     return _gaussian_features(key, net.weights[0], _inputs(net, x), activation)
 
 
@@ -52,9 +53,7 @@ def powers(x: Float[Array, "n d"], beta: Float[Array, " d"], orders: Sequence[in
     **Arguments:** `x`: the batch; `beta`: a column of `gradient_vector`; `orders`: the k ≥ 1.
     **Returns:** one column per order.
     """
-    require_instance("orders", orders, Sequence, "a sequence of whole numbers")
-    for k in orders:
-        require_integer("orders", k, at_least=1)
+    require_integers("orders", orders, at_least=1)
     if not orders:
         raise wrong("orders", "at least one order", "empty")
     x = floating_matrix("x", x)

@@ -12,7 +12,7 @@ from ..checks import require_integer, require_number, wrong
 from ..nets import MLP
 from ..nets.activations import PIECEWISE_LINEAR, Activation, name_of, resolve
 from ..nets.initialisation import AbstractInitialisation, Weights
-from ..theory import hermite
+from ..theory.hermite import expanded
 
 _RATIO_ERROR = 0.01
 
@@ -92,5 +92,7 @@ def two_layer_net(
     **Returns:** an `MLP`.
     **Raises:** ValueError as `nf.theory.hermite` and `nf.nets.MLP` do.
     """
-    centred = Centred(resolve(activation), float(hermite(activation, orders=1).coefficients[0]))
+    for argument, size in {"inputs": inputs, "width": width, "outputs": outputs}.items():
+        require_integer(argument, size, at_least=1)
+    centred = Centred(resolve(activation), float(expanded("activation", activation, orders=1).coefficients[0]))
     return MLP([inputs, width, outputs], key=key, activation=centred, init=SphereRows(), dtype=dtype)

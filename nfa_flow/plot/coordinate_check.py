@@ -67,7 +67,8 @@ def _draw(ax: Axes, widths: tuple[int, ...], scaling: Scaling, what: str, color:
 
 def _span_alike(axes: Sequence[Axes]) -> None:
     """Give all vertical axes the decades of the one with most, and two at least."""
-    limits = [np.log10(ax.get_ylim()) for ax in axes]
+    is_empty = lambda ax: not np.all(np.isfinite(ax.dataLim.intervaly))  # where all sizes are zero
+    limits = [(0.0, 0.0) if is_empty(ax) else np.log10(ax.get_ylim()) for ax in axes]
     half = max(2.0, *(high - low for low, high in limits)) / 2
     for ax, (low, high) in zip(axes, limits, strict=True):
         centre = (low + high) / 2

@@ -1,5 +1,7 @@
 """Arguments of the closed forms: float64 numpy arrays on the host, whatever JAX is set to."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import numpy.typing
@@ -20,16 +22,22 @@ def as_number(argument: str, value: Number, **bounds: float | int) -> float:
     return float(value)
 
 
-def as_array(argument: str, value: ArrayLike, *shape: int | str) -> Float64[np.ndarray, "..."]:
-    """`value` as finite float64 numbers of `shape`: a size for each axis, or a name where any size will do.
+def as_array(argument: str, value: ArrayLike, *shape: Any) -> Float64[np.ndarray, "..."]:
+    """`value` as finite float64 numbers of `shape`: a size for each axis, or a name for any; `...` for any shape.
 
     **Raises:** ValueError naming `argument` when the shape differs or an entry is NaN or infinite.
     """
-    array = _numbers(argument, value)
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind in "USM" or np.iscomplexobj(array) or np.ma.is_masked(value):
+            raise TypeError("not real numbers")
+        array = array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise wrong(argument, "an array of real numbers", described(value)) from None
     fits = array.ndim == len(shape) and all(
         isinstance(size, str) or size == length for size, length in zip(shape, array.shape, strict=True)
     )
-    if not fits:
+    if shape != (...,) and not fits:
         raise wrong(argument, f"an array of shape ({', '.join(map(str, shape))})", f"of shape {array.shape}")
     require_finite(argument, array)
     return array
@@ -40,18 +48,7 @@ def as_times(value: ArrayLike) -> Float64[np.ndarray, "..."]:
 
     **Raises:** ValueError naming `times`.
     """
-    times = _numbers("times", value)
-    require_finite("times", times)
+    times = as_array("times", value, ...)
     if np.any(times < 0):
         raise wrong("times", "non-negative", f"{times.min():g} at its smallest")
     return times
-
-
-def _numbers(argument: str, value: ArrayLike) -> Float64[np.ndarray, "..."]:
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind in "USM" or np.iscomplexobj(array) or np.ma.is_masked(value):
-            raise TypeError("not real numbers")
-        return array.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise wrong(argument, "an array of real numbers", described(value)) from None

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.polynomial.legendre import legder, leggauss, legvander
 
-from ..checks import require_finite, wrong
+from ..checks import called, require_finite, wrong
 
 _NODES = 20, 10
 _PANEL_ERROR = 1e-14  # relative to the function on the panel, or near zero where it is larger
@@ -79,10 +79,11 @@ def values_of(
     argument: str, function: Callable[[Any], Any], z: Float64[np.ndarray, "..."]
 ) -> Float64[np.ndarray, "..."]:
     """f(z) in float64, also where JAX is set to float32 or is tracing."""
+    elementwise = "a function of an array, elementwise"
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        values = np.asarray(function(jnp.asarray(z)), np.float64)
+        values = called(argument, elementwise, lambda: np.asarray(function(jnp.asarray(z)), np.float64))
     if values.shape != z.shape:
-        raise wrong(argument, "a function of an array, elementwise", f"one from shape {z.shape} to {values.shape}")
+        raise wrong(argument, elementwise, f"one from shape {z.shape} to {values.shape}")
     require_finite(f"{argument}(z)", values)
     return values
 

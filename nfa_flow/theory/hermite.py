@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.polynomial.hermite_e import hermeval
 
-from ..checks import require_integer, wrong
+from ..checks import require_instance, require_integer, wrong
 from ..nets.activations import Activation, resolve
 from ._host import ArrayLike, as_array
 from ._quadrature import Rule, adapted_rules
@@ -102,22 +102,32 @@ def hermite(function: Activation | HermiteSeries, *, orders: int = 12) -> Hermit
     **Raises:** ValueError for a function that is not finite or not piecewise smooth, or whose E[f(Z)²] is infinite or
     not settled within |Z| ≤ 20.
     """
+    return expanded("function", function, orders)
+
+
+def expanded(argument: str, function: Activation | HermiteSeries, orders: int) -> Hermite:
+    """`hermite`, of what a caller knows under the name `argument`."""
     require_integer("orders", orders, at_least=1)
     if isinstance(function, HermiteSeries):
         c = np.zeros(max(orders + 1, len(function.coefficients)))
         c[: len(function.coefficients)] = function.coefficients
         squares = factorials(len(c)) * c**2
         return Hermite(c, float(np.sum(squares)), float(np.arange(len(c)) @ squares))
-    rules = adapted_rules("function", resolve(function), _RANGE)
+    rules = adapted_rules(argument, resolve(function, argument), _RANGE)
     (scaled, root), (scaled_roughly, root_roughly) = (_moments(rule, orders) for rule in rules)
     if root == 0:
         return Hermite(np.zeros(orders + 1), 0.0, 0.0)
     ends = Rule(*(part[[0, -1]] for part in rules[0]))
     if np.max(ends.values * normal_density(ends.nodes) * ends.values) > _TAIL * root**2:
-        raise wrong("function", "of finite E[f(Z)²], settled within |Z| ≤ 20", f"{function}, which grows too fast")
+        raise wrong(argument, "of finite E[f(Z)²], settled within |Z| ≤ 20", f"{function}, which grows too fast")
     error = max(np.max(np.abs(scaled - scaled_roughly)), abs(root - root_roughly)) / root
     slope_square = float(np.sum(rules[0].weights * rules[0].slopes ** 2 * normal_density(rules[0].nodes)))
     return Hermite(scaled / np.sqrt(factorials(orders + 1)), root**2, slope_square, float(error))
+
+
+def require_expansion(argument: str, value: Any) -> None:
+    """Raise unless `value` is a `Hermite`."""
+    require_instance(argument, value, Hermite, "an expansion, as from `nf.theory.hermite`")
 
 
 def information_exponent(expansion: Hermite) -> int | None:
@@ -128,6 +138,7 @@ def information_exponent(expansion: Hermite) -> int | None:
     **Arguments:** `expansion`: of the teacher.
     **Source:** Ben Arous, Gheissari & Jagannath 2021.
     """
+    require_expansion("expansion", expansion)
     return next((k for k in range(1, len(expansion.coefficients)) if expansion.has(k)), None)
 
 

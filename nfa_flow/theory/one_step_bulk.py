@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from ..checks import wrong
 from ._host import ArrayLike, Number, as_array, as_number
-from .hermite import Hermite
+from .hermite import Hermite, require_expansion
 from .one_step_low_rank import coupling
 
 _FAR = 1e12  # in x; singular values up to its root times the bulk are told apart
@@ -54,7 +54,9 @@ def feature_outliers(
     """
     from scipy.optimize import brentq
 
-    S = as_array("S", S, "K + 1", len(np.atleast_1d(S)))
+    S = as_array("S", S, "K + 1", "K + 1")
+    if len(S) < 2 or len(S) != S.shape[1]:
+        raise wrong("S", "a square matrix, as from `spike_matrix`", f"of shape {S.shape}")
     shape, own = _shape(phi, psi, activation), as_number("own", own)
 
     def surplus(x: float, j: int) -> float:
@@ -87,6 +89,7 @@ class _Traces(NamedTuple):
 
 
 def _shape(phi: Number, psi: Number, activation: Hermite) -> _Shape:
+    require_expansion("activation", activation)
     if float(activation.variance) <= 0:
         raise wrong("activation", "not constant", "of variance 0")
     ratios = as_number("phi", phi, above=0), as_number("psi", psi, above=0)

@@ -22,11 +22,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy.polynomial.hermite_e import hermegauss
 
-from ..checks import require_integer
+from ..checks import require_instance, require_integer
 from ..nets.activations import Activation, resolve
 from ._host import Number, as_number
 from ._quadrature import adapted_rules
-from .hermite import hermite, normal_density, normalised_hermite
+from .hermite import expanded, normal_density, normalised_hermite
 from .one_step_spikes import GradientDirection
 
 _NODES = 40  # of u and of v: 1e-7 of S while τ < 1/2, 1e-4 at τ = 1
@@ -47,14 +47,15 @@ def spike_matrix(
     """
     require_integer("width", width, at_least=1)
     require_integer("orders", orders, at_least=1)
-    eta, norm = as_number("eta", eta, above=0), as_number("norm", direction.norm, above=0)
-    expansion = hermite(activation, orders=1)
+    require_instance("direction", direction, GradientDirection, "as from `nf.theory.gradient_direction`")
+    eta, norm = as_number("eta", eta, above=0), as_number("direction.norm", direction.norm, above=0)
+    expansion = expanded("activation", activation, orders=1)
     tau = eta * expansion.coefficients[1] * norm / width**0.5
     z, weights = hermegauss(_NODES)
     weights = weights / weights.sum()
     z, weights = z[weights > _NEGLIGIBLE], weights[weights > _NEGLIGIBLE]
     v = z[z > 0]
-    spread = np.hypot(1, tau * as_number("scatter", direction.scatter, at_least=0) * v)
+    spread = np.hypot(1, tau * as_number("direction.scatter", direction.scatter, at_least=0) * v)
     half = _smoothed(resolve(activation), tau * np.outer(z, v), spread) - expansion.coefficients[0]
     m = np.concatenate([half[::-1, ::-1], half], axis=1)  # m(u, −v) = m(−u, v), and the nodes are symmetric
     h = normalised_hermite(z, orders) * weights

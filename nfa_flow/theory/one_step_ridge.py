@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import is_traced, require_integer, require_number, wrong
+from ..checks import is_traced, real_array, require_instance, require_integers, require_number, wrong
 from ._host import ArrayLike, Number
-from .hermite import Hermite, factorials, monomials_in_hermite
+from .hermite import Hermite, factorials, monomials_in_hermite, require_expansion
 from .one_step_low_rank import coupling
 from .one_step_spikes import GradientDirection, gradient_direction
 
@@ -62,6 +62,7 @@ def resolvent_traces(penalty: Number, phi: Number, psi: Number, activation: Herm
     **Raises:** ValueError for an argument out of its range.
     **Source:** Adlam & Pennington 2020; Moniri et al. 2024.
     """
+    require_expansion("activation", activation)
     return _traces(*_positive(penalty=penalty, phi=phi, psi=psi), activation)
 
 
@@ -85,14 +86,15 @@ def ridge_losses(
     **Raises:** ValueError for an argument out of its range. Warns of a teacher from which nothing is learned.
     **Source:** Moniri et al. 2024, where the orders are (1,) and (1, 2).
     """
-    for k in orders:
-        require_integer("orders", k, at_least=1)
+    require_integers("orders", orders, at_least=1)
     if len(set(orders)) < len(orders):
         raise wrong("orders", "different from one another", list(orders))
+    require_expansion("activation", activation)
     penalty, phi, psi = _positive(penalty=penalty, phi=phi, psi=psi)
     noise = _noise(noise, teacher)
     if direction is None:
         direction = gradient_direction(teacher, phi, noise=noise) if orders else GradientDirection(1.0, 0.0)
+    _require_direction(direction)
     return _limit(tuple(orders), penalty, phi, psi, activation, teacher, noise, direction)
 
 
@@ -117,10 +119,11 @@ def finite_ridge_losses(
     **Returns:** `RidgeLosses`.
     **Raises:** ValueError for an argument out of its range.
     """
-    S = jnp.asarray(S, jnp.zeros(()).dtype)
+    S = real_array("S", S, ...).astype(jnp.zeros(()).dtype)
     if S.ndim != 2 or S.shape[0] != S.shape[1] or len(S) < 2:
         raise wrong("S", "a square matrix, as from `spike_matrix`", f"of shape {S.shape}")
-
+    require_expansion("activation", activation)
+    _require_direction(direction)
     penalty, phi, psi = _positive(penalty=penalty, phi=phi, psi=psi)
     return _finite(penalty, phi, psi, activation, teacher, _noise(noise, teacher), S, direction)
 
@@ -258,9 +261,14 @@ def _positive(**arguments: Any) -> tuple[Array, ...]:
     return tuple(jnp.asarray(value, jnp.zeros(()).dtype) for value in arguments.values())
 
 
+def _require_direction(value: Any) -> None:
+    require_instance("direction", value, GradientDirection, "as from `nf.theory.gradient_direction`")
+
+
 def _noise(noise: Any, teacher: Hermite) -> Array:
     """The noise as an array, for a teacher of mean zero."""
     require_number("noise", noise, at_least=0)
+    require_expansion("teacher", teacher)
     if not is_traced(teacher) and teacher.has(0):
         mean = float(teacher.coefficients[0])
         raise wrong("teacher", "of mean zero (take c_0 off the targets)", f"of mean {mean:g}")

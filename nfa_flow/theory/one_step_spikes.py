@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..checks import is_traced, require_integer, require_number, wrong
+from ..checks import is_traced, require_integer, require_integers, require_number, wrong
 from ._host import Number, as_number
-from .hermite import Hermite, information_exponent
+from .hermite import Hermite, information_exponent, require_expansion
 
 _ROUNDING = 1e-9
 
@@ -71,6 +71,7 @@ def gradient_direction(
     """
     require_number("phi", phi, above=0)
     require_number("noise", noise, at_least=0)
+    require_expansion("teacher", teacher)
     if not is_traced(teacher) and not teacher.has(1):
         exponent = information_exponent(teacher)
         exponent = f"is {exponent}" if exponent else f"is above {len(teacher.coefficients) - 1}"
@@ -142,15 +143,17 @@ def spike_sizes(
     """
     eta, norm = as_number("eta", eta, above=0), as_number("norm", norm, above=0)
     require_integer("width", width, at_least=1)
-    for k in orders:
-        require_integer("orders", k, at_least=1)
-        activation.has(k)  # raises beyond what was computed
+    require_integers("orders", orders, at_least=1)
+    require_expansion("activation", activation)
+    if max(orders, default=1) >= len(activation.coefficients):
+        raise wrong("orders", f"at most {len(activation.coefficients) - 1}, the last one of `activation`", max(orders))
     k, c = np.asarray(orders, int), np.asarray(activation.coefficients, np.float64)
     double_factorials = np.array([np.prod(np.arange(1.0, 2 * order, 2)) for order in orders])
     return (eta * abs(c[1]) * norm) ** k * np.abs(c[k]) * double_factorials * float(width) ** ((1 - k) / 2)
 
 
 def _require_linear_part(activation: Hermite) -> None:
+    require_expansion("activation", activation)
     if not is_traced(activation) and not activation.has(1):
         raise wrong("activation", "one with c_1 = E[σ(Z)Z] ≠ 0, as the first gradient is c_1 a βᵀ", "one with c_1 = 0")
 

@@ -60,13 +60,19 @@ def diagonal_cosine(nfm: ArrayLike, agop: ArrayLike, power: ArrayLike) -> Float6
 
     **Arguments:** `nfm`, `agop`: diagonals, (…, d), non-negative and not all zero; `power`: α ≥ 0, of any shape.
     **Returns:** cosines, with the leading axes of the diagonals followed by those of `power`.
-    **Raises:** ValueError for a negative `power`.
+    **Raises:** ValueError for a negative `power`, or diagonals of shapes that do not fit.
     """
-    powers = np.asarray(power, np.float64)
+    powers = as_array("power", power, ...)
     if not np.all(powers >= 0):
         raise wrong("power", "non-negative", powers.tolist())
+    nfm, agop = as_array("nfm", nfm, ...), as_array("agop", agop, ...)
+    for argument, diagonals in {"nfm": nfm, "agop": agop}.items():
+        if not diagonals.size or not diagonals.ndim or np.any(diagonals < 0):
+            raise wrong(argument, "diagonals (…, d) of non-negative numbers", diagonals.tolist())
+    if nfm.shape[-1] != agop.shape[-1]:
+        raise wrong("agop", f"diagonals of length {nfm.shape[-1]}, like `nfm`", f"of length {agop.shape[-1]}")
     lead = (..., *(None,) * powers.ndim, slice(None))
-    nfm, agop = np.asarray(nfm, np.float64)[lead], np.asarray(agop, np.float64)[lead]
+    nfm, agop = nfm[lead], agop[lead]
     # Scaled to at most 1, so that no power overflows.
     agop_power = (agop / agop.max(-1, keepdims=True)) ** powers[..., None]
     norms = np.linalg.norm(nfm, axis=-1) * np.linalg.norm(agop_power, axis=-1)

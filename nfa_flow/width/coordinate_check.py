@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, PRNGKeyArray
 
 from ..blas import on_one_blas_thread
-from ..checks import require_integer, require_number, wrong
+from ..checks import called, require_integer, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP, AbstractParametrization
 from .coordinates import Coordinates
@@ -100,7 +100,8 @@ def coordinate_check(
     nets = [[build(n, each) for each in jax.random.split(jax.random.fold_in(key, n), seeds)] for n in widths]
     parametrization = [_parametrization_of(net) for row in nets for net in row][0]
     promises = promised_exponents(parametrization, nets[0][0].depth)
-    measured = [[_sizes(net, train(net, data), data) for net in row] for row in nets]
+    trained = lambda net: called("train", "a function (net, data) to the trained network", train, net, data)
+    measured = [[_sizes(net, trained(net), data) for net in row] for row in nets]
     sizes = {name: np.array([[each[name] for each in row] for row in measured], float) for name in promises}
     scalings = {name: _scaling(widths, sizes[name], promise, tolerance) for name, promise in promises.items()}
     return CoordinateCheck(parametrization, tuple(widths), scalings)

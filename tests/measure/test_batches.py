@@ -14,9 +14,15 @@ from nfa_flow.measure import (
     agop_factor,
     alignment,
     balance,
+    best_cosine,
     fit_exponent,
+    head_matrix,
     loss,
+    ntk_eigenvalues,
+    null_alignment,
+    on_change,
     preactivation_agop,
+    spectrum,
 )
 from nfa_flow.nets import MLP
 
@@ -248,3 +254,35 @@ def test_masked_samples_keys_and_arrays_for_names_are_refused_by_name(no_type_ch
         agop(NET, masked)
     with pytest.raises(ValueError, match="`metric` must be one of"):
         alignment(0.5, metric=np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "measurement, argument",
+    [
+        (agop, "x"),
+        (best_cosine, "x"),
+        (fit_exponent, "x"),
+        (ntk_eigenvalues, "data"),
+        (spectrum, "data"),
+        (head_matrix, "data"),
+        (alignment(0.5), "data"),
+    ],
+)
+def test_samples_and_networks_are_named_as_the_measurement_names_them(measurement, argument, no_type_checks):
+    with pytest.raises(ValueError, match=f"`{argument}` must be .*but was of shape"):
+        measurement(NET, jnp.ones(3))
+    with pytest.raises(ValueError, match="`net` must be"):
+        measurement(np.ones(3), X)
+
+
+def test_functions_that_raise_and_flags_that_are_none_are_named(no_type_checks):
+    with pytest.raises(
+        ValueError, match="`observable` must be a function .*raises ZeroDivisionError: division by zero"
+    ):
+        null_alignment(NET, KEY, X, lambda net, data: 1 / 0)
+    with pytest.raises(ValueError, match="`untrained` must be .*raises TypeError"):
+        null_alignment(NET, KEY, X, alignment(0.5), untrained=lambda: NET)
+    with pytest.raises(ValueError, match="`centred` must be True or False"):
+        agop(NET, X, centred=jnp.ones(3))
+    with pytest.raises(ValueError, match="`initial` must be a network"):
+        on_change(alignment(0.5), "start")

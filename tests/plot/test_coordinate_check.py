@@ -55,3 +55,10 @@ def test_sizes_without_a_power_are_left_out():
     axes = nf.plot.coordinate_check(made(output=zero)).axes
     assert not np.isfinite(axes[3].lines[0].get_ydata()).any()
     nf.plot.coordinate_check(made(output=zero)).canvas.draw()
+
+
+def test_a_panel_without_any_size_is_drawn_too():
+    zero = {
+        name: Scaling(np.zeros((3, 1)), np.nan, np.nan, None, None) for name in promised_exponents(nf.nets.muP(), 3)
+    }
+    nf.plot.coordinate_check(made(**zero)).canvas.draw()

@@ -130,7 +130,8 @@ def test_the_zero_function_has_no_coefficients():
         (lambda z: jnp.sin(1e5 * z), "piecewise smooth"),
         (lambda z: z[:1], "a function of an array, elementwise"),
         ("rleu", "one of"),
-        (3, "a name or a function"),
+        (3, "`function` must be a name or a function"),
+        (lambda z: 1 / 0, "`function` must be a function of an array, .* raises ZeroDivisionError: division by zero"),
     ],
 )
 def test_functions_without_coefficients_are_refused(no_type_checks, function, message):
@@ -152,3 +153,31 @@ def test_bad_arguments_are_refused():
 def test_a_narrow_bump_is_seen(low, high):
     found = hermite(lambda z: jnp.where((z > low) & (z < high), 1.0, 0.0))
     assert found.coefficients[0] == pytest.approx(norm.cdf(high) - norm.cdf(low), rel=1e-9)
+
+
+RELU, S = hermite("relu"), np.eye(3)
+
+
+@pytest.mark.parametrize(
+    "argument, call",
+    [
+        ("expansion", lambda: information_exponent("relu")),
+        ("activation", lambda: nf.theory.feature_bulk_edge(1.0, 1.0, "relu")),
+        ("activation", lambda: nf.theory.feature_outliers(S, 1.0, 1.0, jnp.tanh)),
+        ("S", lambda: nf.theory.feature_outliers([[1.0], 2.0], 1.0, 1.0, RELU)),
+        ("activation", lambda: nf.theory.spike_orders(0.3, None)),
+        ("orders", lambda: nf.theory.spike_sizes(1.0, RELU, 1.0, 10, None)),
+        ("teacher", lambda: nf.theory.gradient_direction("relu", 1.0)),
+        ("direction", lambda: nf.theory.spike_matrix("relu", 1.0, None, 10)),
+        ("activation", lambda: nf.theory.spike_matrix(jnp.reciprocal, 1.0, nf.theory.GradientDirection(1.0, 0.5), 10)),
+        ("activation", lambda: nf.theory.resolvent_traces(1.0, 1.0, 1.0, "relu")),
+        ("teacher", lambda: nf.theory.ridge_losses(1.0, 1.0, 1.0, RELU, None)),
+        ("direction", lambda: nf.theory.ridge_losses(1.0, 1.0, 1.0, RELU, nf.theory.hermite("tanh"), direction=1.0)),
+        ("teacher", lambda: nf.theory.linear_losses(1.0, 1.0, S)),
+        ("agop", lambda: nf.theory.diagonal_cosine([1.0, 2.0], [1.0], 0.5)),
+        ("width", lambda: nf.one_step.two_layer_net(jax.random.key(0), 3, 0, "relu")),
+    ],
+)
+def test_what_is_no_expansion_or_direction_is_named(argument, call, no_type_checks):
+    with pytest.raises(ValueError, match=rf"`{argument}(\(z\))?` must be"):
+        call()

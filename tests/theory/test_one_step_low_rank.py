@@ -59,8 +59,8 @@ def test_the_mean_of_the_activation_does_not_count():
     "argument, changed",
     [
         ("eta", {"eta": 0.0}),
-        ("norm", {"direction": DIRECTION._replace(norm=0.0)}),
-        ("scatter", {"direction": DIRECTION._replace(scatter=-1.0)}),
+        ("direction.norm", {"direction": DIRECTION._replace(norm=0.0)}),
+        ("direction.scatter", {"direction": DIRECTION._replace(scatter=-1.0)}),
         ("width", {"width": 0}),
         ("orders", {"orders": 0}),
     ],

@@ -118,7 +118,7 @@ def test_orders_without_coefficient_have_size_zero():
         ("norm", lambda: spike_sizes(1.0, RELU, -1.0, 10, (1,))),
         ("width", lambda: spike_sizes(1.0, RELU, 1.0, 0, (1,))),
         ("orders", lambda: spike_sizes(1.0, RELU, 1.0, 10, (0,))),
-        ("order", lambda: spike_sizes(1.0, RELU, 1.0, 10, (13,))),
+        ("orders", lambda: spike_sizes(1.0, RELU, 1.0, 10, (13,))),
     ],
 )
 def test_wrong_argument_is_named(argument, call):
