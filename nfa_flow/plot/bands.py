@@ -10,7 +10,19 @@ import numpy as np
 
 from ..checks import wrong
 from .arguments import require_axes, require_dataset, require_names, require_quantiles, require_words
-from .style import AT_START, GREY, PALETTE, color_of, legend_below, legend_inside, new_figure, set_axes, text_of
+from .style import (
+    AT_START,
+    GREY,
+    PALETTE,
+    STEPS,
+    TIME,
+    color_of,
+    legend_below,
+    legend_inside,
+    new_figure,
+    set_axes,
+    text_of,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -53,7 +65,7 @@ def bands(
     curves = _curves(dataset, name, over, hue)
     ax = new_figure()[1][0] if ax is None else ax
     _draw(ax, curves, quantiles)
-    set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, label)
+    set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, label, xlabel=_time_label(dataset))
     if legend:
         legend_inside(ax, _entries(curves), _title(over, quantiles))
     return ax
@@ -67,7 +79,8 @@ def sweep_overview(dataset: xarray.Dataset, names: Sequence[str], over: str = "s
     figure, axes = new_figure(len(names))
     for (name, curves), ax in zip(panels.items(), axes, strict=True):
         _draw(ax, curves, _QUANTILES)
-        set_axes(ax, np.concatenate([curve.values.ravel() for curve in curves]), name, None)
+        drawn = np.concatenate([curve.values.ravel() for curve in curves])
+        set_axes(ax, drawn, name, None, xlabel=_time_label(dataset))
     legend_below(figure, _entries(sum(panels.values(), [])), _title(over, _QUANTILES))
     return figure
 
@@ -154,6 +167,15 @@ def _times(runs: xarray.Dataset, over: str) -> np.ndarray:
     if (np.fmin.reduce(times) < latest).any():
         raise wrong("over", "a dimension along which all runs were observed at the same times (`save_at`)", repr(over))
     return latest
+
+
+def _time_label(dataset: xarray.Dataset) -> str:
+    """Of the axis of time, which counts the steps of optimisers where somebody said so by `time_per_step=1`."""
+    times = dataset.get(_TIMES, dataset[_TIME])
+    if not {"batch", "step"} <= {*dataset.attrs, *dataset.variables}:
+        return TIME
+    counts = (dataset["step"] == times) | np.isnan(times) | (dataset["step"] == 0)
+    return f"time $t$ ({STEPS})" if bool(counts.all()) else TIME
 
 
 def _draw(ax: Axes, curves: Sequence[_Curve], quantiles: tuple[float, float]) -> None:

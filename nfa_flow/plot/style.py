@@ -17,6 +17,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 GREY = "#777777"
 AT_START = "at $t=0$"
 TIME = "time $t$ (learning rate × step)"
+STEPS = "steps of an optimiser"  # what time is where it counts them
 _MOST_COLUMNS = 6
 _FONT_SIZE = 9.0
 _LABELS = {

@@ -11,13 +11,12 @@ from jaxtyping import ArrayLike
 from ..checks import described, wrong
 from ..trajectory import Trajectory, flatten
 from .arguments import require_axes, require_names, require_words
-from .style import AT_START, GREY, PALETTE, TIME, entries_of, legend_below, legend_inside, new_figure, set_axes
+from .style import AT_START, GREY, PALETTE, STEPS, TIME, entries_of, legend_below, legend_inside, new_figure, set_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STEPS = "steps of an optimiser"
 _LARGEST = 1e100
 _MOST_COLUMNS = 4
 

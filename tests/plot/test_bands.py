@@ -135,6 +135,15 @@ def test_times_may_differ_between_colours_but_not_within_a_band(dataset):
         nf.plot.bands(own.drop_vars("times"), "loss")
 
 
+def test_time_that_counts_steps_says_so(dataset):
+    """Only the time of optimisers does, and only where it is their steps."""
+    assert "learning rate" in nf.plot.bands(dataset.assign(step=dataset.time), "loss").get_xlabel()
+    descent = dataset.isel(depth=0, seed=[0]).assign_attrs(batch="full")
+    label = lambda steps: nf.plot.bands(descent.assign(step=("time", steps)), "loss").get_xlabel()
+    assert label(TIMES) == "time $t$ (steps of an optimiser)"
+    assert "learning rate" in label(10 * TIMES)
+
+
 def test_values_over_two_decades_have_a_logarithmic_axis(dataset):
     assert nf.plot.bands(dataset.assign(decaying=dataset["loss"] ** 20), "decaying").get_yscale() == "log"
 
