@@ -2,29 +2,32 @@
 
 __version__ = "0.1.0"
 
-from . import data as data
-from . import descent as descent
-from . import flow as flow
-from . import measure as measure
-from . import nets as nets
-from . import one_step as one_step
-from . import plot as plot
-from . import studies as studies
-from . import theory as theory
-from . import width as width
-from .data import Dataset as Dataset
-from .descent import gradient_descent as gradient_descent
-from .flow import GradientNormBelow as GradientNormBelow
-from .flow import LossBelow as LossBelow
-from .flow import gradient_flow as gradient_flow
-from .flow import log_times as log_times
-from .sweep import Grid as Grid
-from .sweep import SweepInterrupted as SweepInterrupted
-from .sweep import batched as batched
-from .sweep import load_sweep as load_sweep
-from .sweep import looped as looped
-from .sweep import sweep as sweep
-from .sweep import zipped as zipped
-from .trajectory import RunError as RunError
-from .trajectory import RunInterrupted as RunInterrupted
-from .trajectory import Trajectory as Trajectory
+from .interrupts import never_ignored as _never_ignored
+
+with _never_ignored():  # while JAX is imported, which takes seconds
+    from . import data as data
+    from . import descent as descent
+    from . import flow as flow
+    from . import measure as measure
+    from . import nets as nets
+    from . import one_step as one_step
+    from . import plot as plot
+    from . import studies as studies
+    from . import theory as theory
+    from . import width as width
+    from .data import Dataset as Dataset
+    from .descent import gradient_descent as gradient_descent
+    from .flow import GradientNormBelow as GradientNormBelow
+    from .flow import LossBelow as LossBelow
+    from .flow import gradient_flow as gradient_flow
+    from .flow import log_times as log_times
+    from .sweep import Grid as Grid
+    from .sweep import SweepInterrupted as SweepInterrupted
+    from .sweep import batched as batched
+    from .sweep import load_sweep as load_sweep
+    from .sweep import looped as looped
+    from .sweep import sweep as sweep
+    from .sweep import zipped as zipped
+    from .trajectory import RunError as RunError
+    from .trajectory import RunInterrupted as RunInterrupted
+    from .trajectory import Trajectory as Trajectory

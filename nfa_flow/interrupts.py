@@ -1,7 +1,7 @@
 """Ctrl-C that arrives where Python cannot deliver it.
 
 A `KeyboardInterrupt` inside a callback of the garbage collector or inside `__del__` is printed and ignored. JAX has
-such a callback, and some interrupts arrive there while programs are traced and compiled.
+such a callback, and some interrupts arrive there while it is imported, and while programs are traced and compiled.
 """
 
 import _thread

@@ -92,6 +92,27 @@ def test_an_interrupt_that_python_had_to_ignore_comes_again():
     assert sys.unraisablehook is usual
 
 
+IGNORED_AT_IMPORT = """
+import sys, time
+class Ignored:
+    def __del__(self):
+        raise KeyboardInterrupt
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "nfa_flow.data":
+            Ignored()
+            time.sleep(1)
+sys.meta_path.insert(0, Finder())
+import nfa_flow
+print("imported")
+"""
+
+
+def test_an_interrupt_is_not_ignored_while_the_library_is_imported():
+    done = subprocess.run([sys.executable, "-c", IGNORED_AT_IMPORT], capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0 and done.stdout == "" and done.stderr.endswith("KeyboardInterrupt\n")
+
+
 def test_characters_that_an_encoding_lacks_have_a_plain_form():
     print_anywhere()
     shown = "‖W‖² → α̂ ± 1e−3 ∝ √n, 10–90 %: ½ … μP └ 中"
