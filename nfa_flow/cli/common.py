@@ -100,7 +100,8 @@ def start_jax(dtype: str) -> None:
         jax.devices()
     except Exception as error:
         wanted = f"`JAX_PLATFORMS` = {os.environ.get('JAX_PLATFORMS', '')!r}"
-        raise RuntimeError(f"JAX has no device of {wanted}; unset it or set it to cpu ({error}).") from error
+        said = f" ({error})" if str(error) else ""
+        raise RuntimeError(f"JAX has no device of {wanted}{said}; unset it or set it to cpu.") from error
 
 
 def check(settings: Training) -> None:
