@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..files import require_parents, write_file
+from ..studies.claims import finished
 from ..studies.training import Descent, ExactFlow
 
 Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
@@ -234,9 +235,4 @@ def require_figure(argument: str, path: Path) -> None:
 
 def failures(dataset: Any) -> Counter:
     """Reason → how many runs failed for it."""
-    return Counter(dataset["reason"].values[~succeeded(dataset)].tolist())
-
-
-def succeeded(dataset: Any) -> Any:
-    """Which runs of a sweep came to their end."""
-    return dataset["status"].isin(["completed", "stopped"]).values
+    return Counter(dataset["reason"].values[~finished(dataset).values].tolist())

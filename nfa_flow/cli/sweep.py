@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..files import require_parents
+from ..studies.claims import finished
 from ..studies.training import Optimizer
 from .common import (
     KINKS,
@@ -24,7 +25,6 @@ from .common import (
     observables,
     save_figure,
     start_jax,
-    succeeded,
     try_out,
 )
 from .terminal import console, table
@@ -215,7 +215,7 @@ def _table(dataset: Any) -> Any:
     rows = table((*varied, "runs", *names), left=0)
     for index in np.ndindex(*(dataset.sizes[name] for name in varied)):
         runs = dataset.isel(dict(zip(varied, index, strict=True)))
-        ended = succeeded(runs)
+        ended = finished(runs).values
         count = f"{ended.sum()}" if ended.all() else f"{ended.sum()} of {ended.size}"
         ends = [_median_and_range(name, runs[f"{name}_at_end"].values[ended]) for name in PANELS]
         rows.add_row(*(_text(runs[name].item()) for name in varied), count, *ends)

@@ -17,7 +17,7 @@ from ...flow import LossBelow
 from ...plot.style import GREY, color_of, label_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
-from ..claims import Claim, judged, reported
+from ..claims import Claim, finished, judged, reported
 from ..experiment import Experiment, quantiles
 from ..training import Descent, ExactFlow
 
@@ -102,7 +102,7 @@ def outcome(dataset: "xarray.Dataset") -> Outcome:
     defined = np.isfinite(error)
     return Outcome(
         runs=fits.size,
-        failed=int((~dataset["status"].isin(["completed", "stopped"])).sum()),
+        failed=int((~finished(dataset)).sum()),
         fitted=int(fits.sum()),
         undefined=int((~defined).sum()),
         any_power=int((defined & np.isnan(power)).sum()),

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,9 +26,6 @@ from ...one_step import (
 from ...theory import GradientDirection, Hermite, HermiteSeries, gradient_direction, hermite, hermite_series
 from ...trajectory import Trajectory
 from ..training import Untrained
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 PHI, PSI = 0.3, 0.6  # d/n and d/N
 NOISE = 0.5
@@ -111,9 +108,3 @@ def middle(values: np.ndarray, axis: int = -1) -> tuple[np.ndarray, np.ndarray, 
     """Low quantile, median and high quantile over the seeds: 10, 50 and 90 %."""
     low, median, high = np.quantile(values, (0.1, 0.5, 0.9), axis=axis)
     return low, median, high
-
-
-def entries_of(ax: "Axes") -> dict[str, Any]:
-    """Label → artist of what an axis shows, for a legend below all axes."""
-    handles, labels = ax.get_legend_handles_labels()
-    return dict(zip(labels, handles, strict=True))

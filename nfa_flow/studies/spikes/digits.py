@@ -24,13 +24,13 @@ from ...one_step import (
     spike_overlap,
     two_layer_net,
 )
-from ...plot.style import GREY, PALETTE, legend_below, new_figure
+from ...plot.style import GREY, PALETTE, entries_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
 from ..claims import Claim, reported
 from ..experiment import Experiment
 from ..training import Untrained
-from .common import entries_of, middle
+from .common import middle
 
 if TYPE_CHECKING:
     import xarray

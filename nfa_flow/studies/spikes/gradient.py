@@ -10,13 +10,13 @@ from ...data import Dataset
 from ...nets import MLP
 from ...one_step import gradient_vector, one_step
 from ...plot.at_end import at_end
-from ...plot.style import legend_below, new_figure
+from ...plot.style import entries_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
 from ..claims import Claim, judged
 from ..experiment import Experiment, quantiles
 from ..training import Untrained
-from .common import PHI, TEACHER, THEORY, direction_of, draw, entries_of, expansion
+from .common import PHI, TEACHER, THEORY, direction_of, draw, expansion
 
 if TYPE_CHECKING:
     import xarray

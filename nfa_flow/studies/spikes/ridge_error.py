@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...one_step import one_step, sizes
-from ...plot.style import GREY, PALETTE, legend_below, new_figure
+from ...plot.style import GREY, PALETTE, entries_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...theory import (
     HermiteSeries,
@@ -36,7 +36,6 @@ from .common import (
     direction_of,
     draw,
     energy,
-    entries_of,
     expansion,
     look,
     middle,

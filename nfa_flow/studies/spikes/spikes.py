@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...one_step import observed_spikes, one_step, sizes
-from ...plot.style import GREY, PALETTE, legend_below, new_figure
+from ...plot.style import GREY, PALETTE, entries_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...theory import (
     feature_bulk_edge,
@@ -20,7 +20,7 @@ from ...theory import (
 from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment
-from .common import PHI, PSI, SOURCE, TEACHER, THEORY, direction_of, draw, entries_of, expansion, look, middle
+from .common import PHI, PSI, SOURCE, TEACHER, THEORY, direction_of, draw, expansion, look, middle
 
 if TYPE_CHECKING:
     import xarray

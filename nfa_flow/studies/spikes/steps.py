@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ...one_step import flow_step, observed_spikes, one_step
-from ...plot.style import PALETTE, legend_below, new_figure
+from ...plot.style import PALETTE, entries_of, legend_below, new_figure
 from ...sweep import Grid, looped
 from ...trajectory import Trajectory
 from ..claims import Claim, reported
 from ..experiment import Experiment
-from .common import TEACHER, draw, entries_of, look, middle
+from .common import TEACHER, draw, look, middle
 
 if TYPE_CHECKING:
     import xarray
