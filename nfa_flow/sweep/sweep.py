@@ -85,9 +85,8 @@ def sweep(
 
     Results do not depend on other lanes. They equal those of a single call to rounding, which an adaptive solver may
     amplify: explicit solvers to about 1e-12, `NDF` to its tolerance where rounding decides about one more iteration.
-    "sequential" gives the same bits however runs are spread; "vmap" may sum in another order. Where the activations
-    have kinks and no solver is named, a batched run cannot measure its stiffness before, and may choose another one
-    than a single call.
+    "sequential" gives the same bits however runs are spread; "vmap" may sum in another order. Solver, default
+    tolerance and notes are those of a single call.
 
     **Raises:** ValueError for bad arguments, and for a store of other settings; OSError when the store cannot be
     written (finished runs stay); RuntimeError when every run raised an error, or the executor lost its workers;

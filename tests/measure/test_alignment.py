@@ -24,11 +24,16 @@ DEFINITIONS = {
     "relative_error": lambda N, A: np.linalg.norm(N - np.sum(N * A) / np.sum(A * A) * A) / np.linalg.norm(N),
     "fixed_scale_error": lambda N, A: np.linalg.norm(N - A) / np.linalg.norm(N),
     "pearson_off_diagonal": lambda N, A: np.corrcoef(off_diagonal(N), off_diagonal(A))[0, 1],
+    "pearson_zero_diagonal": lambda N, A: np.corrcoef(zero_diagonal(N).ravel(), zero_diagonal(A).ravel())[0, 1],
 }
 
 
 def off_diagonal(M):
     return M[~np.eye(len(M), dtype=bool)]
+
+
+def zero_diagonal(M):
+    return M - np.diag(np.diag(M))
 
 
 def measured(net, x, power, layer=1):
