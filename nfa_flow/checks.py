@@ -95,6 +95,17 @@ def require_flag(argument: str, value: Any) -> None:
     require_instance(argument, value, (bool, np.bool_), "True or False")
 
 
+def floating_dtype(argument: str, dtype: Any) -> jnp.dtype:
+    """`dtype` as a floating type; ValueError naming `argument` where it is none."""
+    try:
+        found = jnp.dtype(dtype)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise wrong(argument, "a floating type such as `jnp.float32`", described(dtype))
+    return found
+
+
 def described(value: Any) -> str:
     """A value in a few words, for a message: arrays by their shape and type."""
     if isinstance(value, np.ndarray | jax.Array):

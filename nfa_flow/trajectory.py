@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from . import drive
-from .checks import is_traced
+from .checks import described, is_traced, require_flag, wrong
 from .nets import MLP
 from .observation import Record
 from .suspend import current_replay
@@ -131,10 +131,16 @@ class Trajectory(eqx.Module):
         return dataclasses.replace(self, times=times, steps=steps, observed=observed, nets=nets)
 
     def net_at(self, index: int) -> Any:
-        """The network at `times[index]`; needs `save_nets=True`."""
+        """The network at `times[index]`; needs `save_nets=True`.
+
+        **Raises:** ValueError naming `index` for anything but a place in `times`, from either end.
+        """
         self.require_one_run("net_at")
         if self.nets is None:
             raise ValueError("`net_at` needs a run with `save_nets=True`, but this one kept only its last network.")
+        count = len(self.times)
+        if not is_traced(index) and not (isinstance(index, int | np.integer) and -count <= index < count):
+            raise wrong("index", f"a whole number from {-count} to {count - 1}", described(index))
         arrays, rest = eqx.partition(self.nets, eqx.is_inexact_array)
         return eqx.combine(jax.tree.map(lambda a: a[index], arrays), rest)
 
@@ -245,6 +251,7 @@ def make_trajectory(
 
 def conclude(trajectory: Trajectory, throw: bool) -> Trajectory:
     """Return the trajectory, or raise if it failed and `throw` says so."""
+    require_flag("throw", throw)
     replay = current_replay()
     if replay is not None and throw:
         replay.raising.append(trajectory)  # who replays it sees to it

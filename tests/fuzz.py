@@ -20,6 +20,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["JAXTYPING_DISABLE"] = "1"  # users have no run-time type checks
@@ -32,7 +33,13 @@ from hypothesis import strategies as st
 import nfa_flow as nf
 
 MODULES = "nf nf.data nf.nets nf.measure nf.flow nf.descent nf.one_step nf.width nf.theory nf.plot".split()
+# Of results, and with names of the caller's own.
+METHODS = (
+    "nf.Trajectory.load RUN.save RUN.net_at DATA.astype NET.with_weights HERMITE.has FIT.test ABC.at_depth ABC.shift"
+).split()
+AXES = {"nf.Grid", "nf.zipped"}
 RUNS = {"nf.gradient_flow", "nf.gradient_descent", "nf.sweep", "nf.one_step.flow_step", "nf.width.coordinate_check"}
+ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 60  # for a call; compiling takes some of them
 
 SETTING = """
@@ -48,14 +55,19 @@ SYMMETRIC, MATRIX = jnp.eye(3) + 0.1, jnp.arange(6.0).reshape(2, 3) / 7
 OBSERVE = {"loss": nf.measure.loss, "alignment": nf.measure.alignment(0.5)}
 OPTIMIZER = optax.sgd(0.1)
 one_run = lambda key, rate=0.1: nf.gradient_descent(NET, DATA, OPTIMIZER, 2, weight_decay=rate, progress=False)
-RUN = nf.gradient_descent(NET, DATA, OPTIMIZER, 3, save_at=[0, 1, 2, 3], observe=OBSERVE, progress=False)
+RUN = nf.gradient_descent(NET, DATA, OPTIMIZER, 3, observe=OBSERVE, save_nets=True, progress=False)
 SWEEP = nf.sweep(one_run, nf.Grid(rate=[0.0, 0.1], seed=range(2)), progress=False)
+FIT = nf.one_step.ridge_fit(np.eye(6)[:, :4], np.arange(6.0), 0.1)
+ABC = nf.nets.muP()
 FOLDER = __import__("tempfile").mkdtemp()
 RUN.save(FOLDER + "/run.zarr")
 """
 
 # What goes for a parameter of this name, of this name in a module, or of a function, as Python.
 GOOD = {
+    "FIT.test.F": ["np.eye(5)[:, :4]"],
+    "FIT.test.free": ["None"],
+    "FIT.test.y": ["np.arange(5.0)"],
     "F": ["jnp.arange(24.0).reshape(6, 4) % 5"],
     "P": ["MATRIX"],
     "P0": ["MATRIX"],
@@ -114,6 +126,7 @@ GOOD = {
     "function": ["'relu'", "LINK", "jnp.tanh"],
     "grid": ["nf.Grid(rate=[0.0, 0.1], seed=range(2))", "nf.Grid(seed=[1])"],
     "hue": ["None", "'rate'"],
+    "RUN.net_at.index": ["0", "-1"],
     "index": ["None", "jnp.eye(3)[:, :2]"],
     "init": ["None", "nf.nets.Balanced(0.5)", "nf.nets.Orthogonal()", "nf.nets.LambdaBalanced(0.5)"],
     "initial": ["NET"],
@@ -127,6 +140,7 @@ GOOD = {
     "layers": ["2"],
     "learning_rate": ["None", "0.1"],
     "legend": ["True", "False"],
+    "like": ["None", "NET"],
     "left": ["jnp.eye(6)[:, :2]"],
     "link": ["'hermite'", "'staircase'", "jnp.sin", "LINK"],
     "loss": ["'mse'", "'cross_entropy'", "None"],
@@ -148,6 +162,7 @@ GOOD = {
     "of": ["'agop'", "'nfm'"],
     "one_run": ["one_run"],
     "optimizer": ["OPTIMIZER", "optax.adam(0.01)"],
+    "order": ["2"],
     "orders": ["(1, 2)", "4"],
     "outputs": ["1", "2"],
     "over": ["'seed'"],
@@ -164,6 +179,7 @@ GOOD = {
     "psi": ["0.5"],
     "quantiles": ["(0.1, 0.9)"],
     "rank": ["1", "2"],
+    "rate": ["[0.0, 0.1]", "range(2)", "nf.looped(['a', 'b'])", "nf.batched(jnp.ones(2))"],
     "root_finder": ["nf.flow.NewtonCG(1e-6, 1e-6, jnp.linalg.norm)"],
     "root_find_max_steps": ["4"],
     "rtol": ["1e-4", "None"],
@@ -190,6 +206,7 @@ GOOD = {
     "targets": ["[2.0, 1.0]"],
     "teacher": ["HERMITE", "nf.theory.hermite(LINK)"],
     "time_per_step": ["None", "0.1"],
+    "theta": ["0.5", "(0.1, 0.2, 0.3)"],
     "throw": ["True", "False"],
     "times": ["[0.0, 0.5, 1.0]", "0.5"],
     "tolerance": ["0.25"],
@@ -200,6 +217,7 @@ GOOD = {
     "vectors": ["0", "2"],
     "weight": ["None", "np.full(12, 1 / 12)"],
     "weight_decay": ["0.0", "0.1", "jnp.asarray(0.1)"],
+    "weights": ["NET.weights"],
     "whiten": ["True", "False"],
     "width": ["4", "None"],
     "widths": ["[3, 4, 2]", "[4, 8, 16]"],
@@ -278,7 +296,16 @@ def public_functions() -> dict[str, Callable[..., Any]]:
                 continue
             if f"{module}.{name}" not in _LEFT_OUT and inspect.signature(value).parameters:
                 found[f"{module}.{name}"] = value
-    return found
+    return found | {name: eval(name, setting()) for name in METHODS}
+
+
+@functools.cache
+def setting() -> dict[str, Any]:
+    """The names that calls use. What they write goes to a new folder."""
+    names: dict[str, Any] = {}
+    exec(SETTING, names)
+    os.chdir(names["FOLDER"])
+    return names
 
 
 @st.composite
@@ -301,8 +328,7 @@ def good(function: str, parameter: str) -> list[str]:
 
 def fuzz(count: int, seed: int, only: str = "") -> list[Finding]:
     """The findings of some random calls, each kind at each place once and as short as it gets."""
-    setting, found = {}, {}
-    exec(SETTING, setting)
+    found: dict[Any, Finding] = {}
     names = [name for name in public_functions() if name.startswith(only)]
 
     @hypothesis.seed(seed)
@@ -315,26 +341,26 @@ def fuzz(count: int, seed: int, only: str = "") -> list[Finding]:
     )
     @hypothesis.given(calls(names))
     def check(call: Call) -> None:
-        finding = outcome(call, setting)
+        finding = outcome(call)
         if finding is not None and _same(finding) not in found:
-            found[_same(finding)] = shortened(finding, setting)
+            found[_same(finding)] = shortened(finding)
 
     check()
     return list(found.values())
 
 
-def outcome(call: Call, setting: dict[str, Any]) -> Finding | None:
+def outcome(call: Call) -> Finding | None:
     """What is wrong with what a call does, if anything."""
     signal.signal(signal.SIGALRM, _take_too_long)
     signal.alarm(SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            eval(str(call), setting)
+            eval(str(call), setting())
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        if _is_allowed(error, call, setting):
+        if _is_allowed(error, call):
             return None
         return Finding(call, type(error).__name__, _place_of(error), f"{error}".strip().split("\n")[0][:200])
     finally:
@@ -343,19 +369,19 @@ def outcome(call: Call, setting: dict[str, Any]) -> Finding | None:
     return None
 
 
-def _is_allowed(error: BaseException, call: Call, setting: dict[str, Any]) -> bool:
+def _is_allowed(error: BaseException, call: Call) -> bool:
     if isinstance(error, nf.RunError):
         return call.function in RUNS
     if isinstance(error, OSError):
-        return any(str(eval(text, setting)) in str(error) for name, text in call if name in ("path", "store"))
+        return any(str(eval(text, setting())) in str(error) for name, text in call if name in ("path", "store"))
     # Of variadic arguments the function's own name; of observables what they are called with.
-    names = {p.name for p in _parameters(call.function)} or {call.function.rpartition(".")[2]}
+    names = {p.name for p in _parameters(call.function)} | ({"zipped"} if call.function == "nf.zipped" else set())
     names |= {"net", "data"} if _applied(call.function) else set()
     named = {re.split(r"\W", quoted)[0] for quoted in re.findall(r"`([^`]*)`", str(error))}
     return isinstance(error, ValueError | TypeError) and bool(names & named)
 
 
-def shortened(finding: Finding, setting: dict[str, Any]) -> Finding:
+def shortened(finding: Finding) -> Finding:
     """The same finding with as few bad arguments, and as few arguments at all, as it needs."""
     for name, text in finding.call:
         parameter = next(p for p in _parameters(finding.call.function) if p.name == name)
@@ -364,7 +390,7 @@ def shortened(finding: Finding, setting: dict[str, Any]) -> Finding:
         options += [((name, usual[0]),)] if text not in usual else []
         for option in options:
             arguments = [pair for other in finding.call for pair in (option if other == (name, text) else (other,))]
-            shorter = outcome(Call(finding.call.function, tuple(arguments)), setting)
+            shorter = outcome(Call(finding.call.function, tuple(arguments)))
             if shorter is not None and _same(shorter) == _same(finding):
                 finding = shorter
                 break
@@ -378,7 +404,9 @@ def _same(finding: Finding) -> tuple[str, str, str]:
 @functools.cache
 def _parameters(function: str) -> list[inspect.Parameter]:
     variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    return [p for p in inspect.signature(public_functions()[function]).parameters.values() if p.kind not in variadic]
+    parameters = inspect.signature(public_functions()[function]).parameters.values()
+    axes = [inspect.Parameter("rate", inspect.Parameter.KEYWORD_ONLY, default=None)] if function in AXES else []
+    return [p for p in parameters if p.kind not in variadic] + axes
 
 
 @functools.cache
@@ -401,7 +429,7 @@ def _applied(function: str) -> str:
 def _place_of(error: BaseException) -> str:
     """The deepest line of the library."""
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "nfa_flow" in frame.filename]
-    return f"{os.path.relpath(lines[-1].filename)}:{lines[-1].lineno}" if lines else "the call"
+    return f"{os.path.relpath(lines[-1].filename, ROOT)}:{lines[-1].lineno}" if lines else "the call"
 
 
 class _TooLong(BaseException):

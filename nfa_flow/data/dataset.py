@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, DTypeLike, Float
 
-from ..checks import is_traced, real_array, require_finite, wrong
+from ..checks import floating_dtype, is_traced, real_array, require_finite, wrong
 
 _RTOL = 1e-5  # for "sums to 1" and "orthonormal": far above the rounding of float32, far below a mistake
 
@@ -92,6 +92,7 @@ class Dataset(eqx.Module):
 
     def astype(self, dtype: DTypeLike) -> "Dataset":
         """The same data in another floating dtype."""
+        dtype = floating_dtype("dtype", dtype)
         return jax.tree.map(lambda array: array.astype(dtype), self)
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from ..checks import described, require_instance, require_integer, require_key, wrong
+from ..checks import described, floating_dtype, real_array, require_instance, require_integer, require_key, wrong
 from .activations import PIECEWISE_LINEAR, Activation, name_of, resolve
 from .initialisation import AbstractInitialisation, Gaussian
 from .parametrisation import AbstractParametrization
@@ -104,10 +104,12 @@ class MLP(eqx.Module):
 
     def with_weights(self, weights: Sequence[Float[Array | np.ndarray, "_ _"]]) -> "MLP":
         """The same network with other weight matrices of the same shapes."""
-        shapes, given = [W.shape for W in self.weights], [jnp.shape(W) for W in weights]
+        require_instance("weights", weights, Sequence, "a sequence of matrices")
+        weights = [real_array("weights", W, ...) for W in weights]
+        shapes, given = [W.shape for W in self.weights], [W.shape for W in weights]
         if given != shapes:
             raise wrong("weights", f"matrices of shapes {shapes}", given)
-        new = [jnp.asarray(W, old.dtype) for W, old in zip(weights, self.weights, strict=True)]
+        new = [W.astype(old.dtype) for W, old in zip(weights, self.weights, strict=True)]
         return eqx.tree_at(lambda net: [linear.weight for linear in net.layers], self, new)
 
     @property
@@ -182,15 +184,7 @@ class MLP(eqx.Module):
 
 def _floating(dtype: DTypeLike | None) -> jnp.dtype:
     """A floating dtype, JAX's default one for None."""
-    if dtype is None:
-        return jnp.zeros(()).dtype
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise wrong("dtype", "a floating type such as `jnp.float32`", described(dtype))
-    return found
+    return jnp.zeros(()).dtype if dtype is None else floating_dtype("dtype", dtype)
 
 
 def _linear(weight: Float[Array, "fan_out fan_in"], bias: bool) -> eqx.nn.Linear:

@@ -1,6 +1,6 @@
 """Ridge regression of the readout on given features, with directions that cost nothing beside them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,12 @@ class RidgeFit(NamedTuple):
     def test(
         self, F: Float[Array, "m N"], y: Float[Array, " m"], free: Float[Array, "m s"] | None = None
     ) -> Float[Array, ""]:
-        """The mean of (y − Fa − Ub)² over new samples."""
-        prediction = F @ self.readout
-        return jnp.mean((y - prediction - (0 if free is None else free @ self.free_readout)) ** 2)
+        """The mean of (y − Fa − Ub)² over new samples; arguments as in `ridge_fit`."""
+        F, y, U = _problem(F, y, free)
+        for argument, columns, read_out in (("F", F, self.readout), ("free", U, self.free_readout)):
+            if columns.shape[1] != len(read_out):
+                raise wrong(argument, f"of {len(read_out)} columns, as in the fit", f"of shape {columns.shape}")
+        return jnp.mean((y - F @ self.readout - U @ self.free_readout) ** 2)
 
 
 def ridge_fit(
@@ -42,16 +45,24 @@ def ridge_fit(
     or of more columns than that.
     """
     require_number("penalty", penalty, above=0)
+    F, y, U = _problem(F, y, free)
+    if U.shape[1] > len(F):
+        raise wrong("free", f"of {len(F)} columns at most, as many as samples", f"of shape {U.shape}")
+    return _fit(F, y, jnp.asarray(penalty, F.dtype), U)
+
+
+def _problem(F: Any, y: Any, free: Any) -> tuple[Float[Array, "n N"], Float[Array, " n"], Float[Array, "n s"]]:
+    """Features, targets and directions that fit together; no columns for directions of None."""
     F = floating_matrix("F", F)
     y = real_array("y", y, ...).astype(F.dtype)
     if y.shape != F.shape[:1]:
         raise wrong("y", f"a vector with an entry for each of the {len(F)} rows of `F`", f"of shape {y.shape}")
-    if free is not None:
-        free = real_array("free", free, ...).astype(F.dtype)
-        if free.ndim != 2 or len(free) != len(F) or free.shape[1] > len(F):
-            expected = f"a matrix of {len(F)} rows, like `F`, and at most so many columns"
-            raise wrong("free", expected, f"of shape {free.shape}")
-    return _fit(F, y, jnp.asarray(penalty, F.dtype), jnp.zeros((len(F), 0), F.dtype) if free is None else free)
+    if free is None:
+        return F, y, jnp.zeros((len(F), 0), F.dtype)
+    U = real_array("free", free, ...).astype(F.dtype)
+    if U.ndim != 2 or len(U) != len(F):
+        raise wrong("free", f"a matrix of {len(F)} rows, like `F`", f"of shape {U.shape}")
+    return F, y, U
 
 
 @on_one_blas_thread

@@ -222,7 +222,7 @@ def _make_axis(name: str, values: Any) -> Axis:
     kind: Kind | None = None
     if isinstance(values, Declared):
         values, kind = values.values, values.kind
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         raise wrong(name, "a list of values, or a mapping from labels to values", repr(values))
     if isinstance(values, Mapping):
         labels, chosen = tuple(str(label) for label in values), tuple(values.values())

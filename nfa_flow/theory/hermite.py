@@ -55,6 +55,7 @@ class Hermite(NamedTuple):
 
         **Raises:** ValueError for an order that was not computed.
         """
+        require_integer("order", order, at_least=0)
         if order >= len(self.coefficients):
             raise wrong("order", f"at most {len(self.coefficients) - 1}, the last one that was computed", order)
         share = factorial(order) ** 0.5 * abs(float(self.coefficients[order]))

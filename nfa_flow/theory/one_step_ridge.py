@@ -208,8 +208,8 @@ def _seen(w: Float[Array, " i"], cosine: Any, teacher: Hermite) -> Float[Array, 
     """v_i = √i! ρ^i c_{*i} w_i: how much of the teacher is along h_i(X̃β/‖β‖)."""
     order = np.arange(len(w))
     known = min(len(w), len(teacher.coefficients))
-    c = jnp.zeros(len(w)).at[:known].set(jnp.asarray(teacher.coefficients)[:known])
-    return jnp.sqrt(factorials(len(w))) * jnp.asarray(cosine) ** order * c * w
+    c = jnp.zeros(len(w)).at[:known].set(jnp.asarray(teacher.coefficients, w.dtype)[:known])
+    return jnp.asarray(np.sqrt(factorials(len(w))), w.dtype) * jnp.asarray(cosine, w.dtype) ** order * c * w
 
 
 def _smoothed_powers(orders: Sequence[int], scatter: Any) -> Float[Array, "i s"]:
