@@ -71,7 +71,7 @@ def coupling(t_1: Any, t_2: Any, q: Any, c_1: Any, own: Any, S: Any) -> tuple[An
     """
     linear = np.eye(len(S))[1]
     w = t_1 + (t_2 - (own * c_1 * t_2) ** 2 / (1 + q) - t_1) * linear
-    Y = np.eye(len(S)) - own * c_1 * t_2 / (1 + q) * S[1][:, None] * linear
+    Y = np.eye(len(S)) - own * c_1 * t_2 / (1 + q) * S[1][:, None] * linear[None]
     return w, Y
 
 
