@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from ..checks import require_integer
+from ..checks import require_flag, require_integer
 from ..losses import Loss
 from .alignment import Alignment, alignment
 from .layer import Layer
@@ -51,6 +51,7 @@ def nfa_off_diagonal_2024(*, keep_zeros: bool = False, layer: Layer = 1) -> Alig
     authors' code does; the smaller the matrix, the more that changes the number; `layer`: as in `alignment`.
     **Source:** Mallinar et al. 2024 (grokking modular arithmetic).
     """
+    require_flag("keep_zeros", keep_zeros)
     metric = "pearson_zero_diagonal" if keep_zeros else "pearson_off_diagonal"
     return alignment(0.5, metric=metric, layer=layer)
 
