@@ -52,9 +52,11 @@ def at_end(
     ax = new_figure()[1][0] if is_own else ax
     places, is_numeric = _places(dataset[against].values)
     groups = [(None, values)] if hue is None else [(value, values.sel({hue: value})) for value in values[hue].values]
+    drawn = [i for i, (_, group) in enumerate(groups) if np.isfinite(group.to_numpy()).any()]  # side by side
     for i, (value, group) in enumerate(groups):
         low, median, high = _quantiles(group.transpose(over, against).to_numpy(), quantiles)
-        shift = 0.0 if is_numeric else 0.4 * ((i + 0.5) / len(groups) - 0.5)
+        is_aside = not is_numeric and i in drawn
+        shift = 0.4 * ((drawn.index(i) + 0.5) / len(drawn) - 0.5) if is_aside else 0.0
         bars: Any = (median - low, high - median)
         style = {"color": color_of(i, len(groups)), "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.2}
         ax.errorbar(places + shift, median, yerr=bars, label=None if value is None else text_of(value), **style)

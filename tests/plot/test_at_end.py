@@ -92,3 +92,11 @@ def test_what_cannot_be_drawn_is_told(dataset, arguments, message):
 def test_one_dimension_cannot_be_shown_in_two_ways(arguments, named, dataset):
     with pytest.raises(ValueError, match=f"`{named}` must be another dimension"):
         nf.plot.at_end(dataset.isel(rate=0), "error", **{"against": "depth"} | arguments)
+
+
+def test_what_has_no_value_takes_no_place_beside_others(dataset):
+    """The line of the only depth that has values stands at its labels."""
+    words = dataset.assign_coords(rate=["slow", "fast", "none"])
+    words["error_at_end"] = words["error_at_end"].where(words["depth"] == 4)
+    places = [line[0] for line in drawn(nf.plot.at_end(words, "error", against="rate", hue="depth"))]
+    np.testing.assert_allclose(places[DEPTHS.index(4)], [0, 1, 2], atol=1e-15)
