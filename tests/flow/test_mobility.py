@@ -115,10 +115,14 @@ def dissipation(net, data):
 
 @pytest.fixture(scope="module")
 def mup_run():
+    return mup_flow(MUP, END)
+
+
+def mup_flow(net, end):
     """The flow of a muP network, observed at its ends and at the nodes of a quadrature between them."""
     observe = {"loss": nf.measure.loss, "dissipation": dissipation}
-    times = [0.0, *(END / 2 * (1 + NODES)), END]
-    return nf.gradient_flow(MUP, problem()[1], END, observe=observe, save_at=times, **TIGHT)
+    times = [0.0, *(end / 2 * (1 + NODES)), end]
+    return nf.gradient_flow(net, problem()[1], end, observe=observe, save_at=times, **TIGHT)
 
 
 class WithMultipliers(eqx.Module):
@@ -149,11 +153,11 @@ def test_the_loss_falls_by_what_the_mobilities_dissipate(mup_run):
     np.testing.assert_allclose(END / 2 * WEIGHTS @ rate[1:-1], lost, rtol=1e-7)
 
 
-def test_the_next_network_of_a_parametrisation_compiles_nothing(mup_run, compilations):
-    net, data = MUP.with_weights([2 * W for W in MUP.weights]), problem()[1]
-    observe = {"loss": nf.measure.loss, "dissipation": dissipation}
+def test_the_next_network_of_a_parametrisation_compiles_nothing(compilations):
+    mup_flow(MUP, END)
+    net = MUP.with_weights([2 * W for W in MUP.weights])
     compilations()
-    nf.gradient_flow(net, data, 2.0, observe=observe, save_at=np.linspace(0, 2, 22), **TIGHT)
+    mup_flow(net, 2.0)
     assert compilations() == 0
 
 
