@@ -256,5 +256,5 @@ RANDOM_RELU = Experiment(
     grid=grid,
     figure=figure,
     claims=claims,
-    seconds=(18, 150),
+    seconds=(18, 440),
 )
