@@ -84,7 +84,7 @@ class Observer(eqx.Module):
             if self.observables is None:
                 observed = (objective.loss(parameters),)
             else:
-                named = zip(self.names, self.observables, strict=True)
+                named = zip(self.names, self.observables, strict=False)  # a subclass has names for more
                 observed = tuple(
                     numbers(f'observe["{name}"]', self._observed(each, objective, parameters, known))
                     for name, each in named
