@@ -28,9 +28,9 @@ from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 import nfa_flow as nf
-from nfa_flow.flow.conjugate_gradients import _NEGATIVE_CURVATURE
-from nfa_flow.flow.newton_cg import _LINEAR_SHARE, _MOST_PRODUCTS, NewtonCG, _difference
-from nfa_flow.objective import make_objective
+from nfa_flow.flow.solvers.conjugate_gradients import _NEGATIVE_CURVATURE
+from nfa_flow.flow.solvers.newton_cg import _LINEAR_SHARE, _MOST_PRODUCTS, NewtonCG, _difference
+from nfa_flow.problem.objective import make_objective
 
 RTOLS = (1e-3, 1e-6, 1e-8)
 DEFLATED = (4, 8, 16)

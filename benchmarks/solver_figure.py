@@ -14,7 +14,7 @@ from solver_results import TRUSTED, Results
 from nfa_flow.plot.style import PALETTE, house_style, new_figure
 
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, *_ = PALETTE
-# Ours with solid lines, peers dashed; the markers tell apart what the colours do not.
+# Ours with solid lines, peers dashed; the markers tell apart what the colors do not.
 _LOOKS: dict[str, tuple[str, str, Any]] = {
     "default": ("black", "P", "-"),
     "NDF": (_BLUE, "o", "-"),
@@ -85,9 +85,9 @@ def _grid(results: Results, titles: dict[str, str], horizons: list[float], work:
             ax.set_xlabel(label)
         shown = {cell["method"] for cell in results.all["cells"].values()}
         handles = [_handle(method) for method in _LOOKS if method in shown]
-        grey: dict[str, Any] = {"color": "#777777", "markerfacecolor": "none"}
-        handles.append(Line2D([], [], marker="o", linestyle="", label="below 3 × reference's error", **grey))
-        handles.append(Line2D([], [], linestyle=":", label="reference's own error", **grey))
+        gray: dict[str, Any] = {"color": "#777777", "markerfacecolor": "none"}
+        handles.append(Line2D([], [], marker="o", linestyle="", label="below 3 × reference's error", **gray))
+        handles.append(Line2D([], [], linestyle=":", label="reference's own error", **gray))
         figure.legend(handles=handles, loc="outside lower center", ncols=max(2 * columns, 4))
     return _saved(figure, stem, work)
 

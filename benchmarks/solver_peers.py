@@ -1,7 +1,8 @@
 """Every solver of the comparison behind one interface: `prepare(net, data, rtol, sharpness)` gives `solve(t1)`.
 
 All follow dθ/dt = −∇ℒ from the same parameters on the same data in float64, with atol = rtol/100. The JAX solvers and
-CVODE share the compiled gradient of `nfa_flow.objective`; torchdiffeq has the same network in PyTorch and its autograd.
+CVODE share the compiled gradient of `nfa_flow.problem.objective`; torchdiffeq has the same network in PyTorch and its
+autograd.
 """
 
 import math
@@ -16,9 +17,9 @@ from jax.flatten_util import ravel_pytree
 from solver_problems import flat
 
 import nfa_flow as nf
-from nfa_flow.flow.choice import evaluations_per_step
+from nfa_flow.flow.solvers.choice import evaluations_per_step
 from nfa_flow.nets.activations import name_of
-from nfa_flow.objective import MomentObjective, make_objective
+from nfa_flow.problem.objective import MomentObjective, make_objective
 
 
 class Outcome(NamedTuple):

@@ -21,7 +21,7 @@ from solver_peers import METHODS
 from solver_problems import flat, make
 
 import nfa_flow as nf
-from nfa_flow.objective import make_objective
+from nfa_flow.problem.objective import make_objective
 
 _WARM_UP_UNTIL = 1e-3
 _SHORT_SECONDS = 2.0

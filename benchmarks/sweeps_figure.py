@@ -7,9 +7,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from sweeps_peers import LOOP, WAYS
 
-from nfa_flow.plot.style import GREY, PALETTE, house_style, new_figure
+from nfa_flow.plot.style import GRAY, PALETTE, house_style, new_figure
 
-_COLORS = dict(zip([way for way in WAYS if way != LOOP], [*PALETTE[:7], GREY], strict=True))
+_COLORS = dict(zip([way for way in WAYS if way != LOOP], [*PALETTE[:7], GRAY], strict=True))
 
 
 def draw(sizes: Sequence[Mapping[str, Any]], path: Path) -> Path:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nfa_flow as nf
-from nfa_flow.objective import make_objective
+from nfa_flow.problem.objective import make_objective
 from nfa_flow.sweep import batching
 from nfa_flow.sweep.lockstep import InLockstep
 
@@ -30,7 +30,7 @@ ATOL = RTOL / 1000
 DECAYS = (0.0, 0.01, 0.1, 1.0)
 SCALES = (0.05, 0.3, 1.0, 3.0)
 HORIZONS = (1.0, 0.1, 0.01, 1e-3, 1e-4)  # of the longest one
-_STRIDE = 27  # through all their combinations: neighbours differ in everything, as few lanes as horizons in those
+_STRIDE = 27  # through all their combinations: neighbors differ in everything, as few lanes as horizons in those
 _TSIT5 = diffrax.Tsit5()
 
 

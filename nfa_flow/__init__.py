@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from .interrupts import never_ignored as _never_ignored
+from .run.interrupts import never_ignored as _never_ignored
 
 with _never_ignored():  # while JAX is imported, which takes seconds
     from . import data as data
@@ -21,6 +21,9 @@ with _never_ignored():  # while JAX is imported, which takes seconds
     from .flow import LossBelow as LossBelow
     from .flow import gradient_flow as gradient_flow
     from .flow import log_times as log_times
+    from .run.trajectory import RunError as RunError
+    from .run.trajectory import RunInterrupted as RunInterrupted
+    from .run.trajectory import Trajectory as Trajectory
     from .sweep import Grid as Grid
     from .sweep import SweepInterrupted as SweepInterrupted
     from .sweep import batched as batched
@@ -28,6 +31,3 @@ with _never_ignored():  # while JAX is imported, which takes seconds
     from .sweep import looped as looped
     from .sweep import sweep as sweep
     from .sweep import zipped as zipped
-    from .trajectory import RunError as RunError
-    from .trajectory import RunInterrupted as RunInterrupted
-    from .trajectory import Trajectory as Trajectory

@@ -97,7 +97,7 @@ GOOD = {
     "bound": ["0.1"],
     "build": ["lambda width, key: nf.nets.MLP([3, width, 2], key=key, parametrization='muP')"],
     "c": ["(0, 0, 0)"],
-    "centred": ["True"],
+    "centered": ["True"],
     "certify": ["True"],
     "check": [
         "nf.width.coordinate_check(lambda width, key: nf.nets.MLP([3, width, 2], key=key, parametrization='muP'), "
@@ -196,7 +196,7 @@ GOOD = {
     "solver": ["None", "nf.flow.NDF()", "nf.flow.TSRKC3()"],
     "spectrum": ["nf.measure.spectrum(NET, DATA)"],
     "split": ["'train'"],
-    "standardise": ["True"],
+    "standardize": ["True"],
     "std": ["0.1"],
     "steps": ["3"],
     "stop": ["None", "nf.LossBelow(0.1)"],

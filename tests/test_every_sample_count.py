@@ -12,7 +12,7 @@ import pytest
 from oracles import relative, with_random_biases
 
 import nfa_flow as nf
-from nfa_flow.objective import make_objective
+from nfa_flow.problem.objective import make_objective
 
 # Sums of n ≤ 80 terms in double precision, each of a few products.
 ROUNDING = 1e-13

@@ -1,4 +1,4 @@
-"""The command line, `nfa-flow`: exact flow beside optimisers, sweeps, studies, and figures of what was stored.
+"""The command line, `nfa-flow`: exact flow beside optimizers, sweeps, studies, and figures of what was stored.
 
 `nfa-flow --version` prints the version.
 """
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from ..interrupts import never_ignored
+from ..run.interrupts import never_ignored
 from .flow import Flow
 from .plot import Plot
 from .study import Study

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import require_parents, write_file
+from ..run.files import require_parents, write_file
 from ..studies.claims import finished
 from ..studies.training import Descent, ExactFlow
 
@@ -41,13 +41,13 @@ class Training:
     init: Any
     """how the weights start"""
     scale: Any
-    """scale of the initialisation"""
+    """scale of the initialization"""
     b: float = -0.5
     """the b of W_2ᵀW_2 − W_1W_1ᵀ = bI for lambda_balanced"""
     loss: Literal["mse", "cross_entropy"] = "mse"
     """loss of one sample"""
     weight_decay: Any
-    """λ of the term (λ/2)‖θ‖², for the flow and every optimiser"""
+    """λ of the term (λ/2)‖θ‖², for the flow and every optimizer"""
     t1: float = 100.0
     """horizon in gradient-flow time"""
     rtol: float | None = None
@@ -55,7 +55,7 @@ class Training:
     power: float | None = None
     """exponent of the ansatz; 1/depth by default"""
     steps: int = 2000
-    """steps of every optimiser"""
+    """steps of every optimizer"""
     batch_size: int = 128
     """minibatch of SGD with momentum; the others take the full batch"""
     gd_rate: float = 0.05
@@ -136,7 +136,7 @@ def data_or_teacher(settings: Training) -> Any:
     name, colon, rest = settings.data.partition(":")
     readers: dict[str, Callable[[], Any]] = {"digits": nf.data.digits, "diabetes": nf.data.diabetes}
     of_rest: dict[str, Callable[[], Any]] = {
-        "openml": lambda: nf.data.standardise(nf.data.openml(rest)),
+        "openml": lambda: nf.data.standardize(nf.data.openml(rest)),
         "cifar10": lambda: nf.data.cifar10(rest),
     }
     if settings.data in _TEACHERS:
@@ -158,21 +158,21 @@ def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, in
 
     require_integer("depth", depth, at_least=1)
     require_integer("width", width, at_least=1)
-    initialisations: dict[str, Callable[[], Any]] = {
+    initializations: dict[str, Callable[[], Any]] = {
         "balanced": lambda: nf.nets.Balanced(scale),
         "gaussian": lambda: nf.nets.Gaussian(scale),
         "orthogonal": lambda: nf.nets.Orthogonal(scale),
         "lambda_balanced": lambda: nf.nets.LambdaBalanced(b, scale),
     }
     widths = [data.inputs, *[width] * (depth - 1), data.outputs]
-    return nf.nets.MLP(widths, key=key, activation=activation, init=initialisations[init](), dtype=data.x.dtype)
+    return nf.nets.MLP(widths, key=key, activation=activation, init=initializations[init](), dtype=data.x.dtype)
 
 
 def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable]) -> None:
     """Raise what a run of this network would raise at its start, without running it."""
     import equinox as eqx
 
-    from nfa_flow.objective import make_objective
+    from nfa_flow.problem.objective import make_objective
 
     make_objective(net, data, loss, 0.0)
     for observable in observe.values():
@@ -180,7 +180,7 @@ def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable]) -> Non
 
 
 def make_method(settings: Training, name: str) -> ExactFlow | Descent:
-    """What trains the network: "flow" or an optimiser."""
+    """What trains the network: "flow" or an optimizer."""
     if name == "flow":
         return ExactFlow(settings.t1, settings.rtol)
     rates = {"gd": settings.gd_rate, "momentum": settings.momentum_rate}

@@ -1,4 +1,4 @@
-"""`nfa-flow flow`: the exact flow of one network beside optimisers of the same network."""
+"""`nfa-flow flow`: the exact flow of one network beside optimizers of the same network."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..files import standing
+from ..run.files import standing
 from ..studies.training import OPTIMIZERS, Optimizer
 from . import folder
 from .common import (
@@ -40,7 +40,7 @@ _DECIDES_NOTHING = {"optimizers", "out", "accept", "overwrite", "progress", "deb
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(Training):
-    """Follow the exact gradient flow of a network beside optimisers of the same network.
+    """Follow the exact gradient flow of a network beside optimizers of the same network.
 
     Without options: the digits data, a balanced linear network of three layers, and the Neural Feature Ansatz at
     exponent 1/3. A finished run is stored; the same command goes on where an interrupted one stopped.
@@ -55,7 +55,7 @@ class Flow(Training):
     scale: float = 0.3
     weight_decay: float = 0.0
     optimizers: tuple[Optimizer, ...] = ("gd", "momentum", "adam", "adamw")
-    """optimisers to compare with"""
+    """optimizers to compare with"""
     seed: int = 0
     """of data, weights and minibatches"""
     out: Path = Path("runs/flow")
@@ -104,7 +104,7 @@ class Flow(Training):
 
     def _settings(self, data: Any) -> dict[str, dict[str, Any]]:
         """Name of a run → what decides it."""
-        from nfa_flow.drive import fingerprint_of
+        from nfa_flow.run.drive import fingerprint_of
         from nfa_flow.sweep.environment import environment
         from nfa_flow.sweep.literals import digest
 
@@ -123,7 +123,7 @@ class Flow(Training):
 def stored_runs(path: Path) -> dict[str, Any]:
     """The runs in a folder that this command wrote, the exact flow first."""
     import nfa_flow as nf
-    from nfa_flow.storage import is_trajectory
+    from nfa_flow.run.storage import is_trajectory
 
     stores = {name: folder.store_of(path, name) for name in _OWN}
     others = [each for each in sorted(path.glob("*.zarr")) if each not in stores.values() and is_trajectory(each)]
@@ -138,8 +138,8 @@ def draw(runs: dict[str, Any], panels: tuple[str, ...], path: Path) -> Path:
     """The figure of such runs."""
     import nfa_flow as nf
 
-    labelled = {OPTIMIZERS.get(name, name): run for name, run in runs.items()}
-    return save_figure(lambda: nf.plot.overview(labelled, panels), path)
+    labeled = {OPTIMIZERS.get(name, name): run for name, run in runs.items()}
+    return save_figure(lambda: nf.plot.overview(labeled, panels), path)
 
 
 def _run_or_load(name: str, job: Any, out: Path, say: Any) -> Any:
@@ -158,7 +158,7 @@ def _run_or_load(name: str, job: Any, out: Path, say: Any) -> Any:
 
 
 def _table(runs: dict[str, Any]) -> Any:
-    from nfa_flow.trajectory import flatten
+    from nfa_flow.run.trees import flatten
 
     names = ("final loss", "cosine", "relative error", "exponent", "gradients + products", "seconds")
     rows = table(("run", *names), left=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import wrong
-from ..files import require_parents, standing, write_file
+from ..run.files import require_parents, standing, write_file
 
 FIGURE = "figure.png"
 _SETTINGS = "settings.json"
@@ -71,8 +71,8 @@ def _is_there(folder: Path, name: str) -> bool:
 
 
 def _remove(folder: Path, name: str) -> None:
-    from ..drive import discard
-    from ..storage import remove
+    from ..run.drive import discard
+    from ..run.storage import remove
 
     discard(checkpoint_of(folder, name))
     remove(store_of(folder, name))

@@ -22,7 +22,7 @@ class Plot:
     over: str = "seed"
     """of a sweep: the axis that the bands are over"""
     hue: str | None = None
-    """of a sweep: the axis that colours tell apart"""
+    """of a sweep: the axis that colors tell apart"""
     select: tuple[str, ...] = ()
     """of a sweep: NAME=VALUE, only the runs with these values, for any number of axes"""
     out: Path | None = None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
-from ..files import require_parents
+from ..run.files import require_parents
 from .common import failures, start_jax
 from .terminal import console, table
 
@@ -21,7 +21,7 @@ class Study:
     """
 
     name: tyro.conf.Positional[Literal["nfa", "rich-features", "spectral", "spikes"]]
-    """nfa: the Neural Feature Ansatz, exact flow against optimisers; rich-features: what features do as width grows;
+    """nfa: the Neural Feature Ansatz, exact flow against optimizers; rich-features: what features do as width grows;
     spectral: norms of updates against width; spikes: one gradient step, predicted and seen"""
     figure: tuple[str, ...] = ()
     """names of experiments, all by default"""

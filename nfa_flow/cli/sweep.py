@@ -1,4 +1,4 @@
-"""`nfa-flow sweep`: networks of the library over a grid of settings and seeds, by the exact flow or an optimiser."""
+"""`nfa-flow sweep`: networks of the library over a grid of settings and seeds, by the exact flow or an optimizer."""
 
 import time
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import require_parents
+from ..run.files import require_parents
 from ..studies.claims import finished
 from ..studies.training import Optimizer
 from .common import (
@@ -54,7 +54,7 @@ class Sweep(Training):
     scale: tuple[float, ...] = (0.3,)
     weight_decay: tuple[float, ...] = (0.0, 1e-3)
     method: Literal["flow"] | Optimizer = "flow"
-    """the exact flow, or an optimiser"""
+    """the exact flow, or an optimizer"""
     seeds: int = 8
     """how many seeds, from 0 on: of weights, minibatches and synthetic data"""
     out: Path = Path("runs/sweep.zarr")

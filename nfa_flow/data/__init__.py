@@ -13,5 +13,5 @@ from .teachers import multi_index as multi_index
 from .teachers import orthogonal_support as orthogonal_support
 from .teachers import single_index as single_index
 from .teachers import vanishing_alignment as vanishing_alignment
-from .whitening import standardise as standardise
+from .whitening import standardize as standardize
 from .whitening import whiten as whiten

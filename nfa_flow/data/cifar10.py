@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 
 from ..checks import require_choice, require_instance, wrong
 from .dataset import Dataset
-from .whitening import standardise as standardised
+from .whitening import standardize as standardized
 
 _FILES = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
 
@@ -32,13 +32,13 @@ _ALLOWED = {
 Batch = tuple[UInt8[np.ndarray, "n pixels"], Int[np.ndarray, " n"]]
 
 
-def cifar10(path: str | Path, *, split: str = "train", standardise: bool = True) -> Dataset:
+def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True) -> Dataset:
     """The CIFAR-10 images with one-hot targets; the inputs are 32 × 32 pixels in red, then in green, then in blue.
 
     **Arguments:**
     - `path`: the published archive cifar-10-python.tar.gz, which is read in place, or its folder cifar-10-batches-py.
     - `split`: "train" (50 000 images) or "test" (10 000).
-    - `standardise`: every input to mean 0 and variance 1 over the split; without, inputs are in [0, 1].
+    - `standardize`: every input to mean 0 and variance 1 over the split; without, inputs are in [0, 1].
 
     **Returns:** n samples, 3072 inputs, 10 outputs.
     **Raises:** FileNotFoundError where `path` or one of its batches is missing; ValueError for another `split`, or for
@@ -56,7 +56,7 @@ def cifar10(path: str | Path, *, split: str = "train", standardise: bool = True)
         raise FileNotFoundError(f"`path` must hold the CIFAR-10 files {', '.join(missing)}, but {path} does not.")
     images, labels = (np.concatenate(parts) for parts in zip(*(batches[name] for name in names), strict=True))
     data = Dataset(jnp.asarray(images, float) / 255, np.eye(10)[labels])
-    return standardised(data) if standardise else data
+    return standardized(data) if standardize else data
 
 
 def _from_folder(folder: Path, names: list[str]) -> dict[str, Batch]:
@@ -91,7 +91,7 @@ def _read_batch(content: bytes, name: str) -> Batch:
         and set(labels.tolist()) <= set(range(10))
     )
     if not is_batch:
-        raise wrong("path", "CIFAR-10's folder or tar archive", f"one whose {name} does not hold labelled images")
+        raise wrong("path", "CIFAR-10's folder or tar archive", f"one whose {name} does not hold labeled images")
     return images, labels
 
 

@@ -73,17 +73,17 @@ class Dataset(eqx.Module):
 
     @property
     def S_xx(self) -> Float[Array, "d d"]:
-        """Σ_i w_i x_i x_iᵀ, not centred."""
+        """Σ_i w_i x_i x_iᵀ, not centered."""
         return self._moment(self.x, self.x)
 
     @property
     def S_xy(self) -> Float[Array, "d c"]:
-        """Σ_i w_i x_i y_iᵀ, not centred."""
+        """Σ_i w_i x_i y_iᵀ, not centered."""
         return self._moment(self.x, self.y)
 
     @property
     def S_yy(self) -> Float[Array, "c c"]:
-        """Σ_i w_i y_i y_iᵀ, not centred."""
+        """Σ_i w_i y_i y_iᵀ, not centered."""
         return self._moment(self.y, self.y)
 
     def _moment(self, a: Float[Array, "n p"], b: Float[Array, "n q"]) -> Float[Array, "p q"]:

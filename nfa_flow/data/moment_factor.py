@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..checks import require_instance
-from ..precision import at_least_single
+from ..numerics.precision import at_least_single
 from .dataset import Dataset
 
 

@@ -13,11 +13,11 @@ from jaxtyping import Float, Shaped
 
 from ..checks import require_choice, require_instance, require_integer, wrong
 from .dataset import Dataset
-from .whitening import standardise, standardised_columns
+from .whitening import standardize, standardized_columns
 
 
 def digits() -> Dataset:
-    """Handwritten digits: 1797 images of 8 × 8 pixels, ten classes as one-hot targets; inputs standardised.
+    """Handwritten digits: 1797 images of 8 × 8 pixels, ten classes as one-hot targets; inputs standardized.
 
     The pixels that are the same in all images become 0.
 
@@ -27,11 +27,11 @@ def digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
-    return standardise(Dataset(bunch.data, one_hot(bunch.target)))
+    return standardize(Dataset(bunch.data, one_hot(bunch.target)))
 
 
 def diabetes() -> Dataset:
-    """Diabetes progression of 442 patients from ten measurements; inputs and target standardised.
+    """Diabetes progression of 442 patients from ten measurements; inputs and target standardized.
 
     **Returns:** 442 samples, 10 inputs, 1 output.
     **Source:** `sklearn.datasets.load_diabetes` (installed with scikit-learn, nothing is downloaded).
@@ -39,12 +39,12 @@ def diabetes() -> Dataset:
     from sklearn.datasets import load_diabetes
 
     bunch: Any = load_diabetes()
-    data = standardise(Dataset(bunch.data, bunch.target))
-    return Dataset(data.x, standardised_columns(data.y, data.sample_weight)[0])
+    data = standardize(Dataset(bunch.data, bunch.target))
+    return Dataset(data.x, standardized_columns(data.y, data.sample_weight)[0])
 
 
 def openml(name: str, *, version: int | str = 1, cache: str | Path | None = None) -> Dataset:
-    """A data set of openml.org by name, such as "mnist_784"; inputs as they are there (see `standardise`).
+    """A data set of openml.org by name, such as "mnist_784"; inputs as they are there (see `standardize`).
 
     Categorical targets become one-hot columns in the sorted order of their labels, numeric ones stay one column each.
 

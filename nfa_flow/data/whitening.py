@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..checks import is_traced, require_instance
-from ..precision import at_least_single
+from ..numerics.precision import at_least_single
 from .dataset import Dataset
 
 
 def whiten(data: Dataset) -> Dataset:
-    """The data with inputs S_xx^{−1/2} x_i, so that S_xx = I; not centred, targets untouched.
+    """The data with inputs S_xx^{−1/2} x_i, so that S_xx = I; not centered, targets untouched.
 
     Where the inputs do not span their space (for one, n < d), S_xx becomes the orthogonal projector onto their span.
     A true index space U becomes span(S_xx^{1/2} U), through which the targets depend on the new inputs; directions in
@@ -35,7 +35,7 @@ def whiten(data: Dataset) -> Dataset:
     return _with_inputs(data, x, index, S[0])
 
 
-def standardise(data: Dataset) -> Dataset:
+def standardize(data: Dataset) -> Dataset:
     """The data with every input column shifted and scaled to weighted mean 0 and variance 1; targets untouched.
 
     A constant column becomes zero; one that varies, however little, does not. A true index space is carried along, as
@@ -46,14 +46,14 @@ def standardise(data: Dataset) -> Dataset:
     **Raises:** ValueError for anything but a `Dataset`.
     """
     wide = _factorizable(data)
-    x, deviation = standardised_columns(wide.x, wide.sample_weight)
+    x, deviation = standardized_columns(wide.x, wide.sample_weight)
     # The span of an index does not depend on a common factor, without which deviations could be too large to square.
     relative = deviation / jnp.where(jnp.max(deviation) > 0, jnp.max(deviation), 1)
     index = None if wide.index is None else relative[:, None] * wide.index
     return _with_inputs(data, x, index, jnp.max(relative))
 
 
-def standardised_columns(
+def standardized_columns(
     values: Float[Array, "n p"], weight: Float[Array, " n"]
 ) -> tuple[Float[Array, "n p"], Float[Array, " p"]]:
     """Columns of weighted mean 0 and variance 1, and the standard deviations they had; constant columns become 0.

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ..drive import COMPLETED, DIVERGED, NO_GRADIENT, RUNNING
-from ..objective import AbstractObjective, SampleObjective
-from ..observation import Observer, Record, empty_record
+from ..problem.objective import AbstractObjective, SampleObjective
+from ..run.observation import Observer, Record, empty_record
+from ..run.status import COMPLETED, DIVERGED, NO_GRADIENT, RUNNING
 
 
 class Minibatches(eqx.Module):

@@ -1,4 +1,4 @@
-"""The same training run with any optax optimiser."""
+"""The same training run with any optax optimizer."""
 
 import os
 import warnings
@@ -14,14 +14,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..checks import called, require_integer, require_key, require_number, wrong
 from ..data import Dataset
-from ..drive import INTERRUPTED, beginning, run_to_end
-from ..interrupts import never_ignored
-from ..losses import Loss
 from ..nets import MLP
 from ..nets.scale_by_parametrization import scales_by_parametrization
-from ..objective import make_objective
-from ..observation import Observe, make_observer
-from ..trajectory import Trajectory, conclude, make_trajectory
+from ..problem.losses import Loss
+from ..problem.objective import make_objective
+from ..run.drive import beginning, run_to_end
+from ..run.interrupts import never_ignored
+from ..run.observation import Observe, make_observer
+from ..run.status import INTERRUPTED
+from ..run.trajectory import Trajectory, conclude, make_trajectory
 from .descend import DescentProblem, Minibatches, advance, first_optimizer_state, optimizer_step, start
 from .plain_rate import plain_rate
 
@@ -47,7 +48,7 @@ def gradient_descent(
     progress: bool = True,
     throw: bool = True,
 ) -> Trajectory:
-    """Train `net` on `data` by `steps` steps of an optax optimiser.
+    """Train `net` on `data` by `steps` steps of an optax optimizer.
 
     **Arguments:** as in `gradient_flow`, and
     - `optimizer`: for example `optax.adamw(1e-3)`. Pass the same object again to avoid recompilation.
@@ -56,16 +57,16 @@ def gradient_descent(
       out the rest that does not fill a batch.
     - `key`: PRNG key for the order of the samples; needed with `batch_size`.
     - `time_per_step`: gradient-flow time of one step, for the time axis. By default η for plain gradient descent,
-      `optax.sgd(η)` with a number η, traced or not. Every other optimiser needs it: usually the learning rate, divided
+      `optax.sgd(η)` with a number η, traced or not. Every other optimizer needs it: usually the learning rate, divided
       by 1 − β for momentum β, so that the run shares the axis of `gradient_flow`; 1 counts steps.
-    - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimiser. Neither moves
+    - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimizer. Neither moves
       an array that the loss has no gradient with respect to.
     - `save_at`: increasing step numbers in [0, steps]; by default 0 and about 60 log-spaced ones.
 
     **Returns:** a `Trajectory`; `times` are `time_per_step` × step. `stats`: `steps`, `gradient_evaluations`,
     `seconds` (of all sessions, compilation included), `batch`.
 
-    **Warns:** where the parametrization of an `MLP` has learning rates that the optimiser does not follow.
+    **Warns:** where the parametrization of an `MLP` has learning rates that the optimizer does not follow.
 
     **Raises:** ValueError for bad arguments; `RunError` when the parameters stop being finite; `RunInterrupted` on
     Ctrl-C. Both carry the `trajectory` so far.
@@ -94,7 +95,7 @@ def gradient_descent(
         whole=problem.steps,
         origin=first,
         fraction=lambda state: float(state.steps / steps),
-        label=lambda: f"{steps:,} optimiser steps",
+        label=lambda: f"{steps:,} optimizer steps",
         progress=progress,
         began=began,
         checkpoint=checkpoint,
@@ -119,16 +120,16 @@ def _time_per_step(given: Any, optimizer: optax.GradientTransformation, paramete
         return given
     rate = plain_rate(optimizer, parameters)
     if rate is None:
-        must_be = "given for an optimiser other than `optax.sgd(rate)` (its learning rate, or 1 to count steps)"
+        must_be = "given for an optimizer other than `optax.sgd(rate)` (its learning rate, or 1 to count steps)"
         raise wrong("time_per_step", must_be, None)
     return rate
 
 
 def _check_optimizer(optimizer: Any, parameters: PyTree) -> None:
     if isinstance(optimizer, optax.MultiSteps):
-        raise wrong("optimizer", "an optax optimiser: here its `.gradient_transformation()`", "an `optax.MultiSteps`")
+        raise wrong("optimizer", "an optax optimizer: here its `.gradient_transformation()`", "an `optax.MultiSteps`")
     if not isinstance(optimizer, optax.GradientTransformation):
-        raise wrong("optimizer", "an optax optimiser such as `optax.sgd(1e-2)`", repr(optimizer))
+        raise wrong("optimizer", "an optax optimizer such as `optax.sgd(1e-2)`", repr(optimizer))
 
     def states(parameters: PyTree) -> tuple[PyTree, PyTree]:
         state = first_optimizer_state(optimizer, parameters)

@@ -12,11 +12,11 @@ from ..checks import is_traced
 
 
 def plain_rate(optimizer: optax.GradientTransformation, parameters: PyTree) -> float | Float[Array, ""] | None:
-    """η of an optimiser without a state whose update is −η times the gradient, such as `optax.sgd(η)`; otherwise None.
+    """η of an optimizer without a state whose update is −η times the gradient, such as `optax.sgd(η)`; otherwise None.
 
     Read off, not measured: the update is run on gradients that can be multiplied by numbers and nothing else. So η may
     be a number that JAX traces, nothing is compiled, and every update that does more than multiply counts as unknown,
-    as does one whose factors differ between arrays. An optimiser with a state (momentum, a schedule, injected
+    as does one whose factors differ between arrays. An optimizer with a state (momentum, a schedule, injected
     hyperparameters) may change from step to step and is unknown too.
     """
     state = jax.eval_shape(optimizer.init, parameters)

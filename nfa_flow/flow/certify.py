@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..checks import is_traced, wrong
-from ..drive import discard
-from ..objective import Mobility
-from ..observation import Observe, Observer
-from ..trajectory import Trajectory
+from ..problem.objective import Mobility
+from ..run.drive import discard
+from ..run.observation import Observe, Observer
+from ..run.trajectory import Trajectory
 from .invariants import BALANCE_ERROR, LOSS_IDENTITY_ERROR, balance_error, certifying_observer
 
 PARAMETER_ERROR = "parameter_error"

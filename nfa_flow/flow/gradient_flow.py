@@ -15,20 +15,21 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from ..checks import is_traced, require_integer, require_number, wrong
 from ..data import Dataset
-from ..drive import INTERRUPTED, beginning, run_to_end
-from ..half_precision import in_single_precision
-from ..interrupts import never_ignored
-from ..losses import Loss
 from ..nets import MLP
-from ..objective import AbstractObjective, Mobility, MomentObjective, make_objective
-from ..observation import Observe, Observer, make_observer
-from ..trajectory import Trajectory, conclude, make_trajectory
+from ..problem.half_precision import in_single_precision
+from ..problem.losses import Loss
+from ..problem.objective import AbstractObjective, Mobility, MomentObjective, make_objective
+from ..run.drive import beginning, run_to_end
+from ..run.interrupts import never_ignored
+from ..run.observation import Observe, Observer, make_observer
+from ..run.status import INTERRUPTED
+from ..run.trajectory import Trajectory, conclude, make_trajectory
 from .certify import certified, require_certifiable, with_balance_error
-from .choice import choose_solver, default_rtol, evaluations_per_step, warn_about_tolerance
-from .flow_solver import AbstractFlowSolver
 from .integrate import FlowProblem, FlowState, advance, start
 from .kinks import find_kinks
-from .ndf import NDF
+from .solvers.choice import choose_solver, default_rtol, evaluations_per_step, warn_about_tolerance
+from .solvers.flow_solver import AbstractFlowSolver
+from .solvers.ndf import NDF
 from .stopping import AbstractStop
 from .times import log_times
 
@@ -72,7 +73,7 @@ def gradient_flow(
     - `t1`, `t0`: end and start in gradient-flow time; to go on from an earlier run pass its `net` and `end_time`.
     - `weight_decay`: λ ≥ 0.
     - `mobility`: m > 0: one number per layer of an `MLP`, or a tree of numbers or arrays in the structure of the
-      network's floating-point arrays. By default that of the parametrisation of an `MLP`, and 1 where it has none.
+      network's floating-point arrays. By default that of the parametrization of an `MLP`, and 1 where it has none.
     - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample,
       whose prediction and target may be of different shapes.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
@@ -84,7 +85,7 @@ def gradient_flow(
       smooth network and loss, and TSRKC3 for those with kinks and for huge ones; `stats` has which and why.
     - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 where network
       or loss have kinks (coarser where the floating-point type requires it); `atol` = rtol/1000 times the root mean
-      square of the initial parameters (1 at most), because the way out of a small initialisation multiplies whatever
+      square of the initial parameters (1 at most), because the way out of a small initialization multiplies whatever
       error is made there. With mobility m the absolute one is that of θ/√m. The relative error of all parameters at
       the end of a run stays within about 10 × `rtol` where the flow is smooth and does not itself amplify errors.
     - `dt0`: first step. It is the constant step of a solver without an error estimate (`diffrax.Euler`).
@@ -141,7 +142,7 @@ def gradient_flow(
 
 
 def _own_mobility(net: Any) -> Mobility | None:
-    """What the parametrisation of a network asks for."""
+    """What the parametrization of a network asks for."""
     if not isinstance(net, MLP) or net.parametrization is None:
         return None
     if net.parametrization.rule != "sgd":

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..drive import COMPLETED, DIVERGED, MAX_STEPS, NO_GRADIENT, RUNNING, SOLVER_FAILED, STEP_UNDERFLOW, STOPPED
-from ..objective import AbstractObjective
-from ..observation import Observer, Record, empty_record
-from ..switches import usual_promotion
-from .choice import evaluations_per_step
-from .flow_solver import AbstractFlowSolver
+from ..numerics.switches import usual_promotion
+from ..problem.objective import AbstractObjective
+from ..run.observation import Observer, Record, empty_record
+from ..run.status import COMPLETED, DIVERGED, MAX_STEPS, NO_GRADIENT, RUNNING, SOLVER_FAILED, STEP_UNDERFLOW, STOPPED
 from .invariants import LOSS_IDENTITY_ERROR, LossBudget, dissipation, loss_budget, objective_value
+from .solvers.choice import evaluations_per_step
+from .solvers.flow_solver import AbstractFlowSolver
 from .stopping import AbstractStop
 
 

@@ -24,8 +24,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..checks import is_traced
 from ..nets import MLP
 from ..nets.activations import name_of
-from ..objective import AbstractObjective, Mobility
-from ..observation import Observer
+from ..problem.objective import AbstractObjective, Mobility
+from ..run.observation import Observer
 
 LOSS_IDENTITY_ERROR = "loss_identity_error"
 BALANCE_ERROR = "balance_error"

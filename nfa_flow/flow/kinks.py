@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..data import Dataset
-from ..losses import Loss, resolve
 from ..nets import MLP
 from ..nets.activations import name_of
-from ..switches import usual_promotion
+from ..numerics.switches import usual_promotion
+from ..problem.losses import Loss, resolve
 from .program import WEIGHT, Program, trace
 
 # Longer lines for kinks far from zero, such as those of clipping at ±10; one through the origin for the cusp of a norm.

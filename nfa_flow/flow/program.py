@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from ..checks import is_traced
-from ..precision import is_half
+from ..numerics.precision import is_half
 
 CONSTANT, WEIGHT, INPUT = range(3)  # what a number depends on; an input is stronger than a weight
 
@@ -56,7 +56,7 @@ class Program:
         return jnp.concatenate([jnp.ravel(output) for output in outputs])
 
     def stand_ins(self, rng: np.random.Generator) -> list[Any]:
-        """Arguments as a fresh network and standardised data might have them; positive where they are no matrices."""
+        """Arguments as a fresh network and standardized data might have them; positive where they are no matrices."""
         return [
             self._known[i] if i in self._known else _stand_in(rng, spec, is_input=i == len(self._specs) - 1)
             for i, spec in enumerate(self._specs)

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..blas import on_one_blas_thread
 from ..checks import require_number, wrong
 from ..data import Dataset
-from ..losses import Loss, resolve
 from ..nets import MLP
-from ..precision import at_least_single, in_precision_of
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.precision import at_least_single, in_precision_of
+from ..problem.losses import Loss, resolve
 from .jacobian_sums import AbstractJacobianSum, jacobian_sum_kind
 from .jacobians import Function, Sample, stream
 from .layer import Layer, Tap, find_layer, require_inputs
@@ -36,7 +36,7 @@ def agop(
     x: Samples,
     *,
     layer: Layer | None = None,
-    centred: bool = False,
+    centered: bool = False,
     loss: Loss | None = None,
     memory: int = MEMORY,
 ) -> Float[Array, "h h"]:
@@ -53,7 +53,7 @@ def agop(
     - `layer`: None for the whole input; l = 1 … L, counting the layers with weights; or a function from the network to
       an `equinox.nn.Linear` or `Conv` in it, such as `lambda net: net.conv2`, for the part of the Jacobian that goes
       through that layer. In a module of unknown order 1 is its whole input too.
-    - `centred`: of J − E[J], the covariance of the gradients of each output.
+    - `centered`: of J − E[J], the covariance of the gradients of each output.
     - `loss`: of ℓ(f(x), y) instead of f(x): "mse", "cross_entropy" or a function. Needs a `Dataset`.
     - `memory`: about how many bytes of Jacobians to hold at a time. Samples, and outputs where one sample is too much,
       are taken in chunks of that size.
@@ -63,7 +63,7 @@ def agop(
     **Raises:** ValueError naming `net`, `x`, `layer`, `loss` or `memory`.
     **Source:** Radhakrishnan et al. 2024 (Science), eq. 1; Beaglehole et al. 2024 for deeper layers and convolutions.
     """
-    total = jacobian_sum_kind(factor=False, centred=centred)
+    total = jacobian_sum_kind(factor=False, centered=centered)
     K, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return K if W is None else _sandwich(K, W)
 
@@ -73,7 +73,7 @@ def agop_factor(
     x: Samples,
     *,
     layer: Layer | None = None,
-    centred: bool = False,
+    centered: bool = False,
     loss: Loss | None = None,
     memory: int = MEMORY,
 ) -> Float[Array, "r h"]:
@@ -81,7 +81,7 @@ def agop_factor(
 
     It has derivatives forwards only (`jax.jvp`).
     """
-    total = jacobian_sum_kind(factor=True, centred=centred)
+    total = jacobian_sum_kind(factor=True, centered=centered)
     R, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return R if W is None else _product(R, W)
 
@@ -92,13 +92,13 @@ def preactivation_agop(
     *,
     layer: Layer = 1,
     factor: bool = False,
-    centred: bool = False,
+    centered: bool = False,
     loss: Loss | None = None,
     memory: int = MEMORY,
 ) -> Float[Array, "r k"]:
     """K = E[BᵀB] with B = df/dz, z = W_l h + b_l the pre-activation of a layer: AGOP without its d × d matrix.
 
-    AGOP = W_lᵀ K W_l. For a network of one hidden layer K is the (uncentred) second moment of the neurons' gradients;
+    AGOP = W_lᵀ K W_l. For a network of one hidden layer K is the (uncentered) second moment of the neurons' gradients;
     behind k linear layers before a nonlinear head g, at layer k, it is E[J_gᵀJ_g].
 
     **Arguments:** as in `agop`; `factor`: return a factor R with K = RᵀR instead, without ever forming K.
@@ -108,7 +108,7 @@ def preactivation_agop(
     """
     if find_layer(net, layer) is None:
         raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
-    total = jacobian_sum_kind(factor=factor, centred=centred)
+    total = jacobian_sum_kind(factor=factor, centered=centered)
     return jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory)[0]
 
 

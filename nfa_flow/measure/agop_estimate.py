@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_key, require_number
-from ..factorisations import triangle
-from ..precision import at_least_single
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.factorizations import triangle
+from ..numerics.precision import at_least_single
 from .agop import MEMORY, Samples, whole_batch
 from .jacobians import Function, Rows, Sample, stream
 from .layer import Layer, Tap, find_layer

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..blas import on_one_blas_thread
 from ..checks import require_choice, require_flag, require_integer, require_number, wrong
-from ..losses import Loss, resolve
-from ..observation import loss_or_default
+from ..numerics.blas import on_one_blas_thread
+from ..problem.losses import Loss, resolve
+from ..run.observation import loss_or_default
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .gram_power import gram_power, power_derivative, power_from_spectrum
@@ -35,7 +35,7 @@ class Alignment(eqx.Module):
     initial: Float[Array, "p d"] | None
     metric: str = eqx.field(static=True)
     layer: Layer = eqx.field(static=True, converter=by_code)
-    centred: bool = eqx.field(static=True)
+    centered: bool = eqx.field(static=True)
     agop_of_change: bool = eqx.field(static=True)
     loss: Loss | None = eqx.field(static=True)
     of_loss: bool = eqx.field(static=True)  # AGOP of the loss, and of the run's own where `loss` is None
@@ -67,7 +67,7 @@ class Alignment(eqx.Module):
             self.layer,
             factor=factor,
             reduce=reduce,
-            centred=self.centred,
+            centered=self.centered,
             loss=self.loss,
             initial=self.initial,
             agop_of_change=self.agop_of_change,
@@ -76,7 +76,7 @@ class Alignment(eqx.Module):
     @property
     def needs_roots(self) -> bool:
         """Whether small eigenvalues of AGOP matter, so that a factor of it is worth its time."""
-        if self.centred:  # the mean is subtracted without cancellation only in a factor
+        if self.centered:  # the mean is subtracted without cancellation only in a factor
             return True
         return self.metric != "power_up_error" and not (isinstance(self.power, int | float) and self.power == 1)
 
@@ -88,7 +88,7 @@ def alignment(
     layer: Layer = 1,
     initial: Any = None,
     agop_of_change: bool = False,
-    centred: bool = False,
+    centered: bool = False,
     loss: Loss | None = None,
 ) -> Alignment:
     """How well NFM = W_lᵀW_l agrees with AGOP^power, as an observable `(net, data) -> scalar`.
@@ -116,7 +116,7 @@ def alignment(
     - `layer`: as in `agop`.
     - `initial`: the network at the start, to compare the Gram matrix of the change W_l − W_l(0) instead.
     - `agop_of_change`: also replace AGOP = W_lᵀKW_l by (W_l − W_l(0))ᵀK(W_l − W_l(0)).
-    - `centred`, `loss`: as in `agop`.
+    - `centered`, `loss`: as in `agop`.
 
     **Returns:** an observable; call it on a network with a `Dataset`, an array of samples, or batches of either.
     **Raises:** ValueError for power ≤ 0, an unknown metric, or layer < 1.
@@ -128,13 +128,13 @@ def alignment(
         require_integer("layer", layer, at_least=1)
         layer = int(layer)
     require_flag("agop_of_change", agop_of_change)
-    require_flag("centred", centred)
+    require_flag("centered", centered)
     if agop_of_change and initial is None:
         raise wrong("initial", "the network at the start, where `agop_of_change`", "None")
     if loss is not None:
         resolve(loss)
     W_0 = None if initial is None else layer_weight(initial, layer, "initial")
-    return Alignment(power, W_0, metric, layer, centred, agop_of_change, loss, of_loss=loss is not None)
+    return Alignment(power, W_0, metric, layer, centered, agop_of_change, loss, of_loss=loss is not None)
 
 
 @eqx.filter_custom_jvp

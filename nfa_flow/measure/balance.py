@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..nets import MLP
-from ..precision import at_least_single
+from ..numerics.precision import at_least_single
 
 
 @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
@@ -16,7 +16,7 @@ def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
 
     Gradient flow conserves D_l wherever the activation between the two layers is the identity; with weight decay λ it
     shrinks as exp(−2λt), for any loss and any data. Where layer l has a bias b_l, that holds of D_l − b_lb_lᵀ instead.
-    In a network with a parametrisation W_l/√m_l stands for W_l, with the mobilities m_l that the flow then has; their
+    In a network with a parametrization W_l/√m_l stands for W_l, with the mobilities m_l that the flow then has; their
     decay has a law only where m_l = m_{l+1}.
 
     **Arguments:** `net`: the network; `data`: unused, so that it serves as an observable.

@@ -61,7 +61,7 @@ def _best(pair: FeaturePair) -> BestCosine:
 
 
 def _highest(function: Callable[[Array], Array], low: float, high: float) -> Float[Array, ""]:
-    """Where a function is largest on an interval: on a grid, and then on finer ones between the neighbours."""
+    """Where a function is largest on an interval: on a grid, and then on finer ones between the neighbors."""
     step = (high - low) / 256
     points = jnp.linspace(low, high, 257)
     best = points[0]

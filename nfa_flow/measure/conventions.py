@@ -15,13 +15,13 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from ..checks import require_flag, require_integer
-from ..losses import Loss
+from ..problem.losses import Loss
 from .alignment import Alignment, alignment
 from .layer import Layer
 
 
 def nfa_cosine_2022(initial: Any, *, layer: Layer = 1) -> Alignment:
-    """cos(ΔWᵀΔW, AGOP), in [0, 1]: the change of the weights against AGOP to the power 1, not centred.
+    """cos(ΔWᵀΔW, AGOP), in [0, 1]: the change of the weights against AGOP to the power 1, not centered.
 
     Undefined (NaN) for the untrained network, whose ΔW is zero. It is what the paper defines. The authors' script for
     fully connected networks subtracts W_0 in place, so that its AGOP is that of a network with ΔW for its weights; that

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..blas import on_one_blas_thread
 from ..checks import wrong
 from ..data import Dataset
-from ..factorisations import spectrum, triangle
-from ..losses import Loss
-from ..observation import from_run, loss_or_default
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.factorizations import spectrum, triangle
+from ..problem.losses import Loss
+from ..run.observation import from_run, loss_or_default
 from .agop import MEMORY
 from .exponent import ExponentFit, fit_power_law
 from .layer import Layer
@@ -60,10 +60,10 @@ def crh(net: Any, data: Dataset, *, layer: Layer = 1, loss: Loss | None = None, 
     | input, h | E[h hᵀ] | E[∇_h ℓ ∇_h ℓᵀ], ∇_h ℓ = Wᵀ ∇_z ℓ | WᵀW |
     | output, z | E[z zᵀ] | E[∇_z ℓ ∇_z ℓᵀ] | WWᵀ |
 
-    Nothing is centred; E is the mean over samples, weighted if the data are, and at a convolution, whose h are patches,
-    over positions too. The hypothesis (CRH) is R ∝ G ("rga"), G ∝ Z ("gwa") and R ∝ Z ("rwa") on both sides; where it
-    fails, power laws may hold instead (polynomial alignment, PAH), whose exponents are fitted with the second matrix
-    as the base: R ∝ G^α, G ∝ Z^α, R ∝ Z^α.
+    Nothing is centered; E is the mean over samples, weighted if the data are, and at a convolution, whose h are
+    patches, over positions too. The hypothesis (CRH) is R ∝ G ("rga"), G ∝ Z ("gwa") and R ∝ Z ("rwa") on both sides;
+    where it fails, power laws may hold instead (polynomial alignment, PAH), whose exponents are fitted with the second
+    matrix as the base: R ∝ G^α, G ∝ Z^α, R ∝ Z^α.
 
     A relation is NaN ("undefined") where one of its matrices vanishes to working precision: W as in `alignment`; the
     gradients of a network that fits its targets up to rounding. Fits leave out directions in which either matrix is
@@ -106,7 +106,7 @@ def _crh(stream: LayerStream) -> CRH:
 def _factors(stream: LayerStream) -> tuple[Array, Array, Array, Array]:
     """Triangular factors of E[hhᵀ], E[zzᵀ] and E[ggᵀ] with g = ∇_z ℓ, and the root mean square of errors of g."""
     fan_in, k, dtype = stream.sizes
-    # So many rows at a time that the factorisation is not spent on the factor of those before, again and again.
+    # So many rows at a time that the factorization is not spent on the factor of those before, again and again.
     stream = replace(stream, memory=max(stream.memory, 4 * max(fan_in, k) ** 2 * dtype.itemsize))
 
     def fold(state: Any, rows: LayerRows) -> Any:

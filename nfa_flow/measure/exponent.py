@@ -56,11 +56,11 @@ def fit_power_law(x: Float[Array, " k"], y: Float[Array, " k"], use: Bool[Array,
     directions = jnp.sum(use)
     count = directions.astype(x.dtype)
     mean_x, mean_y = jnp.sum(log_x) / count, jnp.sum(log_y) / count
-    centred_x, centred_y = (jnp.where(use, v - m, 0) for v, m in ((log_x, mean_x), (log_y, mean_y)))
-    sum_xx = jnp.sum(centred_x**2)
+    centered_x, centered_y = (jnp.where(use, v - m, 0) for v, m in ((log_x, mean_x), (log_y, mean_y)))
+    sum_xx = jnp.sum(centered_x**2)
     # Equal eigenvalues leave a spread of rounding errors only, which no slope may rest on.
-    slope = jnp.where(sum_xx > 1e4 * jnp.finfo(x.dtype).eps, jnp.sum(centred_x * centred_y) / sum_xx, jnp.nan)
-    squares = jnp.sum((centred_y - slope * centred_x) ** 2)
+    slope = jnp.where(sum_xx > 1e4 * jnp.finfo(x.dtype).eps, jnp.sum(centered_x * centered_y) / sum_xx, jnp.nan)
+    squares = jnp.sum((centered_y - slope * centered_x) ** 2)
     degrees = jnp.where(count > 2, count - 2, 0)
     return ExponentFit(
         exponent=slope,

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
-from ..losses import Loss, resolve
-from ..observation import from_run, loss_or_default
+from ..problem.losses import Loss, resolve
+from ..run.observation import from_run, loss_or_default
 from .agop import MEMORY
 from .layer import Layer, by_code, layer_weight
 from .layer_statistics import LayerRows, LayerStream, layer_stream

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..blas import on_one_blas_thread
 from ..checks import wrong
-from ..factorisations import orthonormal, spectrum
-from ..losses import Loss
-from ..precision import at_least_single
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.factorizations import orthonormal, spectrum
+from ..numerics.precision import at_least_single
+from ..problem.losses import Loss
 from .agop import Samples, jacobian_sum
 from .jacobian_sums import jacobian_sum_kind
 from .layer import Layer, find_layer, is_sequential, is_tied, layer_weight, unfolded, weighted_layers
@@ -67,7 +67,7 @@ def feature_pair(
     *,
     factor: bool = True,
     reduce: bool = True,
-    centred: bool = False,
+    centered: bool = False,
     loss: Loss | None = None,
     initial: Float[Array, "_ _"] | None = None,
     agop_of_change: bool = False,
@@ -78,7 +78,7 @@ def feature_pair(
     **Arguments:** `factor`: with the factor F of AGOP, or with AGOP assembled; `reduce`: to a small basis; `argument`:
     the name of `data` in errors.
     """
-    net, kind = at_least_single(net), jacobian_sum_kind(factor=factor, centred=centred)
+    net, kind = at_least_single(net), jacobian_sum_kind(factor=factor, centered=centered)
     cheapest = not agop_of_change
     total, W = jacobian_sum(net, data, kind, layer=layer, loss=loss, where_cheapest=cheapest, argument=argument)
     weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))

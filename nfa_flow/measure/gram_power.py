@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..factorisations import spectrum
+from ..numerics.factorizations import spectrum
 
 
 @jax.custom_jvp

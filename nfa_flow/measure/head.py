@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..blas import on_one_blas_thread
 from ..checks import wrong
 from ..nets import MLP
 from ..nets.activations import name_of
-from ..precision import at_least_single
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.precision import at_least_single
 from .agop import Samples, jacobian_sum
 from .jacobian_sums import jacobian_sum_kind
 
@@ -43,7 +43,7 @@ def head_matrix(net: MLP, data: Samples) -> Float[Array, "m m"]:
     **Raises:** ValueError naming `net` or `data`.
     **Source:** Tansley, Massart & Cartis 2026 (linear layers before a nonlinear head); the condition on B is ours.
     """
-    total = jacobian_sum_kind(factor=False, centred=False)
+    total = jacobian_sum_kind(factor=False, centered=False)
     return jacobian_sum(net, data, total, layer=leading_linear_layers(net), argument="data")[0]
 
 

@@ -7,15 +7,15 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
-from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
-from ..lanczos import largest_eigenvalues
-from ..losses import Loss
-from ..objective import AbstractObjective, Mobility
-from ..observation import AbstractRunObservable
-from ..precision import at_least_single
-from ..sharpness import hessian_product
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.lanczos import largest_eigenvalues
+from ..numerics.precision import at_least_single
+from ..problem.losses import Loss
+from ..problem.objective import AbstractObjective, Mobility
+from ..problem.sharpness import hessian_product
+from ..run.observation import AbstractRunObservable
 from .sharpness import by_hand
 
 

@@ -1,7 +1,7 @@
-"""What a stream of Jacobians adds up to: their Gram matrix, or a triangular factor of it; centred or not.
+"""What a stream of Jacobians adds up to: their Gram matrix, or a triangular factor of it; centered or not.
 
 `Gram` is the sum K = Σ w BᵀB, the fastest. `Triangle` folds the rows into the triangular factor R of their stack, with
-K = RᵀR (TSQR); K itself is never formed, which keeps the relative accuracy of the small singular values. Centred, the
+K = RᵀR (TSQR); K itself is never formed, which keeps the relative accuracy of the small singular values. Centered, the
 mean over samples is subtracted from the Jacobian of each output: over all samples, also where they come in batches.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import require_flag
-from ..factorisations import triangle
+from ..numerics.factorizations import triangle
 from .jacobians import Rows
 
 
@@ -109,7 +109,7 @@ class Triangle(AbstractJacobianSum):
         return B
 
     def memory(self, memory: int, k: int, itemsize: int) -> int:
-        # Few rows waste the factorisation on R again and again, many do not stay in the cache.
+        # Few rows waste the factorization on R again and again, many do not stay in the cache.
         square = k**2 * itemsize
         return max(min(memory, max(2**20, 16 * square)), 4 * square)
 
@@ -117,7 +117,7 @@ class Triangle(AbstractJacobianSum):
 class CentredTriangle(AbstractJacobianSum):
     """R with RᵀR = E[(B − EB)ᵀ(B − EB)], k × k.
 
-    Every row stands beside the indicator of its output; what the factorisation leaves orthogonal to those columns has
+    Every row stands beside the indicator of its output; what the factorization leaves orthogonal to those columns has
     no mean. Nothing is subtracted that rounding could spoil.
     """
 
@@ -136,10 +136,10 @@ class CentredTriangle(AbstractJacobianSum):
         return jnp.zeros((B.shape[1], B.shape[1]), B.dtype)
 
 
-def jacobian_sum_kind(*, factor: bool, centred: bool) -> AbstractJacobianSum:
-    """The sum that gives K or a factor of it, of Jacobians as they are or centred."""
+def jacobian_sum_kind(*, factor: bool, centered: bool) -> AbstractJacobianSum:
+    """The sum that gives K or a factor of it, of Jacobians as they are or centered."""
     require_flag("factor", factor)
-    require_flag("centred", centred)
+    require_flag("centered", centered)
     if factor:
-        return CentredTriangle() if centred else Triangle()
-    return CentredGram() if centred else Gram()
+        return CentredTriangle() if centered else Triangle()
+    return CentredGram() if centered else Gram()

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import wrong
-from ..losses import require_fitting
-from ..trained import prediction_of
+from ..problem.losses import require_fitting
+from ..problem.trained import prediction_of
 from .layer import Tap
 
 Sample = tuple[Array, Array | None]  # (x, y); y only where a loss needs it

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ..checks import called, described, require_integer, wrong
 from ..nets import MLP
-from ..precision import at_least_single
+from ..numerics.precision import at_least_single
 
 # l = 1 … L in a network that applies its layers one after another, or a function from the network to the layer.
 Layer = int | Callable[[Any], Any]
@@ -216,7 +216,7 @@ def require_inputs(argument: str, net: Any, x: Float[Array, "n ..."]) -> None:
 
 
 def _has_no_matrix(module: Any) -> bool:
-    """Whether nothing in a module can be a layer: activations, pooling, normalisations."""
+    """Whether nothing in a module can be a layer: activations, pooling, normalizations."""
     return isinstance(module, _WITHOUT_MATRIX) or not jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))
 
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import require_number, wrong
 from ..data import Dataset
-from ..losses import Loss, require_fitting, resolve
-from ..precision import at_least_single, in_precision_of
+from ..numerics.precision import at_least_single, in_precision_of
+from ..problem.losses import Loss, require_fitting, resolve
 from .jacobians import Function, bytes_per_sample
 from .layer import Layer, Tap, find_layer, patches, require_inputs, weighted_layers
 

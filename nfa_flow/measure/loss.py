@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..data import Dataset
-from ..losses import Loss, require_fitting
-from ..observation import from_run, loss_or_default
-from ..precision import at_least_single, in_precision_of
-from ..trained import prediction_of
+from ..numerics.precision import at_least_single, in_precision_of
+from ..problem.losses import Loss, require_fitting
+from ..problem.trained import prediction_of
+from ..run.observation import from_run, loss_or_default
 from .layer import require_inputs
 
 

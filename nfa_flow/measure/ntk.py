@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_number, wrong
-from ..lanczos import largest_eigenvalues
 from ..nets import MLP
-from ..objective import Mobility, own_mobility, root_mobility
-from ..observation import from_run
-from ..precision import at_least_single
-from ..trained import prediction_of
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.lanczos import largest_eigenvalues
+from ..numerics.precision import at_least_single
+from ..problem.objective import Mobility, own_mobility, root_mobility
+from ..problem.trained import prediction_of
+from ..run.observation import from_run
 from .agop import MEMORY, Samples, whole_batch
 
 _RTOL = 1e-6
@@ -50,7 +50,7 @@ def ntk(net: Any, x: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
 def ntk_eigenvalues(
     net: Any, data: Samples, *, count: int | None = None, mobility: Mobility | None = None, memory: int = MEMORY
 ) -> Float[Array, " count"]:
-    """The eigenvalues of √w Θ √w, decreasing: the rates at which the flow of the linearised network learns.
+    """The eigenvalues of √w Θ √w, decreasing: the rates at which the flow of the linearized network learns.
 
     Here Θ = J m Jᵀ with the mobilities m of the flow, which `ntk` leaves out. With the sample weights w (1/n unless
     given) the residuals of the squared loss obey r' = −Θ w r while Θ stands still; these are also the eigenvalues of
@@ -63,7 +63,7 @@ def ntk_eigenvalues(
     **Returns:** `count` or n·c numbers. Of an untrained relu network 20-64-64-1 (Gaussian weights over
     √fan_in) on 500 Gaussian samples the largest three are 11.5 ± 1.8, 1.7 ± 0.2 and 1.4 ± 0.2 (64 draws).
     **Raises:** as `ntk`; ValueError naming `mobility`, or `count` above n·c.
-    **Source:** Jacot, Gabriel & Hongler 2018; Lee et al. 2019 (the linearised network).
+    **Source:** Jacot, Gabriel & Hongler 2018; Lee et al. 2019 (the linearized network).
     """
     require_number("memory", memory, at_least=1)
     mobility = own_mobility(net) if mobility is None else mobility

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..blas import on_one_blas_thread
 from ..checks import called, require_integer, require_key, wrong
 from ..data import Dataset
-from ..observation import numbers, require_observable
+from ..numerics.blas import on_one_blas_thread
+from ..run.observation import numbers, require_observable
 from .layer import is_tied, weighted_layers
 
 _OBSERVABLE = "a function `(net, data) -> array`, such as `alignment(1/3)`"

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, PyTree
 
 from ..checks import require_number
 from ..data import Dataset
-from ..losses import Loss
-from ..objective import AbstractObjective, Mobility, make_objective, own_mobility
-from ..observation import AbstractRunObservable, loss_or_default
-from ..precision import at_least_single
-from ..sharpness import sharpness_of
+from ..numerics.precision import at_least_single
+from ..problem.losses import Loss
+from ..problem.objective import AbstractObjective, Mobility, make_objective, own_mobility
+from ..problem.sharpness import sharpness_of
+from ..run.observation import AbstractRunObservable, loss_or_default
 
 _ROUGH = 0.05
 _sharpness = eqx.filter_jit(jax.default_matmul_precision("highest")(sharpness_of))

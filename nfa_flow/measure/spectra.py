@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from ..blas import on_one_blas_thread
 from ..checks import wrong
-from ..precision import at_least_single
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.precision import at_least_single
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .layer import Layer, is_tied, layer_weight, unfolded, weighted_layers

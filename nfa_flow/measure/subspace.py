@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..blas import on_one_blas_thread
 from ..checks import require_choice, require_integer, wrong
 from ..data import Dataset
-from ..factorisations import spectrum
+from ..numerics.blas import on_one_blas_thread
+from ..numerics.factorizations import spectrum
 from .agop import Samples
 from .feature_pair import FeaturePair, feature_pair
 from .layer import Layer, by_code, layer_weight

@@ -10,9 +10,9 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from ..checks import described, floating_dtype, real_array, require_instance, require_integer, require_key, wrong
 from .activations import PIECEWISE_LINEAR, Activation, name_of, resolve
-from .initialisation import AbstractInitialisation, Gaussian
-from .parametrisation import AbstractParametrization
-from .parametrisation_schemes import resolve_parametrization
+from .initialization import AbstractInitialization, Gaussian
+from .parametrization import AbstractParametrization
+from .parametrization_schemes import resolve_parametrization
 
 
 class MLP(eqx.Module):
@@ -22,15 +22,15 @@ class MLP(eqx.Module):
     - `widths`: (inputs, hidden widths …, outputs), at least two entries; L = len(widths) − 1 layers.
     - `key`: PRNG key for the initial weights.
     - `activation`: a name (see `nfa_flow.nets.ACTIVATIONS`), a function of an array, or one of these per hidden layer.
-    - `init`: an initialisation of the weights, `Gaussian()` by default; biases start at zero.
+    - `init`: an initialization of the weights, `Gaussian()` by default; biases start at zero.
     - `parametrization`: how start and learning rates depend on the widths: "SP", "NTP", "muP", "MeanField", "Spectral",
       or an object such as `nf.nets.muP("adam")`. It takes the place of `init`, and `gradient_flow` follows its
-      mobilities; optimisers do where `nf.nets.scale_by_parametrization()` is chained after them.
+      mobilities; optimizers do where `nf.nets.scale_by_parametrization()` is chained after them.
     - `bias`: whether every layer has a bias.
     - `dtype`: of the parameters; JAX's default float if None.
 
-    **Raises:** ValueError for bad widths, an unknown activation or parametrisation, an initialisation or a
-    parametrisation that the widths cannot hold, or both of them.
+    **Raises:** ValueError for bad widths, an unknown activation or parametrization, an initialization or a
+    parametrization that the widths cannot hold, or both of them.
     """
 
     layers: tuple[eqx.nn.Linear, ...]
@@ -43,7 +43,7 @@ class MLP(eqx.Module):
         *,
         key: PRNGKeyArray,
         activation: Activation | Sequence[Activation] = "identity",
-        init: AbstractInitialisation | None = None,
+        init: AbstractInitialization | None = None,
         parametrization: AbstractParametrization | str | None = None,
         bias: bool = False,
         dtype: DTypeLike | None = None,
@@ -67,11 +67,11 @@ class MLP(eqx.Module):
         if self.parametrization is None:
             draw = Gaussian() if init is None else init
             if not callable(draw) or isinstance(draw, type):
-                raise wrong("init", "an initialisation such as `nf.nets.Gaussian()`", described(init))
+                raise wrong("init", "an initialization such as `nf.nets.Gaussian()`", described(init))
         elif init is None:
             draw = self.parametrization.draw
         else:
-            raise wrong("init", f"left out, as the parametrisation {self.parametrization.name} sets the start", init)
+            raise wrong("init", f"left out, as the parametrization {self.parametrization.name} sets the start", init)
         self.layers = tuple(_linear(W, bias) for W in draw(key, tuple(widths), dtype))
 
     def __call__(self, x: Float[Array, " inputs"], *, key: PRNGKeyArray | None = None) -> Float[Array, " outputs"]:
@@ -114,7 +114,7 @@ class MLP(eqx.Module):
 
     @property
     def mobility(self) -> "tuple[float, ...] | MLP | None":
-        """By what the parametrisation multiplies the learning rate of each layer; None without a parametrisation.
+        """By what the parametrization multiplies the learning rate of each layer; None without a parametrization.
 
         One number per layer. Biases have numbers of their own: with them it is a tree in the shape of the network.
         """

@@ -1,4 +1,4 @@
-"""The learning rates of a parametrisation, for optimisers."""
+"""The learning rates of a parametrization, for optimizers."""
 
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ class ScaleByParametrizationState(NamedTuple):
 
 
 def scale_by_parametrization() -> optax.GradientTransformation:
-    """Multiply the updates of each layer of an `MLP` by the factor that its own parametrisation gives it.
+    """Multiply the updates of each layer of an `MLP` by the factor that its own parametrization gives it.
 
-    To be chained after the optimiser for which the parametrisation is meant:
+    To be chained after the optimizer for which the parametrization is meant:
 
         optax.chain(optax.sgd(0.1), nf.nets.scale_by_parametrization())  # MLP(…, parametrization=muP())
         optax.chain(optax.adam(1e-3), nf.nets.scale_by_parametrization())  # MLP(…, parametrization=muP("adam"))
@@ -33,7 +33,7 @@ def scale_by_parametrization() -> optax.GradientTransformation:
         optax.chain(optax.adam(η), nf.nets.scale_by_parametrization(), optax.add_decayed_weights(-η * λ))
 
     **Returns:** an optax transformation without a state.
-    **Raises:** ValueError naming `net`, at its first use, for anything but an `MLP` with a parametrisation.
+    **Raises:** ValueError naming `net`, at its first use, for anything but an `MLP` with a parametrization.
     """
 
     def update(updates: PyTree, state: optax.OptState, params: PyTree | None = None) -> tuple[PyTree, optax.OptState]:

@@ -6,7 +6,7 @@ The simulation to the closed forms `nf.theory` has for it: how many spikes there
 from .features import features as features
 from .features import gaussian_features as gaussian_features
 from .features import powers as powers
-from .network import Centred as Centred
+from .network import Centered as Centered
 from .network import Sizes as Sizes
 from .network import SphereRows as SphereRows
 from .network import sizes as sizes

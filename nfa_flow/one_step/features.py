@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..checks import described, is_traced, real_array, require_integers, require_key, wrong
 from ..nets import MLP
-from ..precision import single_or_wider
+from ..numerics.precision import single_or_wider
 from ..theory import Hermite
 from ..theory.hermite import require_expansion
 

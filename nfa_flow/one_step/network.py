@@ -11,7 +11,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from ..checks import require_integer, require_number, wrong
 from ..nets import MLP
 from ..nets.activations import PIECEWISE_LINEAR, Activation, name_of, resolve
-from ..nets.initialisation import AbstractInitialisation, Weights
+from ..nets.initialization import AbstractInitialization, Weights
 from ..theory.hermite import expanded
 
 _RATIO_ERROR = 0.01
@@ -43,7 +43,7 @@ def sizes(samples: int, phi: float | int, psi: float | int) -> Sizes:
 
 
 @dataclass(frozen=True)
-class Centred:
+class Centered:
     """σ − E[σ(Z)] as an activation; equal for equal functions, so that networks share compiled programs."""
 
     function: Callable[[Any], Any]
@@ -58,7 +58,7 @@ class Centred:
         return name_of(self.function) in PIECEWISE_LINEAR
 
 
-class SphereRows(AbstractInitialisation):
+class SphereRows(AbstractInitialization):
     """Rows of W_0 uniform on the unit sphere, and a readout of independent normal entries of variance 1/N.
 
     For two layers. With several outputs each has its own such readout.
@@ -94,5 +94,5 @@ def two_layer_net(
     """
     for argument, size in {"inputs": inputs, "width": width, "outputs": outputs}.items():
         require_integer(argument, size, at_least=1)
-    centred = Centred(resolve(activation), float(expanded("activation", activation, orders=1).coefficients[0]))
-    return MLP([inputs, width, outputs], key=key, activation=centred, init=SphereRows(), dtype=dtype)
+    centered = Centered(resolve(activation), float(expanded("activation", activation, orders=1).coefficients[0]))
+    return MLP([inputs, width, outputs], key=key, activation=centered, init=SphereRows(), dtype=dtype)

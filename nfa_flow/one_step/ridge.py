@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..blas import on_one_blas_thread
 from ..checks import real_array, require_number, wrong
+from ..numerics.blas import on_one_blas_thread
 from .features import floating_matrix
 
 
@@ -36,7 +36,7 @@ def ridge_fit(
     *,
     free: Float[Array, "n s"] | None = None,
 ) -> RidgeFit:
-    """The readout that minimises (1/n)‖y − Fa − Ub‖² + λ‖a‖², by a Cholesky factor in the smaller of n and N.
+    """The readout that minimizes (1/n)‖y − Fa − Ub‖² + λ‖a‖², by a Cholesky factor in the smaller of n and N.
 
     **Arguments:** `F`: features; `y`: targets; `penalty`: λ > 0; `free`: U, directions without penalty, such as the
     `powers` that stand for infinitely large spikes.

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..blas import on_one_blas_thread
 from ..checks import real_array, require_finite, require_integer, wrong
+from ..numerics.blas import on_one_blas_thread
 from .features import floating_matrix
 
 _GAP = 4.0

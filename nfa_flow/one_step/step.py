@@ -76,7 +76,7 @@ def cancel_output(net: MLP, data: Dataset) -> Dataset:
 
     **Arguments:** `net`: as it starts; `data`: the batch of the step.
     **Returns:** data of the same shapes.
-    **Source:** Chizat, Oyallon & Bach 2019 (centring of the model).
+    **Source:** Chizat, Oyallon & Bach 2019 (centering of the model).
     """
     _require_two_layers(net, data)
     return eqx.tree_at(lambda data: data.y, data, data.y + _outputs(net, data))

@@ -37,7 +37,7 @@ def at_end(
 
     **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable, at its end, or of another number of each run;
     `against`: the dimension along the horizontal axis; `over`: the dimension that the bars are over; `hue`: the
-    dimension that colours tell apart; `ax`: axes to draw into, otherwise new ones with a legend; `label`: of the
+    dimension that colors tell apart; `ax`: axes to draw into, otherwise new ones with a legend; `label`: of the
     vertical axis; `quantiles`: ends of the bars.
     **Returns:** the axes.
     **Raises:** ValueError naming `name`, `against`, `over` or `hue` for what the dataset does not have, and `dataset`

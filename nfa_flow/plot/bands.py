@@ -12,7 +12,7 @@ from ..checks import wrong
 from .arguments import require_axes, require_dataset, require_names, require_quantiles, require_words
 from .style import (
     AT_START,
-    GREY,
+    GRAY,
     PALETTE,
     STEPS,
     TIME,
@@ -52,7 +52,7 @@ def bands(
     values span two decades.
 
     **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable in it; `over`: the dimension that the bands are
-    over; `hue`: the dimension that colours tell apart, otherwise the first that is left with several values; one more
+    over; `hue`: the dimension that colors tell apart, otherwise the first that is left with several values; one more
     is told apart by line styles; `ax`: axes to draw into; `label`: of the vertical axis; `quantiles`: ends of the band;
     `legend`: whether the axes have one of their own.
     **Returns:** the axes.
@@ -89,7 +89,7 @@ def sweep_overview(dataset: xarray.Dataset, names: Sequence[str], over: str = "s
 class _Curve:
     """Runs with the same settings, NaN where one is not defined."""
 
-    setting: str  # what its colour stands for
+    setting: str  # what its color stands for
     style: str  # what its line style stands for
     times: np.ndarray
     values: np.ndarray  # run × time
@@ -120,7 +120,7 @@ def _curves(dataset: xarray.Dataset, name: str, over: str, hue: str | None) -> l
     styled = [dim for dim in several if dim != hue]
     if len(styled) > 1 or (styled and dataset.sizes[styled[0]] > len(_LINESTYLES)):
         sizes = ", ".join(f"{dim} of {dataset.sizes[dim]}" for dim in several)
-        enough = f"small enough for colours and {len(_LINESTYLES)} line styles (first `dataset.sel({styled[-1]}=…)`)"
+        enough = f"small enough for colors and {len(_LINESTYLES)} line styles (first `dataset.sel({styled[-1]}=…)`)"
         raise wrong("dataset", enough, f"over {sizes}")
     return [_curve(dataset, name, over, place, hue) for place in _places(dataset, others)]
 
@@ -170,7 +170,7 @@ def _times(runs: xarray.Dataset, over: str) -> np.ndarray:
 
 
 def _time_label(dataset: xarray.Dataset) -> str:
-    """Of the axis of time, which counts the steps of optimisers where somebody said so by `time_per_step=1`."""
+    """Of the axis of time, which counts the steps of optimizers where somebody said so by `time_per_step=1`."""
     times = dataset.get(_TIMES, dataset[_TIME])
     if not {"batch", "step"} <= {*dataset.attrs, *dataset.variables}:
         return TIME
@@ -194,7 +194,7 @@ def _draw(ax: Axes, curves: Sequence[_Curve], quantiles: tuple[float, float]) ->
 
 
 def _entries(curves: Sequence[_Curve]) -> dict[str, Any]:
-    """Label → artist: what colours stand for, in however many curves and panels, and what line styles do."""
+    """Label → artist: what colors stand for, in however many curves and panels, and what line styles do."""
     from matplotlib.lines import Line2D
 
     entries = {}
@@ -203,9 +203,9 @@ def _entries(curves: Sequence[_Curve]) -> dict[str, Any]:
         entries[_with_count(setting, counts, len(curves[0].values))] = Line2D([], [], color=color, linewidth=1.4)
     for curve in curves:
         if curve.style:
-            entries[curve.style] = Line2D([], [], color=GREY, linestyle=curve.linestyle, linewidth=1.4)
+            entries[curve.style] = Line2D([], [], color=GRAY, linestyle=curve.linestyle, linewidth=1.4)
     if any((curve.times == 0).any() for curve in curves):
-        entries[AT_START] = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
+        entries[AT_START] = Line2D([], [], color=GRAY, linestyle=":", linewidth=1)
     return entries
 
 

@@ -1,4 +1,4 @@
-"""A coordinate check as a figure: sizes against width, with the powers that the parametrisation promises."""
+"""A coordinate check as a figure: sizes against width, with the powers that the parametrization promises."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def _draw(ax: Axes, widths: tuple[int, ...], scaling: Scaling, what: str, color:
     ax.plot(n, mean, color=color, marker="o", markersize=3.5, label=f"{what}: {fitted}, {_VERDICTS[scaling.holds]}")
     ax.fill_between(n, sizes.min(axis=1), sizes.max(axis=1), color=color, alpha=0.2, linewidth=0)
     if scaling.promised is not None:
-        centre, middle = np.exp(np.log(mean).mean()), np.exp(np.log(n).mean())
-        ax.plot(n, centre * (n / middle) ** scaling.promised, "k--", linewidth=1.0, zorder=5)
+        center, middle = np.exp(np.log(mean).mean()), np.exp(np.log(n).mean())
+        ax.plot(n, center * (n / middle) ** scaling.promised, "k--", linewidth=1.0, zorder=5)
 
 
 def _span_alike(axes: Sequence[Axes]) -> None:
@@ -71,5 +71,5 @@ def _span_alike(axes: Sequence[Axes]) -> None:
     limits = [(0.0, 0.0) if is_empty(ax) else np.log10(ax.get_ylim()) for ax in axes]
     half = max(2.0, *(high - low for low, high in limits)) / 2
     for ax, (low, high) in zip(axes, limits, strict=True):
-        centre = (low + high) / 2
-        ax.set_ylim(10 ** (centre - half), 10 ** (centre + half))
+        center = (low + high) / 2
+        ax.set_ylim(10 ** (center - half), 10 ** (center + half))

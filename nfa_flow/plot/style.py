@@ -1,4 +1,4 @@
-"""One place for size, fonts and colours of all figures."""
+"""One place for size, fonts and colors of all figures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette, which colour-blind readers can tell apart, and Tol's wine; black is kept for theory.
+# Okabe & Ito's palette, which color-blind readers can tell apart, and Tol's wine; black is kept for theory.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#882255")
-GREY = "#777777"
+GRAY = "#777777"
 AT_START = "at $t=0$"
 TIME = "time $t$ (learning rate × step)"
-STEPS = "steps of an optimiser"  # what time is where it counts them
+STEPS = "steps of an optimizer"  # what time is where it counts them
 _MOST_COLUMNS = 6
 _FONT_SIZE = 9.0
 _LABELS = {
@@ -117,7 +117,7 @@ def label_of(name: str) -> str:
 
 
 def color_of(i: int, count: int) -> Any:
-    """Colours that can be told apart or, where there are too many, that go from dark to light."""
+    """Colors that can be told apart or, where there are too many, that go from dark to light."""
     if count <= len(PALETTE):
         return PALETTE[i]
     from matplotlib import colormaps

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from ..checks import described, wrong
-from ..trajectory import Trajectory, flatten
+from ..run.trajectory import Trajectory
+from ..run.trees import flatten
 from .arguments import require_axes, require_names, require_words
-from .style import AT_START, GREY, PALETTE, STEPS, TIME, entries_of, legend_below, legend_inside, new_figure, set_axes
+from .style import AT_START, GRAY, PALETTE, STEPS, TIME, entries_of, legend_below, legend_inside, new_figure, set_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | No
     The first run is drawn thicker (by convention the exact flow). Time is logarithmic (linear where none is positive);
     the value at t = 0, which has no place there, is a dotted line. The vertical axis is logarithmic where positive
     values span two decades; values from 1e100 on are left out. Where the time of a run counts the steps of an
-    optimiser, which is not the time of the flow, its label says so.
+    optimizer, which is not the time of the flow, its label says so.
 
     **Arguments:** `runs`: a `Trajectory`, or label → `Trajectory`; `name`: of a scalar observable that at least one of
     them has (a leaf of a tree as `observable.leaf`); `ax`: axes to draw into; `label`: of the vertical axis; `legend`:
@@ -53,7 +54,7 @@ def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | No
         ax.plot(times[shown], values[shown], color=PALETTE[i % len(PALETTE)], label=text, linewidth=width)
     initial = next((values[0] for key, values in curves.items() if float(runs[key].times[0]) == 0), np.nan)
     if np.isfinite(initial):
-        ax.axhline(initial, color=GREY, linestyle=":", linewidth=1, label=AT_START, zorder=0)
+        ax.axhline(initial, color=GRAY, linestyle=":", linewidth=1, label=AT_START, zorder=0)
     xlabel = f"time $t$ ({STEPS})" if len(counting) == len(curves) else TIME
     drawn = np.concatenate(list(curves.values()))
     set_axes(ax, drawn, name, label, "log" if logarithmic else "linear", xlabel)
@@ -81,7 +82,7 @@ def _names(runs: Mapping[str, Trajectory]) -> list[str]:
 
 
 def _counts_steps(run: Trajectory) -> bool:
-    """Whether the time of a run is the number of steps of an optimiser."""
+    """Whether the time of a run is the number of steps of an optimizer."""
     return "batch" in dict(run.notes) and np.array_equal(np.asarray(run.times), np.asarray(run.steps))
 
 

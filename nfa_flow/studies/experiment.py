@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..run.trajectory import Trajectory
 from ..sweep import Grid
-from ..trajectory import Trajectory
 from .claims import Claim, Count, of_finished
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 from ..checks import require_choice, wrong
-from ..files import write_file
+from ..run.files import write_file
 from ..sweep import load_sweep, sweep
 from ..sweep.progress import Tally, bar, clock
 from .claims import Claim

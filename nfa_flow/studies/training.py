@@ -1,4 +1,4 @@
-"""The ways in which studies and the command line train a network: its exact flow, and optimisers by name."""
+"""The ways in which studies and the command line train a network: its exact flow, and optimizers by name."""
 
 import functools
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 from ..data import Dataset
 from ..descent import gradient_descent
 from ..flow import gradient_flow
-from ..trajectory import Trajectory
+from ..run.trajectory import Trajectory
 
 Optimizer = Literal["gd", "momentum", "adam", "adamw"]
 
@@ -35,7 +35,7 @@ class ExactFlow:
 
 @dataclass(frozen=True)
 class Descent:
-    """Trains a network by an optimiser, on minibatches of a given size or on the full batch."""
+    """Trains a network by an optimizer, on minibatches of a given size or on the full batch."""
 
     name: Optimizer
     rate: float

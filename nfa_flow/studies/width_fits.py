@@ -31,8 +31,8 @@ def told(fit: WidthExponent) -> str:
 def draw_slope(ax: "Axes", values: "xarray.DataArray", power: float) -> None:
     """A dashed line of a promised power of the width through the middle of sizes over (width, seed)."""
     n, sizes = values["width"].values, values.median("seed").values
-    centre, middle = np.exp(np.log(sizes).mean()), np.exp(np.log(n).mean())
-    ax.plot(n, centre * (n / middle) ** power, "k--", linewidth=1.0, zorder=5)
+    center, middle = np.exp(np.log(sizes).mean()), np.exp(np.log(n).mean())
+    ax.plot(n, center * (n / middle) ** power, "k--", linewidth=1.0, zorder=5)
 
 
 def set_widths(ax: "Axes", widths: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Finished runs as one labelled dataset, with a dimension for each axis of the sweep, and as the rows of a table."""
+"""Finished runs as one labeled dataset, with a dimension for each axis of the sweep, and as the rows of a table."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import xarray
 
 from ..checks import wrong
-from ..trajectory import has_nan
+from ..run.trees import has_nan
 from .names import name_at_end, own_name, require_own_names, used_twice
 from .result import RunResult
 

@@ -16,7 +16,7 @@ def device_of_thread() -> Any:
     return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
 
-# LLVM takes longer to vectorise random numbers than a sweep takes to draw them.
+# LLVM takes longer to vectorize random numbers than a sweep takes to draw them.
 _HASTILY: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
 
 
@@ -34,7 +34,7 @@ def _hasty_options() -> dict[str, str | bool]:
 class Compiled:
     """Calls `function` compiled ahead of time; threads that need the same program wait for one compilation.
 
-    **Arguments:** `function`; `donate`: its arguments whose memory it may use; `hastily`: on a CPU, optimise less, for
+    **Arguments:** `function`; `donate`: its arguments whose memory it may use; `hastily`: on a CPU, optimize less, for
     a function that runs once per lane.
     """
 

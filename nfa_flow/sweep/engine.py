@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import jax
 from jaxtyping import PyTree
 
-from ..trajectory import Trajectory
+from ..run.trajectory import Trajectory
 from .compiled import Compiled, device_of_thread
 from .result import RunResult
 from .rows import rows_on_host

@@ -89,7 +89,7 @@ class Grid:
     dimensions of the result.
 
     **Arguments:**
-    - an axis is a list of numbers, words, functions or other values (these are labelled by a mapping, such as
+    - an axis is a list of numbers, words, functions or other values (these are labeled by a mapping, such as
       `init={"balanced": nf.nets.Balanced(0.3), "gaussian": nf.nets.Gaussian()}`);
     - `seed`: whole numbers; `one_run` gets `key=jax.random.key(seed)` (and `seed` too if it has such a parameter). The
       key depends on nothing else: runs of one seed share their randomness across all other settings, and a new value on

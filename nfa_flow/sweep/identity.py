@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from ..drive import is_key
+from ..run.drive import is_key
 from .environment import package_text
 from .functions import closure, defaults, imports, is_of_library, references, source
 from .literals import array_text, digest, is_plain, literal, shortened
@@ -160,7 +160,7 @@ class _Description:
                 self._add_imports(key, function)
         elif not _is_closed(function):
             self._put(key, _qualified(function))
-        elif self._is_new(key, function):  # what a library function made of its arguments, such as an optimiser
+        elif self._is_new(key, function):  # what a library function made of its arguments, such as an optimizer
             self._put(key, f"{function.__globals__.get('__name__')}.{code.co_qualname}")
             self._add_each(key, closure(function) | defaults(function))
 

@@ -76,7 +76,7 @@ class Keeper:
         self._unwritten = {}
 
     def conclude(self) -> xarray.Dataset:
-        """All results, labelled; also in the store, with a table of the runs beside it."""
+        """All results, labeled; also in the store, with a table of the runs beside it."""
         self.flush()
         accepted = [] if self._store is None else self._store.accepted
         attributes = attributes_of(self._identity, self._about, accepted)

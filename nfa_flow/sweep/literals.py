@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..drive import is_key
+from ..run.drive import is_key
 
 _LONGEST = 2000  # characters of an entry
 _MOST_NUMBERS = 4  # of an array, written out

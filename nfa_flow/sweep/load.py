@@ -11,9 +11,9 @@ import numpy as np
 import xarray
 
 from ..checks import wrong
-from ..files import read_folder, require_path
-from ..intact import damaged_metadata, first_damage
-from ..storage import READ
+from ..run.files import read_folder, require_path
+from ..run.intact import damaged_metadata, first_damage
+from ..run.storage import READ
 from .assemble import assemble
 from .grid import Grid
 from .parts import attributes, unreadable

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..drive import RUNNING
-from ..trajectory import Trajectory
+from ..run.status import RUNNING
+from ..run.trajectory import Trajectory
 from .compiled import Compiled
 from .engine import AbstractCompiledEngine, Deliver, Lane, Leg, Take, trajectories
 from .result import to_result

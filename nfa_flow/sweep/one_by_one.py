@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from ..trajectory import RunError
+from ..run.trajectory import RunError
 from .engine import AbstractEngine, Deliver, Take
 from .plan import plain_settings
 from .result import RunResult, failed, to_result

@@ -16,8 +16,8 @@ import numpy as np
 import xarray
 import zarr
 
-from ..intact import damaged_metadata
-from ..storage import READ
+from ..run.intact import damaged_metadata
+from ..run.storage import READ
 from .result import RunResult
 
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, dtype and shape of each array of a run

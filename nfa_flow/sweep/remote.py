@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from typing import Any
 
-from ..blas import one_blas_thread
 from ..checks import wrong
+from ..numerics.blas import one_blas_thread
 from .batching import engine_for
 from .engine import Lane
 from .environment import uses_float64

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from ..trajectory import Trajectory, flatten
+from ..run.trajectory import Trajectory
+from ..run.trees import flatten
 
 ERROR = "error"
 _RENAMED = {"reason": "solver_reason"}  # the reason of a result is that of its end

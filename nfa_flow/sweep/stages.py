@@ -1,9 +1,9 @@
 """A user's function `one_run` cut into stages that can be compiled, each up to the next run inside it.
 
 Traced with its batched settings abstract, `one_run` leaves at its first run that is not integrated yet (see
-`nfa_flow.suspend`). What it had prepared by then, the problem and the initial state, are the outputs of a function of
-one row of settings; the run's own `advance` integrates them; the next trace goes on from the final state. In the last
-stage `one_run` returns its `Trajectory`.
+`nfa_flow.run.suspend`). What it had prepared by then, the problem and the initial state, are the outputs of a function
+of one row of settings; the run's own `advance` integrates them; the next trace goes on from the final state. In the
+last stage `one_run` returns its `Trajectory`.
 
 What does not depend on the row (the data, as a rule) is found in the traced program, computed once and shared.
 """
@@ -19,9 +19,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from ..checks import wrong
-from ..drive import COMPLETED, STOPPED, is_key
-from ..suspend import Suspended, replaying
-from ..trajectory import Trajectory, flatten
+from ..run.drive import is_key
+from ..run.status import COMPLETED, STOPPED
+from ..run.suspend import Suspended, replaying
+from ..run.trajectory import Trajectory
+from ..run.trees import flatten
 
 KEY = "key"
 
@@ -77,7 +79,7 @@ class Stage:
     def _program_of(self, run: Suspended) -> PyTree:
         """Its `advance` and its gradient, with everything that they take from the problem and from closures as leaves.
 
-        A loss, an observable or an optimiser of the user's may hold numbers that differ between rows.
+        A loss, an observable or an optimizer of the user's may hold numbers that differ between rows.
         """
         budget = jnp.zeros((), jnp.int32)
         gradient = lambda problem, state: problem.objective.gradient(state.parameters)
@@ -103,7 +105,7 @@ class Stage:
         return eqx.filter(advance(problem, state, budget), eqx.is_array)
 
     def gradient(self, shared: PyTree, own: PyTree, state: PyTree) -> PyTree:
-        """The gradient of what the run minimises, where it is."""
+        """The gradient of what the run minimizes, where it is."""
         (problem, _, gradient), state = self._whole(shared, own, state)
         return gradient(problem, state)
 

@@ -20,9 +20,9 @@ from typing import Any
 import xarray
 
 from ..checks import wrong
-from ..files import NEW, partial_folder, remove_abandoned, rename_unless_there, swap
-from ..intact import digests_of, set_attributes
-from ..storage import WRITE
+from ..run.files import NEW, partial_folder, remove_abandoned, rename_unless_there, swap
+from ..run.intact import digests_of, set_attributes
+from ..run.storage import WRITE
 from .differences import differences, is_accepted, told
 from .literals import digest
 from .parts import Layout, attributes, layout_of, pack, unpack

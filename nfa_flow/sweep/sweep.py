@@ -1,4 +1,4 @@
-"""One function over many settings: a labelled dataset that loses no finished run."""
+"""One function over many settings: a labeled dataset that loses no finished run."""
 
 import contextlib
 import dataclasses
@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from ..blas import one_blas_thread
 from ..checks import require_choice, wrong
-from ..interrupts import never_ignored
-from ..trajectory import Trajectory
+from ..numerics.blas import one_blas_thread
+from ..run.interrupts import never_ignored
+from ..run.trajectory import Trajectory
 from .batching import BATCHES, Batch
 from .environment import environment
 from .grid import Grid

@@ -1,4 +1,4 @@
-"""The deep linear network in the maximal update parametrisation at infinite width.
+"""The deep linear network in the maximal update parametrization at infinite width.
 
 With hidden width n and the mobilities n, 1, …, 1, 1/n of muP, u = W_1 and v = nW_L have entries of order one, and with
 h_l = W_l⋯W_2u, g_l = W_{l+1}ᵀ⋯W_{L−1}ᵀvᵀ and E = P S_xx − S_yx gradient flow of the squared loss is
@@ -27,8 +27,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float64
 
-from ..blas import on_one_blas_thread
 from ..checks import require_integer, require_number
+from ..numerics.blas import on_one_blas_thread
 from ._host import ArrayLike, Number, as_array
 from ._integrate import integrate
 from .linear_mup import LinearMuP, start_variances
@@ -92,11 +92,11 @@ def word_matrices(hidden: int, length: int) -> list[Float64[np.ndarray, "after b
     for _ in range(length):
         parents, ends = ends, []
         for layer, parent in parents:
-            for neighbour in {layer - 1, layer + 1} & set(range(hidden)):
-                child = counts[neighbour]
-                edges[min(layer, neighbour)].append((child, parent) if neighbour > layer else (parent, child))
-                ends.append((neighbour, child))
-                counts[neighbour] += 1
+            for neighbor in {layer - 1, layer + 1} & set(range(hidden)):
+                child = counts[neighbor]
+                edges[min(layer, neighbor)].append((child, parent) if neighbor > layer else (parent, child))
+                ends.append((neighbor, child))
+                counts[neighbor] += 1
     matrices = [np.zeros((after, before)) for before, after in pairwise(counts)]
     for matrix, ones in zip(matrices, edges, strict=True):
         matrix[tuple(np.transpose(ones))] = 1

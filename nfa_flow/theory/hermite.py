@@ -152,7 +152,7 @@ def monomials_in_hermite(orders: int) -> Float[np.ndarray, "j i"]:
     return H
 
 
-def normalised_hermite(z: Float[np.ndarray, " n"], orders: int) -> Float[np.ndarray, "k n"]:
+def normalized_hermite(z: Float[np.ndarray, " n"], orders: int) -> Float[np.ndarray, "k n"]:
     """He_k(z)/√k! for k = 0 … `orders`."""
     return hermeval(z, np.diag(factorials(orders + 1) ** -0.5))
 
@@ -165,7 +165,7 @@ def normal_density(z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 def _moments(rule: Rule, orders: int) -> tuple[Float[np.ndarray, " k"], float]:
     """√k! c_k and the root of E[f(Z)²]."""
     weighted = rule.weights * rule.values * normal_density(rule.nodes)
-    return normalised_hermite(rule.nodes, orders) @ weighted, float(np.sqrt(np.sum(weighted * rule.values)))
+    return normalized_hermite(rule.nodes, orders) @ weighted, float(np.sqrt(np.sum(weighted * rule.values)))
 
 
 def factorials(count: int) -> Float[np.ndarray, " k"]:

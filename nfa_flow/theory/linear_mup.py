@@ -1,4 +1,4 @@
-"""The two-layer linear network in the maximal update parametrisation, closed at every width, the infinite one included.
+"""The two-layer linear network in the maximal update parametrization, closed at every width, the infinite one included.
 
 With f(x) = Px, P = W_2W_1, hidden width n and the mobilities n and 1/n of muP, gradient flow of the squared loss is
 closed in A = W_1ᵀW_1/n, P and C = nW_2W_2ᵀ, which know nothing of n:

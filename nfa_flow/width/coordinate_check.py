@@ -1,7 +1,7 @@
-"""Does training scale with the width as the parametrisation promises? Sizes against width, with verdicts.
+"""Does training scale with the width as the parametrization promises? Sizes against width, with verdicts.
 
 Of networks of growing width, the sizes of activations, outputs and updates are measured before and after training, as
-powers of n. A stable parametrisation promises all of them, layer by layer: activations n⁰ at the start, updates
+powers of n. A stable parametrization promises all of them, layer by layer: activations n⁰ at the start, updates
 n^{−r_l}, changes of the activations n^{−r} with the smallest r_l up to there, outputs n^{½ − (a_L + b_L)} at the start.
 What is not as promised is an error in the code, a width too small for the limit, or training too long for it.
 
@@ -18,10 +18,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float64, PRNGKeyArray
 
-from ..blas import on_one_blas_thread
 from ..checks import called, require_integer, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP, AbstractParametrization
+from ..numerics.blas import on_one_blas_thread
 from .coordinates import Coordinates
 from .fits import require_widths, width_exponent
 
@@ -51,7 +51,7 @@ class CoordinateCheck:
 
     @property
     def passed(self) -> bool | None:
-        """False if a promise is broken, True if all hold, None if that is open, as of an unstable parametrisation."""
+        """False if a promise is broken, True if all hold, None if that is open, as of an unstable parametrization."""
         verdicts = [scaling.holds for scaling in self.scalings.values()]
         return False if False in verdicts else None if None in verdicts else True
 
@@ -76,20 +76,20 @@ def coordinate_check(
     seeds: int = 4,
     tolerance: float = 0.25,
 ) -> CoordinateCheck:
-    """Train networks of several widths and compare how their coordinates scale with what the parametrisation promises.
+    """Train networks of several widths and compare how their coordinates scale with what the parametrization promises.
 
     The sizes are those of `Coordinates`. With two standard errors e to spare, a promise holds if |exponent − promised|
     + 2e ≤ `tolerance`, and is broken if |exponent − promised| − 2e > `tolerance`; in between it is open.
 
     **Arguments:**
-    - `build`: `(width, key) -> MLP`, with a parametrisation.
+    - `build`: `(width, key) -> MLP`, with a parametrization.
     - `train`: `(net, data) -> net`, such as `lambda net, data: nf.gradient_flow(net, data, 1.0).net`: to the same time,
       or for the same number of steps, at every width.
     - `data`: a fixed set, also for the sizes.
     - `widths`: at least three, increasing.
     - `key`: PRNG key; every width and seed gets its own.
     - `seeds`: networks per width.
-    - `tolerance`: of exponents. ¼ tells apart those of the parametrisations in use, which are multiples of ½.
+    - `tolerance`: of exponents. ¼ tells apart those of the parametrizations in use, which are multiples of ½.
 
     **Returns:** a `CoordinateCheck`.
     **Raises:** ValueError naming the argument.
@@ -109,7 +109,7 @@ def coordinate_check(
 
 def _parametrization_of(net: Any) -> AbstractParametrization:
     if not isinstance(net, MLP) or net.parametrization is None:
-        raise wrong("build", "a function (width, key) to an `MLP` with a parametrisation", f"one to {net!r}")
+        raise wrong("build", "a function (width, key) to an `MLP` with a parametrization", f"one to {net!r}")
     return net.parametrization
 
 

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..data import Dataset
-from ..factorisations import largest_singular_value
 from ..measure.layer import require_inputs
 from ..nets import MLP
-from ..precision import at_least_single, in_precision_of
+from ..numerics.factorizations import largest_singular_value
+from ..numerics.precision import at_least_single, in_precision_of
 
 
 class Coordinates(eqx.Module):

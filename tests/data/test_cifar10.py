@@ -35,7 +35,7 @@ def _archive(tmp_path):
 
 @pytest.mark.parametrize("build", [_folder, _archive])
 def test_the_training_images_come_in_the_order_of_the_batches(tmp_path, build):
-    data = cifar10(build(tmp_path), standardise=False)
+    data = cifar10(build(tmp_path), standardize=False)
     assert (data.samples, data.inputs, data.outputs) == (20, 3072, 10)
     np.testing.assert_allclose(data.x, TRAIN_IMAGES / 255, rtol=1e-15)
     np.testing.assert_array_equal(data.y.argmax(axis=1), np.concatenate([LABELS[name] for name in NAMES[:5]]))
@@ -43,11 +43,11 @@ def test_the_training_images_come_in_the_order_of_the_batches(tmp_path, build):
 
 
 def test_the_test_images_are_their_own_split(tmp_path):
-    data = cifar10(_folder(tmp_path), split="test", standardise=False)
+    data = cifar10(_folder(tmp_path), split="test", standardize=False)
     np.testing.assert_allclose(data.x, IMAGES["test_batch"] / 255, rtol=1e-15)
 
 
-def test_inputs_are_standardised_unless_asked_otherwise(tmp_path):
+def test_inputs_are_standardized_unless_asked_otherwise(tmp_path):
     x = cifar10(_folder(tmp_path)).x
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-13)
     np.testing.assert_allclose(jnp.mean(x**2, axis=0), 1, rtol=1e-13)
@@ -61,7 +61,7 @@ def test_an_archive_is_read_without_leaving_files(tmp_path):
 def test_batches_pickled_by_old_numpy_and_python_2_are_read(tmp_path):
     old = BATCHES["test_batch"].replace(b"numpy._core", b"numpy.core")
     assert b"numpy.core.multiarray" in old
-    data = cifar10(_folder(tmp_path, test_batch=old), split="test", standardise=False)
+    data = cifar10(_folder(tmp_path, test_batch=old), split="test", standardize=False)
     np.testing.assert_allclose(data.x, IMAGES["test_batch"] / 255, rtol=1e-15)
 
 

@@ -41,7 +41,7 @@ def test_digits_constant_pixels_become_zero():
     np.testing.assert_allclose(variance[~constant], 1, rtol=1e-12)
 
 
-def test_diabetes_has_standardised_inputs_and_target():
+def test_diabetes_has_standardized_inputs_and_target():
     data = diabetes()
     assert (data.samples, data.inputs, data.outputs) == (442, 10, 1)
     for columns in (data.x, data.y):

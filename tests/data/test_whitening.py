@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfa_flow.data import Dataset, multi_index, standardise, whiten
+from nfa_flow.data import Dataset, multi_index, standardize, whiten
 
 RANDOM = np.random.default_rng(0)
 N, D = 12, 4
@@ -59,9 +59,9 @@ def test_white_inputs_stay_as_they_are():
 
 @settings(max_examples=10, deadline=None)
 @given(SCALES, st.booleans())
-def test_standardised_inputs_have_mean_zero_and_variance_one(scales, weighted):
+def test_standardized_inputs_have_mean_zero_and_variance_one(scales, weighted):
     data = Dataset((RANDOM.normal(size=(N, D)) + 3) * scales, Y, _weights() if weighted else None)
-    standard = standardise(data)
+    standard = standardize(data)
     np.testing.assert_allclose(standard.sample_weight @ standard.x, np.zeros(D), atol=1e-13)
     np.testing.assert_allclose(jnp.diag(standard.S_xx), np.ones(D), rtol=1e-13)
     np.testing.assert_array_equal(standard.y, data.y)
@@ -71,12 +71,12 @@ def test_standardised_inputs_have_mean_zero_and_variance_one(scales, weighted):
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 1e8])
 def test_a_constant_column_becomes_zero(constant):
     x = np.hstack([np.full((N, 1), constant), RANDOM.normal(size=(N, 1))])
-    standard = standardise(Dataset(x, Y))
+    standard = standardize(Dataset(x, Y))
     np.testing.assert_array_equal(standard.x[:, 0], np.zeros(N))
     np.testing.assert_allclose(standard.S_xx[1, 1], 1, rtol=1e-13)
 
 
-@pytest.mark.parametrize("transform", [whiten, standardise])
+@pytest.mark.parametrize("transform", [whiten, standardize])
 def test_the_index_space_is_carried_along(transform):
     # Targets linear in the old index coordinates are linear (with an intercept) in the new ones, without residual.
     data = multi_index(jax.random.key(1), N, D, 2, covariance=np.diag([4.0, 1.0, 0.2, 9.0]))
@@ -88,50 +88,50 @@ def test_the_index_space_is_carried_along(transform):
     np.testing.assert_allclose(residual, 0, atol=1e-20)
 
 
-@pytest.mark.parametrize("transform", [whiten, standardise])
+@pytest.mark.parametrize("transform", [whiten, standardize])
 def test_transforms_can_be_traced_over_lanes(transform):
     x = RANDOM.normal(size=(2, N, D))
     lanes = jax.jit(jax.vmap(lambda x: transform(Dataset(x, Y)).x))(x)
     np.testing.assert_allclose(lanes[1], transform(Dataset(x[1], Y)).x, atol=1e-12)
 
 
-@pytest.mark.parametrize("prepare", [standardise, whiten])
+@pytest.mark.parametrize("prepare", [standardize, whiten])
 def test_directions_that_the_inputs_do_not_have_leave_the_index(prepare):
     rng = np.random.default_rng(0)
-    x = np.hstack([rng.normal(size=(6, 2)), np.full((6, 2), 1.0 if prepare is standardise else 0.0)])
+    x = np.hstack([rng.normal(size=(6, 2)), np.full((6, 2), 1.0 if prepare is standardize else 0.0)])
     index = prepare(Dataset(x, x[:, :1], index=np.eye(4)[:, [0, 3]])).index
     assert index.shape == (4, 1)
-    if prepare is standardise:
+    if prepare is standardize:
         np.testing.assert_allclose(np.abs(index[:, 0]), [1, 0, 0, 0], atol=1e-14)
     np.testing.assert_allclose(index[2:], 0, atol=1e-14)
     assert prepare(Dataset(x, x[:, :1], index=np.eye(4)[:, 2:])).index is None
 
 
 @pytest.mark.parametrize(("dtype", "scales"), [(jnp.float32, (2e-38, 1e-19, 1e19, 1e38)), (float, (3e-308, 1e300))])
-def test_standardising_does_not_depend_on_the_scale(dtype, scales):
+def test_standardizing_does_not_depend_on_the_scale(dtype, scales):
     # Numbers that are normal, whose differences from the middle of the column are not.
     z = np.array([[1.0], [2.0], [2.05], [1.9], [3.0]])
     expected = (z - z.mean()) / z.std()
     for scale in scales:
-        x = standardise(Dataset((z * scale).astype(dtype), z.astype(dtype))).x
+        x = standardize(Dataset((z * scale).astype(dtype), z.astype(dtype))).x
         # z · scale is rounded once, and so is its offset.
         np.testing.assert_allclose(x, expected, atol=20 * jnp.finfo(dtype).eps)
 
 
-def test_a_column_far_from_zero_is_centred_to_rounding():
+def test_a_column_far_from_zero_is_centered_to_rounding():
     z = 1e10 + RANDOM.normal(size=(N, 1))
-    x = standardise(Dataset(z, Y)).x
+    x = standardize(Dataset(z, Y)).x
     assert abs(x.mean()) < 10 * np.finfo(float).eps and abs(x.std() - 1) < 10 * np.finfo(float).eps
     almost = np.full((N, 1), 14.62)
     almost[3] = np.nextafter(14.62, 20)
     # One of N that differs, by whatever, has (1 − 1/N)/√((1/N)(1 − 1/N)).
-    np.testing.assert_allclose(standardise(Dataset(almost, Y)).x.max(), (N - 1) ** 0.5, rtol=1e-12)
+    np.testing.assert_allclose(standardize(Dataset(almost, Y)).x.max(), (N - 1) ** 0.5, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_half_precision_is_whitened_and_standardised(dtype):
+def test_half_precision_is_whitened_and_standardized(dtype):
     data = Dataset(RANDOM.normal(size=(N, D)), Y, index=np.eye(D)[:, :2])
-    for function in (whiten, standardise):
+    for function in (whiten, standardize):
         half = function(data.astype(dtype))
         assert half.x.dtype == half.index.dtype == dtype
         exact = function(data.astype(dtype).astype(float)).x

@@ -43,7 +43,7 @@ def test_a_lane_that_diverges_leaves_the_others_alone(data):
     net = nf.nets.MLP([4, 5, 5, 1], key=jax.random.key(1))
     run = lambda rate: nf.gradient_descent(net, data, optax.sgd(rate), 25, time_per_step=rate, save_at=[0, 5, 25])
     lanes = jax.vmap(run)(rates)
-    statuses = [nf.trajectory.STATUS[int(code)] for code in lanes.status_code]
+    statuses = [nf.run.status.STATUS[int(code)] for code in lanes.status_code]
     assert statuses == ["completed", "diverged"]
     np.testing.assert_allclose(lanes.times[0], [0.0, 0.5, 2.5])
     assert lanes.counts["steps"][0] == 25 and lanes.counts["steps"][1] < 25

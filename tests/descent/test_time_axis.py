@@ -1,4 +1,4 @@
-"""Time is learning rate × step for plain gradient descent; every other optimiser needs its time per step."""
+"""Time is learning rate × step for plain gradient descent; every other optimizer needs its time per step."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def test_times_of_plain_gradient_descent_are_learning_rate_times_step():
 def test_every_other_optimizer_needs_the_time_per_step():
     momentum = optax.sgd(0.1, momentum=0.9)
     sentence = (
-        r"`time_per_step` must be given for an optimiser other than `optax.sgd\(rate\)` .*, or 1 to count steps\)"
+        r"`time_per_step` must be given for an optimizer other than `optax.sgd\(rate\)` .*, or 1 to count steps\)"
     )
     with pytest.raises(ValueError, match=sentence):
         train(np.ones((1, 2)), momentum)

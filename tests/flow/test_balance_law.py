@@ -40,10 +40,10 @@ def data():
     return nf.data.linear_teacher(jax.random.key(0), 60, 6, 5, noise=0.2)
 
 
-INITIALISATIONS = [nf.nets.Gaussian(1.0), nf.nets.Orthogonal(0.7), nf.nets.LambdaBalanced(0.4)]
+INITIALIZATIONS = [nf.nets.Gaussian(1.0), nf.nets.Orthogonal(0.7), nf.nets.LambdaBalanced(0.4)]
 
 
-@pytest.mark.parametrize("init", INITIALISATIONS, ids=lambda init: type(init).__name__)
+@pytest.mark.parametrize("init", INITIALIZATIONS, ids=lambda init: type(init).__name__)
 def test_balance_decays_at_twice_the_weight_decay(init, data):
     net = nf.nets.MLP([6, 4, 5, 5], key=jax.random.key(1), init=init)
     computed = balances(net, data)

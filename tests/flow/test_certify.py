@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nfa_flow as nf
-from nfa_flow import drive
+from nfa_flow.run import drive
 
 
 def problem():

@@ -15,8 +15,8 @@ import pytest
 from oracles import relative
 
 import nfa_flow as nf
-from nfa_flow.flow.choice import NDF_VECTORS
-from nfa_flow.objective import make_objective
+from nfa_flow.flow.solvers.choice import NDF_VECTORS
+from nfa_flow.problem.objective import make_objective
 
 QUIET = {"progress": False}
 
@@ -212,7 +212,7 @@ def test_cross_entropy_separates_classes():
     assert accuracy == 1
 
 
-def test_without_observables_the_minimised_loss_is_recorded(net, data):
+def test_without_observables_the_minimized_loss_is_recorded(net, data):
     run = nf.gradient_flow(net, data, 1.0, weight_decay=0.1, **QUIET)
     assert list(run.observed) == ["loss"]
     np.testing.assert_allclose(run.observed["loss"][-1], nf.measure.loss(run.net, data), rtol=1e-12)
@@ -419,7 +419,7 @@ def test_progress_is_shown_on_stderr_and_nothing_on_stdout(net, data, capfd, mon
 
 
 def test_slices_of_a_flow_do_not_change_it(net, data, monkeypatch):
-    from nfa_flow import drive
+    from nfa_flow.run import drive
 
     whole = nf.gradient_flow(net, data, 20.0, rtol=1e-8, **QUIET)
     monkeypatch.setattr(drive, "_FIRST_BUDGET", 1)

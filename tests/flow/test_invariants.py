@@ -9,8 +9,8 @@ import pytest
 
 import nfa_flow as nf
 from nfa_flow.flow.invariants import LossBudget, balance_error, loss_budget
-from nfa_flow.objective import make_objective
-from nfa_flow.observation import make_observer
+from nfa_flow.problem.objective import make_objective
+from nfa_flow.run.observation import make_observer
 
 TIMES = [0.0, 1.0, 5.0, 20.0]
 DATA = nf.data.linear_teacher(jax.random.key(0), 30, 3, 2, noise=0.1)

@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import nfa_flow as nf
-from nfa_flow.objective import make_objective
+from nfa_flow.problem.objective import make_objective
 
 MOBILITY = [3.0, 1.0, 0.2]
 TIGHT = {"rtol": 1e-9, "progress": False}
@@ -139,7 +139,7 @@ FACTORS = (6**0.5, 1.0, 6**-0.5)
 
 def test_mup_is_the_plain_flow_of_a_network_with_multipliers(mup_run):
     raw = WithMultipliers(MUP.with_weights([W / n for n, W in zip(FACTORS, MUP.weights, strict=True)]))
-    # Without its parametrisation, whose mobilities are those of the other coordinates.
+    # Without its parametrization, whose mobilities are those of the other coordinates.
     run = nf.gradient_flow(raw, problem()[1], END, observe={}, **TIGHT)
     for n, raw_W, W in zip(FACTORS, run.net.net.weights, mup_run.net.weights, strict=True):
         assert jnp.linalg.norm(n * raw_W - W) < 20 * 1e-9 * jnp.linalg.norm(W)  # 10 × rtol each
@@ -153,7 +153,7 @@ def test_the_loss_falls_by_what_the_mobilities_dissipate(mup_run):
     np.testing.assert_allclose(END / 2 * WEIGHTS @ rate[1:-1], lost, rtol=1e-7)
 
 
-def test_the_next_network_of_a_parametrisation_compiles_nothing(compilations):
+def test_the_next_network_of_a_parametrization_compiles_nothing(compilations):
     mup_flow(MUP, END)
     net = MUP.with_weights([2 * W for W in MUP.weights])
     compilations()
@@ -178,7 +178,7 @@ def euler(net, t1=0.2, **options):
     return nf.gradient_flow(net, data, t1, solver=solver, dt0=0.1, observe={}, progress=False, **options)
 
 
-def test_given_mobilities_take_the_place_of_those_of_the_parametrisation():
+def test_given_mobilities_take_the_place_of_those_of_the_parametrization():
     plain = nf.nets.MLP(WIDTHS, key=jax.random.key(2), activation="tanh").with_weights(MUP.weights)
     own, given = euler(MUP), euler(MUP, mobility=[1.0, 1.0, 1.0])
     np.testing.assert_array_equal(weights_of(given.net), weights_of(euler(plain, mobility=[1.0] * 3).net))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nfa_flow as nf
-from nfa_flow.objective import make_objective
+from nfa_flow.problem.objective import make_objective
 
 
 @pytest.fixture(scope="module")

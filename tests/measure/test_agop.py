@@ -155,14 +155,14 @@ def test_a_wrong_argument_is_named(network, layer, message):
         agop(network, X, layer=layer)
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_the_derivative_by_a_weight_is_right_also_where_that_is_zero(centred):
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_derivative_by_a_weight_is_right_also_where_that_is_zero(centered):
     network = biased()
-    trace = lambda weight: jnp.trace(agop(network, Dataset(X, jnp.zeros(N), weight), centred=centred))
+    trace = lambda weight: jnp.trace(agop(network, Dataset(X, jnp.zeros(N), weight), centered=centered))
     J = jax.vmap(jax.jacrev(network))(X)
     mean = jnp.einsum("n,nci->ci", WEIGHT, J)
-    # d/dw tr(Σ w JᵀJ − (Σ w J)ᵀ(Σ w J)), and the first term only where it is not centred.
-    expected = jnp.sum(J**2, axis=(1, 2)) - (2 * jnp.einsum("ci,nci->n", mean, J) if centred else 0)
+    # d/dw tr(Σ w JᵀJ − (Σ w J)ᵀ(Σ w J)), and the first term only where it is not centered.
+    expected = jnp.sum(J**2, axis=(1, 2)) - (2 * jnp.einsum("ci,nci->n", mean, J) if centered else 0)
     np.testing.assert_allclose(jax.grad(trace)(WEIGHT), expected, rtol=1e-12)
     forwards = jax.jvp(trace, (WEIGHT,), (jnp.ones(N),))[1]
     np.testing.assert_allclose(forwards, jnp.sum(expected), rtol=1e-12)

@@ -230,11 +230,11 @@ def test_a_relation_between_vanishing_matrices_is_undefined(case):
     assert all(np.isnan(value) for value in measured(UNDEFINED[case], X, 0.5).values())
 
 
-def test_a_centred_agop_that_vanishes_makes_every_metric_undefined():
+def test_a_centered_agop_that_vanishes_makes_every_metric_undefined():
     weight = np.random.default_rng(0).uniform(size=len(X))
     data = Dataset(X, jnp.zeros(len(X)), jnp.asarray(weight / weight.sum()))
     for metric in METRICS:  # behind the last layer comes nothing: its Jacobian is the same for all samples
-        assert np.isnan(alignment(0.5, metric=metric, layer=2, centred=True)(smooth(6), data)), metric
+        assert np.isnan(alignment(0.5, metric=metric, layer=2, centered=True)(smooth(6), data)), metric
 
 
 def test_the_correlation_with_equal_entries_is_undefined_but_the_cosine_is_not():

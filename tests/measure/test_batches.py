@@ -1,4 +1,4 @@
-"""Data that come in batches, are centred, or have so many outputs that they are probed at random."""
+"""Data that come in batches, are centered, or have so many outputs that they are probed at random."""
 
 import equinox as eqx
 import jax
@@ -46,36 +46,36 @@ def batches():
     return iter([X[:4], Dataset(X[4:5], Y[4:5]), np.asarray(X[5:])])
 
 
-@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_batches_give_what_the_whole_gives(form, centred):
-    whole = FORMS[form](NET, X, centred=centred, layer=2)
-    assert relative(FORMS[form](NET, batches(), centred=centred, layer=2) - whole, whole) < EXACT
+def test_batches_give_what_the_whole_gives(form, centered):
+    whole = FORMS[form](NET, X, centered=centered, layer=2)
+    assert relative(FORMS[form](NET, batches(), centered=centered, layer=2) - whole, whole) < EXACT
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_centring_subtracts_the_weighted_mean_over_all_samples_from_each_output(form):
+def test_centering_subtracts_the_weighted_mean_over_all_samples_from_each_output(form):
     weight = jnp.arange(1.0, 12.0) / 66
     J = jacobians(NET, X)
     J = J - np.einsum("n,nca->ca", weight, J)
     brute = np.einsum("n,nca,ncb->ab", weight, J, J)
     for memory in (1, 1000, 2**25):
-        value = FORMS[form](NET, Dataset(X, Y, weight), centred=True, memory=memory)
+        value = FORMS[form](NET, Dataset(X, Y, weight), centered=True, memory=memory)
         assert relative(value - brute, brute) < 1e-12  # a difference of numbers ten times as large
 
 
-def test_the_centred_factor_keeps_what_the_mean_would_drown():
+def test_the_centered_factor_keeps_what_the_mean_would_drown():
     """The gradient of x ↦ 10⁹ x + sin x is 10⁹ + cos x: its variance is lost in the rounding of its square."""
     net = MLP((1, 2, 1), key=KEY, activation=lambda z: jnp.array([1.0, 0.0]) * z + jnp.array([0.0, 1.0]) * jnp.sin(z))
     net = net.with_weights([jnp.ones((2, 1)), jnp.array([[1e9, 1.0]])])
-    F = agop_factor(net, X[:, :1], centred=True)
+    F = agop_factor(net, X[:, :1], centered=True)
     np.testing.assert_allclose(jnp.sum(F**2), jnp.var(jnp.cos(X[:, 0])), rtol=1e-6)  # cos + 1e9 keeps 7 digits
 
 
 def test_a_constant_jacobian_has_no_variance():
     net = balanced_net((4, 5, 3))
-    np.testing.assert_array_equal(agop(net, X, centred=True), 0)
-    np.testing.assert_array_equal(agop_factor(net, X, centred=True), 0)
+    np.testing.assert_array_equal(agop(net, X, centered=True), 0)
+    np.testing.assert_array_equal(agop_factor(net, X, centered=True), 0)
 
 
 def test_alignment_and_exponent_take_batches():
@@ -105,9 +105,9 @@ def test_the_small_form_is_the_agop_of_the_preactivation():
     K = preactivation_agop(NET, X, layer=2)
     assert K.shape == (6, 6)
     assert relative(W.T @ K @ W - agop(NET, X, layer=2), K) < EXACT
-    for centred in (False, True):
-        R = preactivation_agop(NET, X, layer=2, factor=True, centred=centred)
-        assert relative(gram(R) - preactivation_agop(NET, X, layer=2, centred=centred), K) < EXACT
+    for centered in (False, True):
+        R = preactivation_agop(NET, X, layer=2, factor=True, centered=centered)
+        assert relative(gram(R) - preactivation_agop(NET, X, layer=2, centered=centered), K) < EXACT
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
@@ -123,13 +123,13 @@ def test_the_agop_of_the_loss_is_that_of_its_gradients(loss):
 def test_the_variance_of_equal_gradients_is_undefined_at_any_power():
     same = jnp.broadcast_to(X[0], X.shape)
     for power in (0.5, 1.0):
-        assert jnp.isnan(alignment(power, centred=True)(NET, same))
+        assert jnp.isnan(alignment(power, centered=True)(NET, same))
 
 
 def test_a_constant_gradient_of_any_sequential_network_has_an_undefined_variance():
     net = eqx.nn.Sequential([eqx.nn.Linear(4, 5, key=KEY), eqx.nn.Linear(5, 3, key=KEY)])
     for power in (0.5, 1.0):
-        assert jnp.isnan(alignment(power, centred=True)(net, X))
+        assert jnp.isnan(alignment(power, centered=True)(net, X))
 
 
 def test_small_outputs_do_not_underflow():
@@ -282,7 +282,7 @@ def test_functions_that_raise_and_flags_that_are_none_are_named(no_type_checks):
         null_alignment(NET, KEY, X, lambda net, data: 1 / 0)
     with pytest.raises(ValueError, match="`untrained` must be .*raises TypeError"):
         null_alignment(NET, KEY, X, alignment(0.5), untrained=lambda: NET)
-    with pytest.raises(ValueError, match="`centred` must be True or False"):
-        agop(NET, X, centred=jnp.ones(3))
+    with pytest.raises(ValueError, match="`centered` must be True or False"):
+        agop(NET, X, centered=jnp.ones(3))
     with pytest.raises(ValueError, match="`initial` must be a network"):
         on_change(alignment(0.5), "start")

@@ -54,13 +54,13 @@ def test_each_convention_is_its_own_definition(naive):
         np.testing.assert_allclose(convention(NET, DATA), value, rtol=1e-7, err_msg=str(convention))
 
 
-def test_the_centred_and_the_uncentred_nfa_are_their_definitions_through_k(naive):
+def test_the_centered_and_the_uncentered_nfa_are_their_definitions_through_k(naive):
     layer, W, change, K, A, _ = naive
     np.testing.assert_allclose(preactivation_agop(NET, DATA, layer=layer), K, rtol=1e-11, atol=1e-13)
-    uncentred = nf.measure.uncentered_nfa(layer=layer)(NET, DATA)
-    np.testing.assert_allclose(uncentred, cosine(W.T @ W, W.T @ K @ W), rtol=1e-10)
-    centred = nf.measure.centered_nfa(START, layer=layer)(NET, DATA)
-    np.testing.assert_allclose(centred, cosine(change.T @ change, change.T @ K @ change), rtol=1e-10)
+    uncentered = nf.measure.uncentered_nfa(layer=layer)(NET, DATA)
+    np.testing.assert_allclose(uncentered, cosine(W.T @ W, W.T @ K @ W), rtol=1e-10)
+    centered = nf.measure.centered_nfa(START, layer=layer)(NET, DATA)
+    np.testing.assert_allclose(centered, cosine(change.T @ change, change.T @ K @ change), rtol=1e-10)
 
 
 # ── What the authors' scripts compute, in plain NumPy ──
@@ -107,13 +107,13 @@ def test_the_script_that_zeroes_the_diagonals_keeps_the_zeros(layer):
     assert abs(script(NET, DATA) - nf.measure.nfa_off_diagonal_2024(layer=layer)(NET, DATA)) > 1e-6
 
 
-def test_the_script_of_the_centred_and_uncentred_nfa_computes_correlations():
+def test_the_script_of_the_centered_and_uncentered_nfa_computes_correlations():
     x, change = np.asarray(DATA.x), arrays(NET)[0] - arrays(START)[0]
     N, A = script_matrices(arrays(NET), 1, x)
     K = np.asarray(preactivation_agop(NET, DATA))
-    uncentred, centred = nf.measure.uncentered_nfa(metric="pearson"), nf.measure.centered_nfa(START, metric="pearson")
-    np.testing.assert_allclose(uncentred(NET, DATA), correlation(N, A), rtol=1e-10)
-    np.testing.assert_allclose(centred(NET, DATA), correlation(change.T @ change, change.T @ K @ change), rtol=1e-10)
+    uncentered, centered = nf.measure.uncentered_nfa(metric="pearson"), nf.measure.centered_nfa(START, metric="pearson")
+    np.testing.assert_allclose(uncentered(NET, DATA), correlation(N, A), rtol=1e-10)
+    np.testing.assert_allclose(centered(NET, DATA), correlation(change.T @ change, change.T @ K @ change), rtol=1e-10)
 
 
 def test_a_network_of_another_shape_is_no_start_of_this_one(no_type_checks):
@@ -184,7 +184,7 @@ def test_the_null_is_the_mean_and_spread_over_networks_with_gaussian_weights_of_
         np.testing.assert_allclose(mean, jnp.mean(W**2), rtol=4 * np.sqrt(2 / W.size / 200))
 
 
-def test_the_null_of_an_initialisation_of_ones_own():
+def test_the_null_of_an_initialization_of_ones_own():
     untrained = lambda key: nf.nets.MLP((6, 7, 2), key=key, init=nf.nets.Balanced())
     error = nf.measure.alignment(1 / 2, metric="fixed_scale_error")
     null = nf.measure.null_alignment(NET, KEY, DATA, error, draws=3, untrained=untrained)

@@ -6,9 +6,9 @@ import pytest
 from oracles import with_random_biases
 
 import nfa_flow as nf
-from nfa_flow.losses import resolve
 from nfa_flow.measure.crh import crh
 from nfa_flow.nets import MLP
+from nfa_flow.problem.losses import resolve
 
 KEY = jax.random.key(0)
 N, WIDTHS = 12, (4, 5, 3, 2)

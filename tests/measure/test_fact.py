@@ -7,9 +7,9 @@ import pytest
 from oracles import above, relative, with_random_biases
 
 import nfa_flow as nf
-from nfa_flow.losses import resolve
 from nfa_flow.measure.fact import FactError, bfact, fact
 from nfa_flow.nets import MLP
+from nfa_flow.problem.losses import resolve
 
 KEY = jax.random.key(0)
 N, WIDTHS, DECAY = 7, (4, 5, 3, 2), 0.1

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 import nfa_flow as nf
 from nfa_flow.measure import Sharpness
 from nfa_flow.measure.hessian import HessianEigenvalues
-from nfa_flow.objective import make_objective
+from nfa_flow.problem.objective import make_objective
 
 RTOL = 1e-6
 PARAMETERS = 3 * 5 + 5 * 2
@@ -70,7 +70,7 @@ def test_the_first_is_the_sharpness():
         np.testing.assert_allclose(HessianEigenvalues(count, RTOL)(net, data)[0], sharpness, rtol=RTOL)
 
 
-def test_along_a_flow_they_are_those_of_what_the_flow_minimises():
+def test_along_a_flow_they_are_those_of_what_the_flow_minimizes():
     net, data = problem()
     settings = {"weight_decay": 0.1, "mobility": [3.0, 0.5]}
     options = {"observe": {"eigenvalues": HessianEigenvalues(4, RTOL)}, "solver": diffrax.Tsit5(), "progress": False}

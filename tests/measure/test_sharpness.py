@@ -6,7 +6,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import nfa_flow as nf
-from nfa_flow.objective import make_objective
+from nfa_flow.problem.objective import make_objective
 
 
 def dense_sharpness(net, data, loss="mse", weight_decay=0.0):
@@ -45,7 +45,7 @@ def test_zero_weights_have_a_sharpness_of_zero():
     assert nf.measure.Sharpness()(zero, data) == 0
 
 
-def test_along_a_flow_it_is_that_of_what_the_flow_minimises():
+def test_along_a_flow_it_is_that_of_what_the_flow_minimizes():
     net, data = problem()
     settings = {"weight_decay": 0.1, "save_at": [0.0, 20.0], "progress": False}
     run = nf.gradient_flow(net, data, 20.0, observe={"sharpness": nf.measure.Sharpness()}, **settings)
@@ -54,7 +54,7 @@ def test_along_a_flow_it_is_that_of_what_the_flow_minimises():
 
 
 def test_a_rough_value_comes_from_the_solver_where_it_has_one():
-    """A stabilised solver needs Lanczos for its own purposes: observing it costs no further products."""
+    """A stabilized solver needs Lanczos for its own purposes: observing it costs no further products."""
     net, data = problem()
     observe = {"sharpness": nf.measure.Sharpness(rtol=0.1), "exact": nf.measure.Sharpness(rtol=1e-3)}
     run = nf.gradient_flow(net, data, 20.0, observe=observe, solver=nf.flow.TSRKC3(), rtol=1e-4, progress=False)

@@ -19,7 +19,7 @@ NET = nf.nets.MLP([4, 3, 3], key=KEYS[2], activation="tanh", bias=True)
 
 MEASURES = {
     "agop": measure.agop,
-    "centred factor": lambda net, data: measure.agop_factor(net, data, centred=True),
+    "centered factor": lambda net, data: measure.agop_factor(net, data, centered=True),
     "batches": lambda net, data: measure.agop(net, iter([data, data])),
     "estimate": lambda net, data: measure.agop_estimate(net, data, probes=2, key=KEYS[3]),
     **{metric: measure.alignment(0.5, metric=metric) for metric in METRICS},

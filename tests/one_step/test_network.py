@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nfa_flow.nets import MLP
-from nfa_flow.one_step import Centred, SphereRows, sizes, two_layer_net
+from nfa_flow.one_step import Centered, SphereRows, sizes, two_layer_net
 from nfa_flow.theory import hermite
 
 
@@ -40,8 +40,8 @@ def test_several_outputs_and_a_dtype():
     assert net.widths == (3, 4, 2) and net.weights[0].dtype == jnp.float32
 
 
-def test_a_centred_relu_knows_of_its_kink():
-    assert Centred(jax.nn.relu, 0.4).has_kinks and not Centred(jnp.tanh, 0.0).has_kinks
+def test_a_centered_relu_knows_of_its_kink():
+    assert Centered(jax.nn.relu, 0.4).has_kinks and not Centered(jnp.tanh, 0.0).has_kinks
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_gaussian_features_have_the_moments_of_the_features():
     np.testing.assert_allclose(*covariance, atol=0.08 * 16 / 40)
 
 
-def test_powers_are_those_of_the_normalised_projection():
+def test_powers_are_those_of_the_normalized_projection():
     x, beta = jax.random.normal(jax.random.key(0), (4, 2)), jnp.array([3.0, 4.0])
     u = x @ (beta / 5)
     np.testing.assert_allclose(powers(x, beta, (1, 3)), jnp.stack([u, u**3], axis=1), rtol=1e-12)

@@ -66,7 +66,7 @@ def test_magnitudes_among_which_is_zero_stand_side_by_side_and_others_on_a_logar
     np.testing.assert_array_equal(drawn(ax)[0][0], [1e-3, 0.1])
 
 
-def test_words_stand_side_by_side_and_colours_do_not_cover_each_other(dataset):
+def test_words_stand_side_by_side_and_colors_do_not_cover_each_other(dataset):
     words = dataset.assign_coords(rate=["slow", "fast", "none"])
     places = np.array([line[0] for line in drawn(nf.plot.at_end(words, "error", against="rate", hue="depth"))])
     assert len(np.unique(places.ravel())) == 9 and np.abs(places - np.arange(3)).max() < 0.5

@@ -77,7 +77,7 @@ def test_the_median_and_the_band_are_quantiles_over_the_seeds(dataset):
     assert legend is not None and legend.get_title().get_text() == "median and 25–75 % over seed"
 
 
-def test_each_other_setting_has_a_colour_and_says_how_many_runs_it_has(dataset):
+def test_each_other_setting_has_a_color_and_says_how_many_runs_it_has(dataset):
     ax = nf.plot.bands(dataset, "loss")
     assert [line.get_color() for line in medians(ax)] == list(PALETTE[:3])
     assert labels(ax.get_legend()) == ["depth = 2 (n = 8)", "depth = 3 (n = 7–8 of 8)", "depth = 4 (n = 8)", "at $t=0$"]
@@ -92,7 +92,7 @@ def test_runs_that_are_not_defined_are_left_out_of_the_quantiles(dataset):
     assert first[1] == np.median(np.delete(dataset["loss"].values[0, :, 2], 5))
 
 
-def test_the_medians_at_time_zero_are_dotted_lines_in_their_colours(dataset):
+def test_the_medians_at_time_zero_are_dotted_lines_in_their_colors(dataset):
     starts = [line for line in nf.plot.bands(dataset, "loss").lines if line.get_linestyle() == ":"]
     assert [values[0] for values in heights(starts)] == list(np.median(dataset["loss"][:, :, 0], axis=1))
     assert [line.get_color() for line in starts] == list(PALETTE[:3])
@@ -117,12 +117,12 @@ def test_bands_can_be_over_another_dimension(dataset):
     assert len(colors) == 9 > len(PALETTE)
 
 
-def test_a_setting_with_a_single_value_needs_no_colour(dataset):
+def test_a_setting_with_a_single_value_needs_no_color(dataset):
     ax = nf.plot.bands(dataset.isel(depth=[0]), "loss")
     assert labels(ax.get_legend()) == ["n = 8", "at $t=0$"]
 
 
-def test_times_may_differ_between_colours_but_not_within_a_band(dataset):
+def test_times_may_differ_between_colors_but_not_within_a_band(dataset):
     times = np.broadcast_to(TIMES, (3, 8, 5)) * np.array([1.0, 2.0, 3.0])[:, None, None]
     times = np.where(np.isnan(dataset["loss"]), np.nan, times)
     own = dataset.drop_vars("time").assign(times=(("depth", "seed", "time"), times))
@@ -136,11 +136,11 @@ def test_times_may_differ_between_colours_but_not_within_a_band(dataset):
 
 
 def test_time_that_counts_steps_says_so(dataset):
-    """Only the time of optimisers does, and only where it is their steps."""
+    """Only the time of optimizers does, and only where it is their steps."""
     assert "learning rate" in nf.plot.bands(dataset.assign(step=dataset.time), "loss").get_xlabel()
     descent = dataset.isel(depth=0, seed=[0]).assign_attrs(batch="full")
     label = lambda steps: nf.plot.bands(descent.assign(step=("time", steps)), "loss").get_xlabel()
-    assert label(TIMES) == "time $t$ (steps of an optimiser)"
+    assert label(TIMES) == "time $t$ (steps of an optimizer)"
     assert "learning rate" in label(10 * TIMES)
 
 

@@ -29,7 +29,7 @@ def test_a_balanced_linear_network_lies_on_a_line_of_slope_one_over_its_depth():
     assert points.get_label() == "balanced, $\\hat\\alpha = 0.333$"
 
 
-def test_spectra_share_axes_in_colours_of_their_own():
+def test_spectra_share_axes_in_colors_of_their_own():
     spectrum = nf.measure.spectrum(nf.nets.MLP((6, 7, 5), key=jax.random.key(0), activation="tanh"), X)
     ax = nf.plot.spectrum(spectrum)
     assert nf.plot.spectrum(spectrum, ax=ax) is ax

@@ -12,7 +12,7 @@ import pytest
 
 import nfa_flow as nf
 from nfa_flow.plot.style import PALETTE
-from nfa_flow.trajectory import flatten
+from nfa_flow.run.trees import flatten
 
 OBSERVE = {
     "loss": nf.measure.loss,
@@ -175,9 +175,9 @@ def test_time_that_counts_steps_is_told_from_that_of_the_flow(run):
     data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
     steps = nf.gradient_descent(run.net, data, optax.adam(0.1), 3, time_per_step=1.0, progress=False)
     ax = nf.plot.observable({"flow": run, "Adam": steps}, "loss")
-    assert texts(ax.get_legend())[:2] == ["flow", "Adam (steps of an optimiser)"]
+    assert texts(ax.get_legend())[:2] == ["flow", "Adam (steps of an optimizer)"]
     assert ax.get_xlabel() == "time $t$ (learning rate × step)"
-    assert nf.plot.observable(steps, "loss").get_xlabel() == "time $t$ (steps of an optimiser)"
+    assert nf.plot.observable(steps, "loss").get_xlabel() == "time $t$ (steps of an optimizer)"
 
 
 @pytest.mark.parametrize("runs", [{}, 3, [1], {"a": 1}, "run"])

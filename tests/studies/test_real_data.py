@@ -61,7 +61,7 @@ def test_a_fitted_exponent_of_a_linear_network_on_diabetes_would_be_a_mistake(ex
     assert claim.holds is holds
 
 
-def test_what_optimisers_do_is_reported():
+def test_what_optimizers_do_is_reported():
     case = f"{DIABETES}: tanh, Adam"
     (report,) = [
         claim for claim in claims(dataset((*dataset()["case"].values, case))) if claim.statement.startswith(case)

@@ -20,7 +20,7 @@ WIDTHS, SEEDS = (64, 128, 256), 8
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_network_by_the_place_of_its_parametrisation_is_the_one_of_its_name(name):
+def test_a_network_by_the_place_of_its_parametrization_is_the_one_of_its_name(name):
     net, mobility = network(KEY, DATA, 8, jnp.asarray(places()[name]), "tanh")
     named = nf.nets.MLP(net.widths, key=KEY, activation="tanh", parametrization=SCHEMES[name])
     np.testing.assert_allclose(mobility, SCHEMES[name].effective(net.widths).mobility, rtol=1e-12)

@@ -1,4 +1,4 @@
-"""Norms against width: one program is every parametrisation, sizes have closed forms, claims fail with their laws."""
+"""Norms against width: one program is every parametrization, sizes have closed forms, claims fail with their laws."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def first_step(method: Any, gradient: Any) -> tuple:
 
 
 @pytest.mark.parametrize("name", ["GD, Spectral", "GD, muP", "GD, SP", "Adam, Spectral", "Adam, NTP"])
-def test_a_case_starts_and_steps_as_its_parametrisation_does(name, gradient):
+def test_a_case_starts_and_steps_as_its_parametrization_does(name, gradient):
     case = CASES[name]
     schemes = [each.scheme for each in CASES.values()]
     net = network(jax.random.key(0), WIDTH, schemes, jnp.asarray(PLACES[name]))
@@ -80,12 +80,12 @@ def test_only_spectral_mup_and_rescaled_updates_keep_to_the_condition():
     flat = {name for name in CASES if not any(powers_of_step(CASES[name])) and not any(powers_at_start(CASES[name]))}
     assert flat == {
         *(f"{update}, {name}" for update in ("GD", "Adam") for name in ("Spectral", "muP")),
-        "normalised",
+        "normalized",
         "Muon, rescaled",
     }
 
 
-def test_the_task_is_standardised_digits():
+def test_the_task_is_standardized_digits():
     data = task()
     assert data.x.shape == (64, 16) and data.y.shape == (64, 10)
     np.testing.assert_allclose(np.unique(data.y), [-1 / 3, 3], rtol=1e-12)
@@ -141,8 +141,8 @@ def made(names, *, tilt=0.0, start=1.0):
         "change": spread(np.full(update.shape, 0.05)),
     }
     sizes = {name: values * noise[None, None, :, None, None] for name, values in sizes.items()}
-    if "normalised" in names:
-        sizes["update"][:, names.index("normalised")] = CASES["normalised"].rate * (n / 64)[:, :, None] ** tilt
+    if "normalized" in names:
+        sizes["update"][:, names.index("normalized")] = CASES["normalized"].rate * (n / 64)[:, :, None] ** tilt
     variables = {f"layers.{name}": ((*dims, f"layers.{name}[1]"), values) for name, values in sizes.items()}
     loss = np.broadcast_to(np.array([5.0, 4.0, 2.0]), (3, len(names), 8, 3))
     variables |= {"loss": (dims, loss), "loss_at_end": (dims[:3], loss[..., -1])}
@@ -150,7 +150,7 @@ def made(names, *, tilt=0.0, start=1.0):
     return xarray.Dataset(variables, {"width": widths, "case": names, "seed": seeds, "time": times})
 
 
-def test_the_claims_on_parametrisations_fail_with_their_laws():
+def test_the_claims_on_parametrizations_fail_with_their_laws():
     verdicts = lambda dataset: [claim.holds for claim in NORMS.claims(dataset)]
     held = verdicts(made(SCHEMES))
     told_twice = sum(is_told_at_end(CASES[name]) for name in SCHEMES)
@@ -159,7 +159,7 @@ def test_the_claims_on_parametrisations_fail_with_their_laws():
     assert verdicts(made(SCHEMES, start=1.2)) == [False] + [True] * (len(held) - 1)
 
 
-def test_the_claims_say_which_parametrisations_break_the_condition():
+def test_the_claims_say_which_parametrizations_break_the_condition():
     claims = {claim.statement.split(":")[0]: claim for claim in NORMS.claims(made(SCHEMES))}
     assert claims["GD, Spectral, 1 step"].expected == f"0, 0, 0: as the condition asks, {WITHIN}"
     assert claims["GD, NTP, 20 steps"].expected == f"−0.5, −0.5, 0: not the condition, {WITHIN}"

@@ -42,10 +42,10 @@ def test_the_vertex_of_a_parabola_is_found_between_the_rates():
 
 
 def test_the_best_rate_is_unknown_where_it_is_the_last_one_tried():
-    runs = made(powers=dict.fromkeys(NAMES, 2.0)).isel(count=0).sel(case="normalised")
-    assert np.isnan(best_rates(runs, "normalised").sel(width=256)).all()
-    assert np.isfinite(best_rates(runs, "normalised").sel(width=64)).all()
-    claim = TRANSFER.claims(made(powers=dict.fromkeys(NAMES, 2.0)))[NAMES.index("normalised")]
+    runs = made(powers=dict.fromkeys(NAMES, 2.0)).isel(count=0).sel(case="normalized")
+    assert np.isnan(best_rates(runs, "normalized").sel(width=256)).all()
+    assert np.isfinite(best_rates(runs, "normalized").sel(width=64)).all()
+    claim = TRANSFER.claims(made(powers=dict.fromkeys(NAMES, 2.0)))[NAMES.index("normalized")]
     assert claim.holds is None and claim.measured.startswith("undefined")
 
 
@@ -80,7 +80,7 @@ def test_the_figure_has_a_panel_per_case_and_one_of_best_rates(tmp_path):
     sheet.savefig(tmp_path / "figure.png")
     titles = [ax.get_title() for ax in sheet.axes]
     plt.close(sheet)
-    assert titles == [*NAMES, "best rates (colours of titles)"]
+    assert titles == [*NAMES, "best rates (colors of titles)"]
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -114,10 +114,10 @@ def test_callable_modules_and_bound_methods_show_their_code_and_their_fields():
     assert differences(bound, describe(Layer(jnp.ones(6)).__call__)) == {"self.weight"}
 
 
-def test_a_learning_rate_inside_an_optimiser_shows():
+def test_a_learning_rate_inside_an_optimizer_shows():
     def make(rate):
-        optimiser = optax.adam(rate)
-        return describe(lambda net: optimiser.init(net))
+        optimizer = optax.adam(rate)
+        return describe(lambda net: optimizer.init(net))
 
     (changed,) = differences(make(0.1), make(0.2))
     assert make(0.1)[changed] == "-0.1"

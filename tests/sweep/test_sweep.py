@@ -1,4 +1,4 @@
-"""Sweeps: the same results as single runs, labelled, whatever is batched with what."""
+"""Sweeps: the same results as single runs, labeled, whatever is batched with what."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 import nfa_flow as nf
 from nfa_flow.theory import hermite, hermite_series, information_exponent
-from nfa_flow.theory.hermite import monomials_in_hermite, normalised_hermite
+from nfa_flow.theory.hermite import monomials_in_hermite, normalized_hermite
 
 # Rounding of some thousand terms of order one.
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
@@ -106,7 +106,7 @@ def test_information_exponent_is_the_first_order_that_counts(coefficients, expon
 def test_powers_in_hermite_polynomials():
     z, H = np.linspace(-2, 2, 5), monomials_in_hermite(6)
     scale = np.sqrt([float(factorial(k)) for k in range(7)])
-    np.testing.assert_allclose((H * scale) @ normalised_hermite(z, 6), [z**j for j in range(7)], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose((H * scale) @ normalized_hermite(z, 6), [z**j for j in range(7)], rtol=1e-12, atol=1e-12)
 
 
 def test_coefficients_are_float64_also_in_float32_and_inside_jit():

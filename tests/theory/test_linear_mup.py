@@ -49,7 +49,7 @@ def test_the_limit_is_the_plain_flow_of_a_network_as_wide_as_its_inputs_and_outp
     agrees(limit.readout, [v @ v.T for _, v in path])
 
 
-def test_the_limit_starts_as_networks_of_this_parametrisation_do(moments):
+def test_the_limit_starts_as_networks_of_this_parametrization_do(moments):
     limit, n = infinite_linear_mup([0.0], *moments), 10_000
     net = nf.nets.MLP([4, n, 3], key=jax.random.key(0), parametrization="muP")
     for ours, theirs in zip(limit[:3], kernels(net, None), strict=True):

@@ -62,7 +62,7 @@ def test_each_promise_holds_after_a_step(scheme, train):
         assert scaling.sizes.shape == (3, 4) and abs(scaling.exponent - scaling.promised) < 0.25
 
 
-def test_a_learning_rate_that_is_not_that_of_the_parametrisation_is_caught():
+def test_a_learning_rate_that_is_not_that_of_the_parametrization_is_caught():
     """muP with one learning rate for all layers: the input layer moves by n⁻¹ and the read-out by n too much."""
     found = check(muP(), one_rate_for_all)
     assert found.passed is False
@@ -72,7 +72,7 @@ def test_a_learning_rate_that_is_not_that_of_the_parametrisation_is_caught():
     assert "update 1" in str(found) and "BROKEN" in str(found)
 
 
-def test_an_unstable_parametrisation_promises_nothing():
+def test_an_unstable_parametrization_promises_nothing():
     found = check(MeanField(), sgd)
     assert found.passed is None and found.scalings["activation 2"].promised is None
     assert found.scalings["activation 2"].exponent == pytest.approx(-0.5, abs=0.1)
@@ -115,7 +115,7 @@ def test_what_blows_up_is_broken_and_what_does_not_move_is_open():
         ({"widths": [64, 32, 128]}, "`widths` must be at least three increasing widths"),
         ({"seeds": 0}, "`seeds` must be a whole number of at least 1"),
         ({"tolerance": 0.0}, "`tolerance` must be a positive number"),
-        ({"scheme": None}, r"`build` must be a function \(width, key\) to an `MLP` with a parametrisation"),
+        ({"scheme": None}, r"`build` must be a function \(width, key\) to an `MLP` with a parametrization"),
     ],
 )
 def test_mistakes_are_named(options, message):

@@ -1,10 +1,10 @@
-"""The Neural Feature Ansatz, settled: exact flow against optimisers, on synthetic and on real data."""
+"""The Neural Feature Ansatz, settled: exact flow against optimizers, on synthetic and on real data."""
 
 from ..study import Study
 from .conventions import CONVENTIONS
 from .counterexample import COUNTEREXAMPLE
 from .depth import DEPTH
-from .initialisation import INITIALISATION
+from .initialization import INITIALIZATION
 from .label_noise import LABEL_NOISE
 from .lambda_balanced import LAMBDA_BALANCED
 from .linear_layers import LINEAR_LAYERS
@@ -21,7 +21,7 @@ neural_feature_ansatz = Study(
         STEP_SIZE,
         WEIGHT_DECAY,
         LAMBDA_BALANCED,
-        INITIALISATION,
+        INITIALIZATION,
         LABEL_NOISE,
         LINEAR_LAYERS,
         COUNTEREXAMPLE,

@@ -8,17 +8,17 @@ import jax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from ... import measure, nets
-from ...losses import Loss
-from ...nets.initialisation import Weights
+from ...nets.initialization import Weights
+from ...problem.losses import Loss
 
 # What a trajectory at a relative tolerance of 1e-9 may miss a law of the exact flow by.
 EXACT = 1e-7
 
 
-class OneOf(nets.AbstractInitialisation):
-    """One of several initialisations by its place, which may be traced, so that one program serves all of them."""
+class OneOf(nets.AbstractInitialization):
+    """One of several initializations by its place, which may be traced, so that one program serves all of them."""
 
-    options: tuple[nets.AbstractInitialisation, ...]
+    options: tuple[nets.AbstractInitialization, ...]
     place: int | Int[Array, ""]
 
     def __call__(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:

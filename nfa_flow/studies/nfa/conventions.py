@@ -14,9 +14,9 @@ from jaxtyping import PRNGKeyArray
 
 from ... import measure, nets
 from ...data import multi_index
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
 from ..training import Descent, Untrained
@@ -108,7 +108,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
 
 def _draw(ax: "Axes", dataset: "xarray.Dataset", training: str, place: int, count: int) -> Any:
     low, median, high = np.quantile(scores_of(dataset, training), (0.1, 0.5, 0.9), axis=1)
-    color = GREY if training == UNTRAINED else color_of(place - 1, count)
+    color = GRAY if training == UNTRAINED else color_of(place - 1, count)
     heights = np.arange(len(median)) + 0.2 * (place - (count - 1) / 2)
     style = {"fmt": "o", "markersize": 4.5, "capsize": 2, "linewidth": 1.2}
     return ax.errorbar(median, heights, xerr=np.array([median - low, high - median]), color=color, **style)

@@ -16,9 +16,9 @@ from ... import measure, nets, theory
 from ...data import orthogonal_support
 from ...flow import NDF, gradient_flow, log_times
 from ...plot.bands import bands
-from ...plot.style import AT_START, GREY, color_of, house_style, label_of, legend_below, new_figure
+from ...plot.style import AT_START, GRAY, color_of, house_style, label_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, zipped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged
 from ..experiment import Experiment
 from .common import EXACT, observables
@@ -75,7 +75,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     colors = [color_of(i, dataset.sizes["target"]) for i in range(dataset.sizes["target"])]
     lines = [Line2D([], [], color=color) for color in colors]
     entries: dict[str, Any] = dict(zip(map(_label, _cases(dataset)), lines, strict=True))
-    entries[AT_START] = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
+    entries[AT_START] = Line2D([], [], color=GRAY, linestyle=":", linewidth=1)
     legend_below(sheet, entries, f"median and 10–90 % over {dataset.sizes['seed']} starts")
     return sheet
 

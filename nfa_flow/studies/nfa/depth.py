@@ -1,4 +1,4 @@
-"""Balanced deep linear networks: the exponent is 1/L along the flow, and what step-based optimisers make of it."""
+"""Balanced deep linear networks: the exponent is 1/L along the flow, and what step-based optimizers make of it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ from ... import nets
 from ...data import linear_teacher
 from ...plot.at_end import at_end
 from ...plot.bands import bands
-from ...plot.style import GREY, legend_below, new_figure
+from ...plot.style import GRAY, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
 from ..training import Descent, ExactFlow, Untrained
@@ -68,7 +68,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     for ax, name in zip(axes[2:], ("relative_error", "exponent.exponent"), strict=True):
         at_end(trained, name, against="depth", hue="training", ax=ax).set(title="at the end", xlabel="depth $L$")
         null = untrained[f"{name}_at_end"].median("seed")
-        ax.plot(depths, null, color=GREY, linestyle=(0, (1, 1)), label=_UNTRAINED)
+        ax.plot(depths, null, color=GRAY, linestyle=(0, (1, 1)), label=_UNTRAINED)
     axes[3].plot(depths, 1 / depths, "k--", linewidth=1.2, zorder=5, label="$1/L$")
     handles, labels = axes[3].get_legend_handles_labels()
     legend_below(sheet, dict(zip(labels, handles, strict=True)), "median and 10–90 % over seeds; dotted: untrained")
@@ -76,7 +76,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
 
 
 def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """What balance does for the flow, and what it leaves of it for optimisers."""
+    """What balance does for the flow, and what it leaves of it for optimizers."""
     flow = dataset.sel(training="exact flow")
     worst = float(flow["relative_error"].max())
     products = flow["exponent.exponent"] * flow["depth"]
@@ -110,7 +110,7 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
 
 DEPTH = Experiment(
     name="depth",
-    question="Do balanced deep linear networks keep the exponent 1/L, along the flow and under optimisers?",
+    question="Do balanced deep linear networks keep the exponent 1/L, along the flow and under optimizers?",
     one_run=one_run,
     grid=grid,
     figure=figure,

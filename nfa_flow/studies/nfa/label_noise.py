@@ -1,4 +1,4 @@
-"""Label noise: what it does to the ansatz, and to the features, under the exact flow and under optimisers.
+"""Label noise: what it does to the ansatz, and to the features, under the exact flow and under optimizers.
 
 Data whose true index space is known, with noise on the labels: a linear teacher of low rank before a balanced deep
 linear network, and a multi-index teacher before a GELU network. Runs are compared where they first leave a share of
@@ -22,9 +22,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ... import measure, nets
 from ...data import Dataset, add_label_noise, linear_teacher, multi_index
 from ...plot.at_end import at_end
-from ...plot.style import GREY, legend_below, new_figure
+from ...plot.style import GRAY, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
 from ..training import Descent, ExactFlow, Untrained
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
     teacher: Callable[..., Dataset]
     widths: tuple[int, ...]
     activation: str
-    init: nets.AbstractInitialisation
+    init: nets.AbstractInitialization
 
     @property
     def depth(self) -> int:
@@ -158,7 +158,7 @@ def at_fit(dataset: "xarray.Dataset", problem: str) -> "xarray.Dataset":
     """The scores of a problem's runs where each first leaves a share of `FIT`, NaN where it never does.
 
     They are interpolated between observations, linearly in that share. Along the dimension `training` are all that
-    there are, so that each always has one colour.
+    there are, so that each always has one color.
     """
     left = dataset["unfitted"]
     after = (left <= FIT).argmax("time")
@@ -238,7 +238,7 @@ _PANELS = {
     "nfm_angle": "angle of NFM to index space (°)",
     "agop_angle": "angle of AGOP to index space (°)",
 }
-_BASELINE: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.2, "zorder": 0}
+_BASELINE: dict[str, Any] = {"color": GRAY, "linestyle": ":", "linewidth": 1.2, "zorder": 0}
 _THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5}
 
 

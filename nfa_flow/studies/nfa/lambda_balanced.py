@@ -18,9 +18,9 @@ from ...data import linear_teacher
 from ...flow import log_times
 from ...plot.at_end import at_end
 from ...plot.bands import bands
-from ...plot.style import AT_START, GREY, color_of, legend_below, new_figure
+from ...plot.style import AT_START, GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid
-from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
 from ..training import ExactFlow
@@ -115,7 +115,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     axes[1].set(title="through time", yscale="linear", ylim=(-0.05, 1.05))
     for ax, name in zip(axes[2:], ("exponent.exponent", "relative_error"), strict=True):
         at_end(dataset, name, against="b", ax=ax).set(title="at the end", xlabel="balance $b$")
-        ax.axhline(float(dataset[f"untrained.{name}_at_end"].median()), color=GREY, linestyle=(0, (1, 1)))
+        ax.axhline(float(dataset[f"untrained.{name}_at_end"].median()), color=GRAY, linestyle=(0, (1, 1)))
     axes[2].plot(np.arange(len(predicted)), np.median(predicted[:, :, -1], axis=1), **_THEORY)
     axes[2].set(yscale="linear", ylim=(-0.05, 1.05))
     axes[3].set(yscale="log", title="at the end, $\\alpha = 1/2$")
@@ -123,8 +123,8 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
         f"$b = {b:g}$": Line2D([], [], color=color_of(i, dataset.sizes["b"])) for i, b in enumerate(dataset["b"].values)
     }
     entries["the identity"] = Line2D([], [], **_THEORY)
-    entries["untrained, Gaussian"] = Line2D([], [], color=GREY, linestyle=(0, (1, 1)), marker="x", markersize=3)
-    entries[AT_START] = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
+    entries["untrained, Gaussian"] = Line2D([], [], color=GRAY, linestyle=(0, (1, 1)), marker="x", markersize=3)
+    entries[AT_START] = Line2D([], [], color=GRAY, linestyle=":", linewidth=1)
     legend_below(sheet, entries, f"median and 10–90 % over {dataset.sizes['seed']} seeds")
     return sheet
 
@@ -143,10 +143,10 @@ def _draw_eigenvalues(ax: "Axes", dataset: "xarray.Dataset") -> None:
         ax.plot(s**2, np.diag(theory.lambda_balanced_nfm(np.diag(s), b, width=s.size)), **_THEORY)
     null = dataset.isel(b=0, time=0)
     points = (null[f"untrained.spectrum.{name}"].to_numpy() for name in ("agop", "nfm_along_agop"))
-    ax.scatter(*points, color=GREY, marker="x", s=8, linewidth=0.6)
+    ax.scatter(*points, color=GRAY, marker="x", s=8, linewidth=0.6)
     for slope in (0.5, 1.0):
-        ax.plot([0.1, 1], [6e-4, 6e-4 * 10**slope], color=GREY, linewidth=1)
-        ax.text(1, 6e-4 * 10**slope, f" slope {slope:g}", color=GREY, fontsize=7.5, va="center")
+        ax.plot([0.1, 1], [6e-4, 6e-4 * 10**slope], color=GRAY, linewidth=1)
+        ax.text(1, 6e-4 * 10**slope, f" slope {slope:g}", color=GRAY, fontsize=7.5, va="center")
     ax.set(xscale="log", yscale="log", xlabel="eigenvalue of AGOP", ylabel="$v^\\top$ NFM $v$", xlim=ends)
     ax.set_title("eigenvalues, at all times")
 

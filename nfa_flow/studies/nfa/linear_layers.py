@@ -26,9 +26,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ... import measure, nets
 from ...data import Dataset, multi_index
 from ...plot.at_end import at_end
-from ...plot.style import AT_START, GREY, color_of, house_style, label_of, legend_below, new_figure
+from ...plot.style import AT_START, GRAY, color_of, house_style, label_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
 from ..training import Descent, ExactFlow
@@ -118,8 +118,8 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     _draw_bound(axes[-1], dataset.sel(training=FLOW))
     handles, labels = axes[1].get_legend_handles_labels()
     entries: dict[str, Any] = dict(zip(labels, handles, strict=True))
-    entries[f"{AT_START}, linear layers balanced"] = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
-    runs = f"median and 10–90 % over {dataset.sizes['seed']} seeds; last panel: every run, untrained ones in grey"
+    entries[f"{AT_START}, linear layers balanced"] = Line2D([], [], color=GRAY, linestyle=":", linewidth=1)
+    runs = f"median and 10–90 % over {dataset.sizes['seed']} seeds; last panel: every run, untrained ones in gray"
     legend_below(sheet, entries, runs)
     return sheet
 
@@ -130,7 +130,7 @@ def _draw_baselines(ax: "Axes", runs: "xarray.Dataset", name: str) -> None:
         start = runs[name].sel(head=head).isel(time=0).median("seed")
         ax.plot(runs["k"], start, color=color_of(i, runs.sizes["head"]), linestyle=":", linewidth=1)
     null = runs[f"untrained.{name}_at_end"].median(["seed", "head"])
-    ax.plot(runs["k"], null, color=GREY, linestyle="-.", linewidth=1, label=UNTRAINED)
+    ax.plot(runs["k"], null, color=GRAY, linestyle="-.", linewidth=1, label=UNTRAINED)
 
 
 _LABELS = {
@@ -147,7 +147,7 @@ def _draw_bound(ax: "Axes", flow: "xarray.Dataset") -> None:
     for i, head in enumerate(flow["head"].values):
         for k, marker in zip(flow["k"].values, _MARKERS, strict=False):
             runs = flow.sel(head=head, k=k)
-            for start, color in (("untrained.", GREY), ("", color_of(i, flow.sizes["head"]))):
+            for start, color in (("untrained.", GRAY), ("", color_of(i, flow.sizes["head"]))):
                 root, error = runs[f"{start}kappa_at_end"] ** (1 / k), runs[f"{start}relative_error_at_end"]
                 ax.scatter(root, error, s=9, marker=marker, color=color, alpha=0.6, linewidth=0)
     roots = np.geomspace(1, ax.get_xlim()[1] * 1.2, 200)
@@ -155,7 +155,7 @@ def _draw_bound(ax: "Axes", flow: "xarray.Dataset") -> None:
     ax.set(xscale="log", ylim=(0, 1), xlabel="$\\kappa(B)^{1/k}$", ylabel=_LABELS["relative_error"])
     ax.set_title(f"{FLOW}, at the end")
     entries = {
-        f"$k = {k}$": Line2D([], [], color=GREY, marker=marker, linewidth=0, markersize=3)
+        f"$k = {k}$": Line2D([], [], color=GRAY, marker=marker, linewidth=0, markersize=3)
         for k, marker in zip(flow["k"].values, _MARKERS, strict=False)
     }
     entries["bound"] = ax.lines[0]

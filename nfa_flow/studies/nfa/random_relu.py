@@ -14,9 +14,9 @@ from jaxtyping import Array, PRNGKeyArray
 from ... import measure, nets
 from ...data import Dataset, single_index
 from ...flow import LossBelow
-from ...plot.style import GREY, color_of, label_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, label_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, finished, judged, reported
 from ..experiment import Experiment, quantiles
 from ..training import Descent, ExactFlow
@@ -125,9 +125,9 @@ def wilson(count: int | np.ndarray, total: int, z: float = 1.96) -> tuple[Any, A
     if total == 0:
         return count * np.nan, count * np.nan
     p, spread = count / total, z**2 / total
-    centre, half = p + spread / 2, np.sqrt(p * (1 - p) * spread + spread**2 / 4)
+    center, half = p + spread / 2, np.sqrt(p * (1 - p) * spread + spread**2 / 4)
     # Rounding must not put all of them, or none, outside.
-    return np.minimum((centre - half) / (1 + spread), p), np.maximum((centre + half) / (1 + spread), p)
+    return np.minimum((center - half) / (1 + spread), p), np.maximum((center + half) / (1 + spread), p)
 
 
 def figure(dataset: "xarray.Dataset") -> "Figure":
@@ -138,7 +138,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     base, names = dataset.isel(problem=[0]), dataset["training"].values
     colors = [color_of(i, len(names)) for i in range(len(names))]
     for ax, name in zip(axes, ("cosine", "relative_error"), strict=False):
-        _draw_distribution(ax, untrained(base, name), color=GREY, linestyle=":")
+        _draw_distribution(ax, untrained(base, name), color=GRAY, linestyle=":")
         for training, color in zip(names, colors, strict=True):
             for scale, style in zip(dataset["scale"].values, ("-", "--"), strict=True):
                 found = outcome(base.sel(training=training, scale=scale))
@@ -150,9 +150,9 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     _draw_errors(axes[2], dataset, colors)
     _draw_fractions(axes[3], dataset, colors)
     entries = {str(name): Line2D([], [], color=color) for name, color in zip(names, colors, strict=True)}
-    entries["untrained"] = Line2D([], [], color=GREY, linestyle=":")
+    entries["untrained"] = Line2D([], [], color=GRAY, linestyle=":")
     for scale, style in zip(dataset["scale"].values, ("-", "--"), strict=True):
-        entries[f"start of scale {scale:g}"] = Line2D([], [], color=GREY, linestyle=style)
+        entries[f"start of scale {scale:g}"] = Line2D([], [], color=GRAY, linestyle=style)
     legend_below(
         sheet, entries, f"{dataset.sizes['seed']} seeds; 95 % Wilson intervals; third panel 10–90 % of the runs"
     )
@@ -169,9 +169,9 @@ def _draw_distribution(ax: "Axes", values: np.ndarray, **style: Any) -> None:
 
 
 def _groups(dataset: "xarray.Dataset", colors: list[Any]) -> Iterator[tuple[float, Any, list[np.ndarray]]]:
-    """(shift along the axis, colour, best relative errors of each problem) untrained and for each way to train."""
+    """(shift along the axis, color, best relative errors of each problem) untrained and for each way to train."""
     parts = [dataset.isel(problem=[i]) for i in range(dataset.sizes["problem"])]
-    yield -0.25, GREY, [untrained(part, "relative_error") for part in parts]
+    yield -0.25, GRAY, [untrained(part, "relative_error") for part in parts]
     for i, (name, color) in enumerate(zip(dataset["training"].values, colors, strict=True)):
         yield 0.25 * i, color, [outcome(part.sel(training=name)).error for part in parts]
 

@@ -22,9 +22,9 @@ from jaxtyping import PRNGKeyArray
 from ... import measure, nets
 from ...data import Dataset, diabetes, digits
 from ...plot.bands import bands
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
 from ..held_out import held_out_score
@@ -53,7 +53,7 @@ class Method(NamedTuple):
     """A kind of network, how it starts, and how it is trained."""
 
     activation: str
-    init: nets.AbstractInitialisation
+    init: nets.AbstractInitialization
     training: Any
 
 
@@ -125,7 +125,7 @@ def split(key: PRNGKeyArray, data: Dataset, samples: int) -> tuple[Dataset, Data
 
 
 def of_problem(dataset: "xarray.Dataset", problem: str) -> "xarray.Dataset":
-    """The runs on a problem along the dimension `training`, which always has all of them: each keeps its colour."""
+    """The runs on a problem along the dimension `training`, which always has all of them: each keeps its color."""
     cases = [f"{problem}: {method}" for method in METHODS]
     return dataset.reindex(case=cases).assign_coords(case=list(METHODS)).rename(case="training")
 
@@ -152,9 +152,9 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     for i, method in enumerate(METHODS):
         if any(case.endswith(f": {method}") for case in dataset["case"].values):
             entries[method] = Line2D([], [], color=color_of(i, len(METHODS)))
-    entries["linear, untrained"] = Line2D([], [], color=GREY, linestyle=":")
+    entries["linear, untrained"] = Line2D([], [], color=GRAY, linestyle=":")
     entries["$1/L$"] = Line2D([], [], color="black", linestyle="--")
-    title = f"median and 10–90 % over {dataset.sizes['seed']} seeds; dotted in colour: before training"
+    title = f"median and 10–90 % over {dataset.sizes['seed']} seeds; dotted in color: before training"
     legend_below(sheet, entries, title)
     return sheet
 
@@ -165,7 +165,7 @@ def _draw_row(axes: "list[Axes]", runs: "xarray.Dataset", problem: str) -> None:
         bands(runs, name, hue="training", ax=ax, label=label, legend=False)
         baseline = untrained(runs.sel(training=FLOW), name)
         if np.isfinite(baseline).any():
-            ax.axhline(np.nanmedian(baseline), color=GREY, linestyle=":", linewidth=1.2, zorder=0)
+            ax.axhline(np.nanmedian(baseline), color=GRAY, linestyle=":", linewidth=1.2, zorder=0)
         ax.set_title(problem)
     if runs["exponent.exponent"].notnull().any():
         axes[2].axhline(1 / DEPTH, color="black", linestyle="--", linewidth=1.2, zorder=5)

@@ -13,9 +13,9 @@ from ...data import Dataset, linear_teacher
 from ...descent import gradient_descent
 from ...flow import gradient_flow
 from ...plot.at_end import at_end
-from ...plot.style import GREY, house_style, new_figure
+from ...plot.style import GRAY, house_style, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged
 from ..experiment import Experiment, quantiles
 
@@ -92,7 +92,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
         ax.set_yscale("log")
         _draw_first_order(ax, descent, name)
     null = float(dataset["untrained_error_at_end"].median())
-    axes[1].axhline(null, color=GREY, linestyle=":", linewidth=1, label="untrained, Gaussian")
+    axes[1].axhline(null, color=GRAY, linestyle=":", linewidth=1, label="untrained, Gaussian")
     with house_style():
         axes[1].legend(fontsize=7.5)
     return sheet

@@ -19,8 +19,8 @@ from ...flow import gradient_flow
 from ...plot.at_end import at_end
 from ...plot.bands import bands
 from ...plot.style import color_of, house_style, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged
 from ..experiment import Experiment, quantiles
 from .common import EXACT, OneOf, observables
@@ -45,7 +45,7 @@ _FRACTIONS = np.concatenate([[0.0], np.geomspace(1e-4, 1, 60)])  # of the horizo
 
 
 def grid(quick: bool) -> Grid:
-    """Depths × initialisations × decay rates × seeds."""
+    """Depths × initializations × decay rates × seeds."""
     return Grid(
         depth=looped([3] if quick else [2, 3]),
         init=batched({name: place for place, name in enumerate(INITS)}),

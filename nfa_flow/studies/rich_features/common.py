@@ -1,7 +1,7 @@
-"""What the experiments on rich features share: networks of any width under each parametrisation, and their training.
+"""What the experiments on rich features share: networks of any width under each parametrization, and their training.
 
-A parametrisation is a start and a rate per layer, in numbers. They are looked up by its place, which JAX may trace, so
-that one compiled program per width serves all parametrisations.
+A parametrization is a start and a rate per layer, in numbers. They are looked up by its place, which JAX may trace, so
+that one compiled program per width serves all parametrizations.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from ... import nets
 from ...data import Dataset
 from ...descent import gradient_descent
 from ...flow import gradient_flow, log_times
-from ...trajectory import Trajectory
+from ...run.trajectory import Trajectory
 from ...width import WidthExponent
 from ..width_fits import TOLERANCE
 
@@ -34,14 +34,14 @@ def widths_of(quick: bool) -> list[int]:
 
 
 def places(quick: bool = False) -> dict[str, int]:
-    """Name of a parametrisation → its place; `quick`: without the mean-field one, whose flow takes longest."""
+    """Name of a parametrization → its place; `quick`: without the mean-field one, whose flow takes longest."""
     return {name: place for place, name in enumerate(SCHEMES) if not (quick and name == "MeanField")}
 
 
 def network(
     key: PRNGKeyArray, data: Dataset, width: int, scheme: Place, activation: str
 ) -> tuple[nets.MLP, tuple[Float[Array, ""], ...]]:
-    """A network that starts as the parametrisation at this place has it, and the mobilities of its layers."""
+    """A network that starts as the parametrization at this place has it, and the mobilities of its layers."""
     shape = (data.inputs, *[width] * HIDDEN, data.outputs)
     effective = [each.effective(shape) for each in SCHEMES.values()]
     std = jnp.asarray([each.std for each in effective])

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...data import Dataset
-from ...factorisations import spectrum, triangle
 from ...nets import MLP
+from ...numerics.factorizations import spectrum, triangle
 
 
 class FeatureChange(eqx.Module):

@@ -3,7 +3,7 @@
 Under muP features move by Θ(1) at every width, and in the limit of infinite width stay linearly independent at every
 step, for activations such as tanh and SiLU (Chen et al. 2025; ReLU and the identity are outside of their theorem, and
 are shown beside). In the kernel regime, of NTP and of SP with a stable learning rate, they stay independent because
-they do not move: by n^{−½}. Under the mean-field parametrisation hidden features are n^{−½} at the start and so are
+they do not move: by n^{−½}. Under the mean-field parametrization hidden features are n^{−½} at the start and so are
 their singular values, though training moves them by Θ(1).
 
 Independence decides training error: as the read-out has the mobility 1/n in all four, the flow obeys
@@ -24,9 +24,9 @@ from ... import measure
 from ...data import Dataset
 from ...plot.at_end import at_end
 from ...plot.bands import bands
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
-from ...trajectory import Trajectory
 from ...width import width_limit
 from ...width.coordinate_check import promised_exponents
 from ..claims import Claim, judged, reported
@@ -69,7 +69,7 @@ _QUICK = (FLOW,)
 
 
 def grid(quick: bool) -> Grid:
-    """Activations with ways to train × widths × parametrisations × seeds."""
+    """Activations with ways to train × widths × parametrizations × seeds."""
     cases = {name: CASES[name] for name in (_QUICK if quick else CASES)}
     return Grid(case=looped(cases), width=looped(widths_of(quick)), scheme=batched(places(quick)), seed=range(8))
 
@@ -94,7 +94,7 @@ _PANELS = {
 
 
 def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Last hidden layer against width: all parametrisations by exact flow; muP in all cases; training loss."""
+    """Last hidden layer against width: all parametrizations by exact flow; muP in all cases; training loss."""
     from matplotlib.lines import Line2D
 
     sheet, axes = new_figure(len(_PANELS) + 1, rows=2)
@@ -112,7 +112,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
         for i, name in enumerate(dataset[dim].values):
             style: Any = {"color": color_of(i, count), "marker": "o", "markersize": 3.5}
             entries[f"{'above' if dim == 'scheme' else 'below'}: {name}"] = Line2D([], [], **style)
-    entries["untrained"] = Line2D([], [], color=GREY, linestyle=":")
+    entries["untrained"] = Line2D([], [], color=GRAY, linestyle=":")
     entries["promised power of $n$"] = Line2D([], [], color="black", linestyle="--")
     shown = f"median and 10–90 % over {dataset.sizes['seed']} seeds"
     legend_below(sheet, entries, f"{shown}; above: {FLOW}; below: muP, where $\\lambda_{{\\min}}$ of identity is zero")
@@ -205,7 +205,7 @@ def _claim_error(flow: "xarray.Dataset") -> Claim:
     rate = 2 / SAMPLES * flow[f"features.smallest_{_LAST}"].min("time")
     fallen = np.log(flow["loss"].isel(time=0) / flow["loss_at_end"])
     ratio = fallen / (rate * _T1)
-    statement = f"{FLOW}, all parametrisations: ℒ(T) ≤ ℒ(0) exp(−(2/N) min_t λ_min T), H of the last hidden layer"
+    statement = f"{FLOW}, all parametrizations: ℒ(T) ≤ ℒ(0) exp(−(2/N) min_t λ_min T), H of the last hidden layer"
     return judged(
         statement,
         "log(ℒ(0)/ℒ(T)) over that ≥ 1",

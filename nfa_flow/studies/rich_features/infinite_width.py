@@ -18,10 +18,10 @@ from ...data import Dataset, linear_teacher
 from ...flow import gradient_flow
 from ...plot.at_end import at_end
 from ...plot.bands import bands
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ...theory import LinearMuP, infinite_deep_linear_mup
-from ...trajectory import Trajectory
 from ...width import WidthLimit, width_limit
 from ..claims import Claim, judged
 from ..experiment import Experiment
@@ -146,8 +146,8 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     colors = {f"$L = {each}$": Line2D([], [], color=color_of(i, len(layers))) for i, each in enumerate(layers)}
     entries: dict[str, Any] = colors | {
         "infinite width (left: $n^{-1/2}$)": Line2D([], [], color="black", linestyle="--"),
-        "untrained": Line2D([], [], color=GREY, linestyle=":"),
-        mean: Line2D([], [], color=GREY, marker="o", markersize=3.5),
+        "untrained": Line2D([], [], color=GRAY, linestyle=":"),
+        mean: Line2D([], [], color=GRAY, marker="o", markersize=3.5),
     }
     narrowest, seeds = int(runs["width"].values[0]), dataset.sizes["seed"]
     legend_below(sheet, entries, f"bands: $n = {narrowest}$; median and 10–90 % over {seeds} seeds unless said")

@@ -15,9 +15,9 @@ from jaxtyping import Array, PRNGKeyArray
 from ... import measure
 from ...data import Dataset, cifar10, digits
 from ...plot.at_end import at_end
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, reported
 from ..experiment import Experiment, quantiles
 from ..held_out import held_out_score
@@ -46,7 +46,7 @@ class Images(NamedTuple):
 
 
 def grid(quick: bool) -> Grid:
-    """Data sets × widths × parametrisations × seeds."""
+    """Data sets × widths × parametrizations × seeds."""
     images = {"digits": Images(digits)}
     if path := os.environ.get(CIFAR10):
         images["CIFAR-10"] = Images(partial(cifar10, path))
@@ -80,13 +80,13 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
         at_end(runs, "accuracy", against="width", hue="scheme", ax=panels[-1], label="held-out accuracy")
         set_widths(panels[-1], dataset["width"].values)
         panels[-1].set(yscale="linear", ylim=(0, 1), title=f"{name}, SGD")
-        panels[-1].axhline(float(runs["accuracy"].isel(time=0).median()), color=GREY, linestyle=":", linewidth=1.2)
+        panels[-1].axhline(float(runs["accuracy"].isel(time=0).median()), color=GRAY, linestyle=":", linewidth=1.2)
     schemes = dataset["scheme"].values
     entries: dict[str, Any] = {
         name: Line2D([], [], color=color_of(i, len(schemes)), marker="o", markersize=3.5)
         for i, name in enumerate(schemes)
     }
-    entries["untrained"] = Line2D([], [], color=GREY, linestyle=":")
+    entries["untrained"] = Line2D([], [], color=GRAY, linestyle=":")
     entries["promised power of $n$"] = Line2D([], [], color="black", linestyle="--")
     legend_below(sheet, entries, f"median and 10–90 % over {dataset.sizes['seed']} seeds")
     return sheet

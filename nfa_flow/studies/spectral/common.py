@@ -1,7 +1,7 @@
 """What the experiments on the spectral condition share: a task, networks of any width, and ways to train them.
 
-A parametrisation is a start and a rate per layer, in numbers. They are looked up by the place of a case, which JAX may
-trace, so that one compiled program per width serves all parametrisations and optimisers.
+A parametrization is a start and a rate per layer, in numbers. They are looked up by the place of a case, which JAX may
+trace, so that one compiled program per width serves all parametrizations and optimizers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ import optax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from ... import nets
-from ...data import Dataset, digits, standardise
+from ...data import Dataset, digits, standardize
 from ...descent import normalize_by_spectral_norm
-from ...nets.initialisation import Weights
+from ...nets.initialization import Weights
 from ...width import WidthExponent
 from ..width_fits import TOLERANCE, draw_slope
 
@@ -46,15 +46,15 @@ def fans(width: int) -> list[tuple[int, int]]:
 
 
 def task() -> Dataset:
-    """Some handwritten digits of 4 × 4 pixels, each the mean of four; inputs and one-hot targets standardised."""
+    """Some handwritten digits of 4 × 4 pixels, each the mean of four; inputs and one-hot targets standardized."""
     images = digits()
     pixels = images.x.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, INPUTS)
-    data = standardise(Dataset(pixels, (images.y - 0.1) / 0.3))
+    data = standardize(Dataset(pixels, (images.y - 0.1) / 0.3))
     return Dataset(data.x[:SAMPLES], data.y[:SAMPLES])
 
 
-class Drawn(nets.AbstractInitialisation):
-    """Normal weights of given standard deviations, which may be traced; from one key those of a parametrisation."""
+class Drawn(nets.AbstractInitialization):
+    """Normal weights of given standard deviations, which may be traced; from one key those of a parametrization."""
 
     std: Float[Array, " L"]
 
@@ -67,23 +67,23 @@ class Drawn(nets.AbstractInitialisation):
 
 
 def network(key: PRNGKeyArray, width: int, schemes: Sequence[nets.AbstractParametrization], place: Place) -> nets.MLP:
-    """A tanh network that starts as the parametrisation at this place has it."""
+    """A tanh network that starts as the parametrization at this place has it."""
     std = jnp.asarray([scheme.effective(shape_of(width)).std for scheme in schemes])
     return nets.MLP(shape_of(width), key=key, activation="tanh", init=Drawn(std[place]))
 
 
-GD, ADAM, NORMALISED, MUON = "GD", "Adam", "normalised", "Muon"
+GD, ADAM, NORMALIZED, MUON = "GD", "Adam", "normalized", "Muon"
 UPDATES: Mapping[str, optax.GradientTransformation] = {
     GD: optax.sgd(1.0),
     ADAM: optax.adam(1.0),
-    NORMALISED: optax.chain(normalize_by_spectral_norm(), optax.sgd(1.0)),
+    NORMALIZED: optax.chain(normalize_by_spectral_norm(), optax.sgd(1.0)),
     # It takes matrices as fan_in × fan_out unless told otherwise.
     MUON: optax.contrib.muon(1.0, muon_weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(1, 0)),
 }
 
 
 class Case(NamedTuple):
-    """A start, an optimiser of the learning rate 1 by name, and a learning rate; `rescaled`: see `factors`."""
+    """A start, an optimizer of the learning rate 1 by name, and a learning rate; `rescaled`: see `factors`."""
 
     scheme: nets.AbstractParametrization
     update: str
@@ -91,9 +91,9 @@ class Case(NamedTuple):
     rescaled: bool = False
 
     def factors(self, width: int) -> tuple[float, ...]:
-        """What multiplies the updates of each layer: for gradient descent and Adam as the parametrisation has it.
+        """What multiplies the updates of each layer: for gradient descent and Adam as the parametrization has it.
 
-        Normalised updates have the size √(fan_out/fan_in) by themselves. Muon's have √max(1, fan_out/fan_in) as optax
+        Normalized updates have the size √(fan_out/fan_in) by themselves. Muon's have √max(1, fan_out/fan_in) as optax
         has it, and are rescaled where that is asked for.
         """
         if self.update in (GD, ADAM):
@@ -162,7 +162,7 @@ def draw_sizes(ax: "Axes", values: "xarray.DataArray", color: Any, promised: flo
 
 
 def shade_of(i: int, widths: int) -> Any:
-    """A colour for each of several widths, from dark to light."""
+    """A color for each of several widths, from dark to light."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.85 * i / max(widths - 1, 1))

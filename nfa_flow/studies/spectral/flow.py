@@ -1,4 +1,4 @@
-"""The exact flow of parametrisations: does its time scale transfer, and what have the weights done at a given loss?
+"""The exact flow of parametrizations: does its time scale transfer, and what have the weights done at a given loss?
 
 The flow dW_l/dt = −m_l ∇_l ℒ takes the place of gradient descent at a small rate, so nothing here depends on a step.
 Networks are compared where their loss has fallen to a given share, which plain flow from the standard start reaches in
@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ... import measure, nets
 from ...data import Dataset
 from ...flow import LossBelow, gradient_flow, log_times
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
-from ...trajectory import Trajectory
 from ...width import WidthExponent
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment
@@ -60,7 +60,7 @@ TIME_POWERS = {name: -1.0 if name == PLAIN else 0.0 for name in SCHEMES}
 
 
 def grid(quick: bool) -> Grid:
-    """Widths × parametrisations × seeds."""
+    """Widths × parametrizations × seeds."""
     widths = [64, 128, 256] if quick else [64, 128, 256, 512]
     return Grid(width=looped(widths), scheme=batched(places(SCHEMES, list(SCHEMES))), seed=range(8))
 
@@ -78,7 +78,7 @@ class Reached(eqx.Module):
 
 
 def one_run(key: PRNGKeyArray, width: int, scheme: int | Array) -> Trajectory:
-    """The exact flow of the parametrisation at this place, to the share of the loss."""
+    """The exact flow of the parametrization at this place, to the share of the loss."""
     data, schemes = task(), list(SCHEMES.values())
     net = network(key, width, schemes, scheme)
     mobility = jnp.asarray([each.effective(shape_of(width)).mobility for each in schemes])[scheme]
@@ -168,7 +168,7 @@ def _draw_losses(ax: "Axes", runs: "xarray.Dataset", name: str) -> None:
             shown = (times > 0) & np.isfinite(loss)
             label = f"$n = {n}$" if seed == each["seed"].values[0] else None
             ax.plot(times[shown], loss[shown], color=shade_of(i, len(widths)), linewidth=0.7, label=label)
-    ax.axhline(float(runs["level_at_end"].max()), color=GREY, linestyle=":", linewidth=1.2)
+    ax.axhline(float(runs["level_at_end"].max()), color=GRAY, linestyle=":", linewidth=1.2)
     ax.set(xscale="log", yscale="log", title=name, xlabel="time $t$", ylabel="loss $\\mathcal{L}$")
     ax.legend(fontsize=7.5, frameon=False)
 

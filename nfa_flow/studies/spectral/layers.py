@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...data import Dataset
-from ...factorisations import largest_singular_value
 from ...nets import MLP
+from ...numerics.factorizations import largest_singular_value
 
 
 class LayerNorms(eqx.Module):

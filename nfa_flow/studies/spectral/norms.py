@@ -1,6 +1,6 @@
-"""The spectral condition against width: norms of weights and of updates, for parametrisations and for optimisers.
+"""The spectral condition against width: norms of weights and of updates, for parametrizations and for optimizers.
 
-Condition: ‖W_l‖_* and ‖ΔW_l‖_* are Θ(√(fan_out/fan_in)) in every layer. In an abc-parametrisation both are powers of
+Condition: ‖W_l‖_* and ‖ΔW_l‖_* are Θ(√(fan_out/fan_in)) in every layer. In an abc-parametrization both are powers of
 the width over that. At the start ‖W_l‖_* is σ_l(√fan_out + √fan_in) in the limit. A step of gradient descent has
 ‖ΔW_l‖_* = η m_l ‖∇_l‖_*, where a gradient of low rank adds up over the fan-in, and the gradient with respect to hidden
 activations is of the size of the read-out's entries; that of Adam, entry by entry of size one, does not know it.
@@ -12,9 +12,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure, nets
 from ...descent import gradient_descent
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged
 from ..experiment import Experiment
 from ..width_fits import WITHIN, exponent, set_widths, told
@@ -23,7 +23,7 @@ from .common import (
     GD,
     LAYERS,
     MUON,
-    NORMALISED,
+    NORMALIZED,
     ONE_RATE,
     ONE_RATE_ADAM,
     Case,
@@ -55,7 +55,7 @@ CASES = {
     "Adam, muP": Case(nets.muP("adam"), ADAM, 0.05),
     "Adam, NTP": Case(NTP_ADAM, ADAM, 0.05),
     "Adam, SP, one rate": Case(ONE_RATE_ADAM, ADAM, 0.05),
-    "normalised": Case(nets.Spectral(), NORMALISED, 0.05),
+    "normalized": Case(nets.Spectral(), NORMALIZED, 0.05),
     "Muon": Case(nets.Spectral(), MUON, 0.05),
     "Muon, rescaled": Case(nets.Spectral(), MUON, 0.05, rescaled=True),
 }
@@ -63,7 +63,7 @@ SCHEMES = [name for name in CASES if name.startswith((GD, ADAM))]
 
 
 def grid(quick: bool) -> Grid:
-    """Widths × parametrisations under gradient descent and Adam × seeds."""
+    """Widths × parametrizations under gradient descent and Adam × seeds."""
     return grid_of(SCHEMES, [64, 128, 256] if quick else [64, 128, 256, 512, 1024])
 
 
@@ -129,8 +129,8 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
 
     entries["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=0.9)
     entries |= {
-        what: Line2D([], [], color=GREY, marker="o", markersize=4, linewidth=0, markerfacecolor=face)
-        for what, face in {"one step": GREY, f"{STEPS} steps": "white"}.items()
+        what: Line2D([], [], color=GRAY, marker="o", markersize=4, linewidth=0, markerfacecolor=face)
+        for what, face in {"one step": GRAY, f"{STEPS} steps": "white"}.items()
     }
     seeds = dataset.sizes["seed"]
     legend_below(sheet, entries, f"median and 10–90 % over {seeds} networks; last column: fit ± 2 standard errors")
@@ -227,7 +227,7 @@ def claim_powers(dataset: "xarray.Dataset", name: str, step: int) -> Claim:
 
 NORMS = Experiment(
     name="norms",
-    question="In which parametrisations do weights and updates keep to the spectral condition as the width grows?",
+    question="In which parametrizations do weights and updates keep to the spectral condition as the width grows?",
     one_run=one_run,
     grid=grid,
     figure=figure,

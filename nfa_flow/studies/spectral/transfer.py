@@ -1,7 +1,7 @@
 """Does the best learning rate of a narrow network serve a wide one? The loss after some steps against rate and width.
 
 Where weights and updates keep to the spectral condition, it does. The standard start with one rate for all layers is
-unstable at rates above the order 1/n, which moves the best one. The neural tangent parametrisation transfers it too,
+unstable at rates above the order 1/n, which moves the best one. The neural tangent parametrization transfers it too,
 under gradient descent, although it learns no features in the limit: transfer alone does not tell them apart.
 """
 
@@ -13,9 +13,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure, nets
 from ...descent import gradient_descent
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
-from ...trajectory import Trajectory
 from ...width import WidthExponent
 from ..claims import Claim, finished, judged, reported
 from ..experiment import Experiment, quantiles
@@ -24,7 +24,7 @@ from .common import (
     ADAM,
     GD,
     MUON,
-    NORMALISED,
+    NORMALIZED,
     ONE_RATE,
     ONE_RATE_ADAM,
     Case,
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS = 30
-# The rates are about the best ones at width 64. Muon and normalised updates, which take long to compile, come last.
+# The rates are about the best ones at width 64. Muon and normalized updates, which take long to compile, come last.
 CASES = {
     "GD, Spectral": Case(nets.Spectral(), GD, 0.8),
     "GD, SP, one rate": Case(ONE_RATE, GD, 0.2),
     "Adam, Spectral": Case(nets.Spectral("adam"), ADAM, 1.6),
     "Adam, SP, one rate": Case(ONE_RATE_ADAM, ADAM, 0.04),
     "GD, NTP": Case(nets.NTP(), GD, 16.0),
-    "normalised": Case(nets.Spectral(), NORMALISED, 0.2),
+    "normalized": Case(nets.Spectral(), NORMALIZED, 0.2),
     "Muon": Case(nets.Spectral(), MUON, 0.05),
 }
 # The power of n of the largest rate that is stable, or nothing where none is promised.
@@ -90,7 +90,7 @@ def losses(dataset: "xarray.Dataset") -> "xarray.DataArray":
 def best_rates(runs: "xarray.Dataset", name: str) -> "xarray.DataArray":
     """The best learning rate of each network of a case; NaN where that is the lowest or the highest tried.
 
-    It is the vertex of the parabola through the lowest loss and its two neighbours, all in logarithms.
+    It is the vertex of the parabola through the lowest loss and its two neighbors, all in logarithms.
     """
     values = losses(runs).transpose("width", "seed", "octave")
     octaves = values["octave"].values
@@ -122,12 +122,12 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
         ax.set_title(name, color=color)
         draw_sizes(last, best_rates(runs.sel(case=name), name), color, POWERS[name])
     set_widths(last, widths)
-    last.set(title="best rates (colours of titles)", ylabel="learning rate $\\eta$")
+    last.set(title="best rates (colors of titles)", ylabel="learning rate $\\eta$")
     entries: dict[str, Any] = {
         f"$n = {n}$": Line2D([], [], color=shade_of(i, len(widths)), marker="o", markersize=3.5)
         for i, n in enumerate(widths)
     }
-    entries["untrained"] = Line2D([], [], color=GREY, linestyle=":", linewidth=1.2)
+    entries["untrained"] = Line2D([], [], color=GRAY, linestyle=":", linewidth=1.2)
     entries["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=0.9)
     legend_below(sheet, entries, f"median and 10–90 % over {runs.sizes['seed']} networks")
     return sheet
@@ -140,7 +140,7 @@ def _draw_losses(ax: "Axes", runs: "xarray.Dataset", name: str) -> None:
         low, median, high = np.quantile(rows, (0.1, 0.5, 0.9), axis=0)
         ax.plot(rates, median, color=shade_of(i, len(widths)), marker="o", markersize=3)
         ax.fill_between(rates, low, high, color=shade_of(i, len(widths)), alpha=0.2, linewidth=0)
-    ax.axhline(1.0, color=GREY, linestyle=":", linewidth=1.2)
+    ax.axhline(1.0, color=GRAY, linestyle=":", linewidth=1.2)
     lowest = float(values.min())
     ax.set(xscale="log", yscale="log", ylim=(0.7 * lowest, 3.0), xlabel="learning rate $\\eta$")
     ax.xaxis.set_minor_formatter("")

@@ -1,6 +1,6 @@
-"""Optimisers whose updates have a given spectral norm, beside gradient descent and Adam: what is alike, what is not.
+"""Optimizers whose updates have a given spectral norm, beside gradient descent and Adam: what is alike, what is not.
 
-All start as `Spectral` has it. Gradient descent and Adam get its learning rates; normalised updates, which are
+All start as `Spectral` has it. Gradient descent and Adam get its learning rates; normalized updates, which are
 −η √(fan_out/fan_in) G/‖G‖_*, need none. Muon makes all singular values about equal, and optax scales that by
 √max(1, fan_out/fan_in), which is the spectral condition where a layer does not narrow. The read-out does: there
 √(fan_out/fan_in) is smaller by √(fan_in/fan_out), by which "Muon, rescaled" divides its updates.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...plot.style import GREY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...sweep import Grid
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = ["GD, Spectral", "Adam, Spectral", "normalised", "Muon", "Muon, rescaled"]
+NAMES = ["GD, Spectral", "Adam, Spectral", "normalized", "Muon", "Muon, rescaled"]
 _HIDDEN, _READ_OUT = 1, 2
 
 
 def grid(quick: bool) -> Grid:
-    """Widths × optimisers × seeds; a step of Muon costs a dozen products of hidden matrices."""
+    """Widths × optimizers × seeds; a step of Muon costs a dozen products of hidden matrices."""
     return grid_of(NAMES, [64, 128, 256] if quick else [64, 128, 256, 512])
 
 
@@ -57,7 +57,7 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
         set_widths(ax, dataset["width"].values)
         ax.set(title=f"{LAYERS[layer]}, one step", ylabel=label)
     lines["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=0.9)
-    lines["without relation to the features"] = Line2D([], [], color=GREY, linestyle=":", linewidth=1.2)
+    lines["without relation to the features"] = Line2D([], [], color=GRAY, linestyle=":", linewidth=1.2)
     legend_below(sheet, lines, f"median and 10–90 % over {dataset.sizes['seed']} networks; all start as Spectral")
     return sheet
 
@@ -66,7 +66,7 @@ def _draw_baseline(ax: "Axes", dataset: "xarray.Dataset", name: str) -> None:
     """A Gaussian matrix; updates with the same singular values, turned at random; and the power −½ of low ranks."""
     n = dataset["width"].values
     if name == "stable_rank":
-        ax.plot(n, n / 4, color=GREY, linestyle=":", linewidth=1.2)
+        ax.plot(n, n / 4, color=GRAY, linestyle=":", linewidth=1.2)
     if name == "alignment":
         for i, case in enumerate(NAMES):
             null = turned(of_layer(dataset.sel(case=case), "stable_rank", _HIDDEN, 1)).median("seed")
@@ -83,8 +83,8 @@ def turned(stable_rank: "xarray.DataArray") -> "xarray.DataArray":
 
 
 def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """The norms, the exactness of normalised ones, what low rank means for the weights, and the ranks."""
-    found = [_claim_exact(dataset.sel(case="normalised"))]
+    """The norms, the exactness of normalized ones, what low rank means for the weights, and the ranks."""
+    found = [_claim_exact(dataset.sel(case="normalized"))]
     for name in NAMES:
         found += [claim_powers(dataset, name, step) for step in (1, STEPS)]
     found += [
@@ -96,9 +96,9 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
 
 
 def _claim_exact(runs: "xarray.Dataset") -> Claim:
-    ratios = runs["layers.update"].sel(time=1) / CASES["normalised"].rate
+    ratios = runs["layers.update"].sel(time=1) / CASES["normalized"].rate
     off = float(np.abs(ratios - 1).max())
-    statement = "normalised, 1 step: ‖ΔW_l‖_* = η √(fan_out/fan_in) in all layers"
+    statement = "normalized, 1 step: ‖ΔW_l‖_* = η √(fan_out/fan_in) in all layers"
     return judged(statement, "off by ≤ 1e-5", f"off by ≤ {off:.1g}", off <= 1e-5, runs.sel(time=[1]), ["layers.update"])
 
 
@@ -125,7 +125,7 @@ def _report(runs: "xarray.Dataset", name: str) -> Claim:
 
 UPDATES = Experiment(
     name="updates",
-    question="Do normalised updates and Muon keep to the condition, and are their updates like those of GD and Adam?",
+    question="Do normalized updates and Muon keep to the condition, and are their updates like those of GD and Adam?",
     one_run=one_run,
     grid=grid,
     figure=figure,

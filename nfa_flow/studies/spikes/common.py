@@ -23,8 +23,8 @@ from ...one_step import (
     spike_overlap,
     two_layer_net,
 )
+from ...run.trajectory import Trajectory
 from ...theory import GradientDirection, Hermite, HermiteSeries, gradient_direction, hermite, hermite_series
-from ...trajectory import Trajectory
 from ..training import Untrained
 
 PHI, PSI = 0.3, 0.6  # d/n and d/N

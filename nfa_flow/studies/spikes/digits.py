@@ -24,9 +24,9 @@ from ...one_step import (
     spike_overlap,
     two_layer_net,
 )
-from ...plot.style import GREY, PALETTE, entries_of, legend_below, new_figure
+from ...plot.style import GRAY, PALETTE, entries_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, reported
 from ..experiment import Experiment
 from ..training import Untrained
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH, _ACTIVATION = 400, "relu"
-_SHOWN, _COLOURED = 10, 3  # spikes
+_SHOWN, _COLORED = 10, 3  # spikes
 
 
 class Spikes(NamedTuple):
@@ -82,11 +82,11 @@ def figure(dataset: "xarray.Dataset") -> "Figure":
     for k, (column, share) in enumerate(zip(values[:_SHOWN], overlap, strict=False)):
         for ax, each in zip(axes[::2], (column, share), strict=True):
             low, median, high = middle(each)
-            if k < _COLOURED:
+            if k < _COLORED:
                 ax.plot(etas, median, color=PALETTE[k], zorder=3, label=f"$s_{k + 1}$")
                 ax.fill_between(etas, low, high, color=PALETTE[k], alpha=0.2, linewidth=0)
             else:
-                ax.plot(etas, median, color=GREY, linewidth=0.8, label=f"$s_{_COLOURED + 1} … s_{{{_SHOWN}}}$")
+                ax.plot(etas, median, color=GRAY, linewidth=0.8, label=f"$s_{_COLORED + 1} … s_{{{_SHOWN}}}$")
     low, median, high = middle(_counts(runs))
     axes[1].plot(etas, median, color=PALETTE[5], marker="o", markersize=3)
     axes[1].fill_between(etas, low, high, color=PALETTE[5], alpha=0.2, linewidth=0)

@@ -16,9 +16,9 @@ from ...data import Dataset
 from ...nets import MLP
 from ...one_step import cancel_output, features, gradient_vector, powers, ridge_fit
 from ...plot.style import color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ...theory import ridge_losses
-from ...trajectory import Trajectory
 from ...width import WidthLimit, width_limit
 from ..claims import Claim, judged
 from ..experiment import Experiment

@@ -11,8 +11,8 @@ from ...nets import MLP
 from ...one_step import gradient_vector, one_step
 from ...plot.at_end import at_end
 from ...plot.style import entries_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, judged
 from ..experiment import Experiment, quantiles
 from ..training import Untrained

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...one_step import one_step, sizes
-from ...plot.style import GREY, PALETTE, entries_of, legend_below, new_figure
+from ...plot.style import GRAY, PALETTE, entries_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ...theory import (
     HermiteSeries,
@@ -23,7 +24,6 @@ from ...theory import (
     ridge_losses,
     spike_matrix,
 )
-from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
 from .common import (
@@ -130,7 +130,7 @@ def _draw(ax: "Axes", runs: "xarray.Dataset", teacher: HermiteSeries, activation
             place = limit(teacher, activation, orders)[i]
             theory[f"limit: {count}"] = ax.axhline(place, color="black", linestyle=":", linewidth=width, zorder=1)
         baseline = _baseline(teacher)[i]
-        theory["linear model, theory"] = ax.axhline(baseline, color=GREY, linestyle="-.", linewidth=1.0, zorder=0)
+        theory["linear model, theory"] = ax.axhline(baseline, color=GRAY, linestyle="-.", linewidth=1.0, zorder=0)
     return entries_of(ax) | theory
 
 

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ...data import Dataset
 from ...nets import MLP
 from ...one_step import feature_spectrum, features, observed_spikes, one_step, sizes
-from ...plot.style import GREY, PALETTE, legend_below, new_figure
+from ...plot.style import GRAY, PALETTE, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ...theory import feature_bulk_edge, feature_outliers, spike_matrix
-from ...trajectory import Trajectory
 from ..claims import Claim, judged
 from ..experiment import Experiment
 from .common import PHI, PSI, TEACHER, THEORY, direction_of, draw, expansion, look
@@ -71,7 +71,7 @@ def _draw_spectrum(ax: "Axes", runs: "xarray.Dataset", alpha: float) -> dict[str
     before, after = runs["before_at_end"].values, runs["features.singular_values_at_end"].values
     top = np.sqrt(max(after.max(), 1.5 * _edge()))
     bins = np.linspace(0, top, 60) ** 2  # finer near zero, where the bulk is
-    outline: Any = ax.hist(before.ravel(), bins, density=True, histtype="step", color=GREY)[2]
+    outline: Any = ax.hist(before.ravel(), bins, density=True, histtype="step", color=GRAY)[2]
     filled: Any = ax.hist(after.ravel(), bins, density=True, color=PALETTE[0], alpha=0.5)[2]
     entries: dict[str, Any] = {"before the step": outline[0], "after": filled[0]}
     for row in after:

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...one_step import observed_spikes, one_step, sizes
-from ...plot.style import GREY, PALETTE, entries_of, legend_below, new_figure
+from ...plot.style import GRAY, PALETTE, entries_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ...theory import (
     feature_bulk_edge,
@@ -17,7 +18,6 @@ from ...theory import (
     spike_orders,
     spike_sizes,
 )
-from ...trajectory import Trajectory
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment
 from .common import PHI, PSI, SOURCE, TEACHER, THEORY, direction_of, draw, expansion, look, middle
@@ -119,7 +119,7 @@ def _counts(runs: "xarray.Dataset") -> np.ndarray:
 def _mark_boundaries(ax: "Axes", alphas: np.ndarray) -> None:
     for boundary in spike_boundaries(8)[1:]:
         if alphas[0] < boundary < alphas[-1]:
-            ax.axvline(boundary, color=GREY, linewidth=0.5, zorder=0)
+            ax.axvline(boundary, color=GRAY, linewidth=0.5, zorder=0)
 
 
 def claims(dataset: "xarray.Dataset") -> list[Claim]:

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...one_step import one_step
 from ...plot.style import color_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ...theory import spike_boundaries, spike_orders
-from ...trajectory import Trajectory
 from ..claims import Claim, reported
 from ..experiment import Experiment
 from .common import TEACHER, draw, expansion, look

@@ -13,8 +13,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ...one_step import flow_step, observed_spikes, one_step
 from ...plot.style import PALETTE, entries_of, legend_below, new_figure
+from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
-from ...trajectory import Trajectory
 from ..claims import Claim, reported
 from ..experiment import Experiment
 from .common import TEACHER, draw, look, middle

@@ -1,0 +1,82 @@
+"""Which solver and tolerance a flow gets when the user names none, and how many gradients a solver's step costs."""
+
+import warnings
+from typing import Any, Literal
+
+import diffrax
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from ...checks import is_traced
+from ...numerics.precision import is_half
+from .flow_solver import AbstractFlowSolver
+from .ndf import NDF
+from .tsrkc3 import TSRKC3
+
+Kinks = Literal["network", "loss"] | None  # where they are
+
+NDF_VECTORS = 23  # parameter vectors, by XLA's account of a whole solve (`python benchmarks/solvers.py --scaling`)
+_NDF_BYTES = 4 * 2**30
+_KINKS_COST_BELOW = 1e-4
+_SMOOTH_RTOL, _KINKS_RTOL = 1e-6, 1e-3
+_FINEST = 8  # rounding errors, below which a tolerance asks for more than there is
+
+
+def choose_solver(dtype: DTypeLike, parameter_bytes: int, kinks: Kinks) -> tuple[diffrax.AbstractSolver, str]:
+    """A solver for this flow, and the reason in words.
+
+    It depends on what is the same for all runs of a sweep, so that each gets the solver that it would get alone.
+
+    Measured with `python benchmarks/solvers.py --horizons 1 10 1e2` (kinks: `--problems relu`): on smooth
+    networks NDF needs about as many gradients as the best explicit pair where the flow is not stiff (so changing from
+    one to the other within a run would not pay), and far fewer where it is. Across kinks no method keeps its order; the
+    stabilized method takes as many stages as the sharpness that it meets on its way requires.
+    """
+    if is_half(dtype):
+        return diffrax.Tsit5(), f"{dtype} is too coarse for anything but an explicit pair"
+    if kinks is not None:
+        return TSRKC3(), f"kinks in the {kinks}: trajectory accuracy is not certified across them"
+    if parameter_bytes * NDF_VECTORS > _NDF_BYTES:
+        return TSRKC3(), f"smooth, but too large for the {NDF_VECTORS} parameter vectors of NDF"
+    return NDF(), "smooth activations"
+
+
+def default_rtol(dtype: DTypeLike, kinks: Kinks) -> float:
+    """A tolerance that the floating-point type and the kinks allow at a reasonable cost."""
+    return max(_SMOOTH_RTOL if kinks is None else _KINKS_RTOL, _FINEST * float(jnp.finfo(dtype).eps))
+
+
+def warn_about_tolerance(rtol: Any, dtype: DTypeLike, kinks: Kinks) -> None:
+    """Warn when a tolerance asks for more than the floating-point type or a flow across kinks can give."""
+    if is_traced(rtol):
+        return
+    resolution = _FINEST * float(jnp.finfo(dtype).eps)
+    if rtol < resolution:
+        message = (
+            f"`rtol` = {rtol:g} is finer than {dtype} can give (about {resolution:.1g}); "
+            "use float64 or a larger `rtol`."
+        )
+        warnings.warn(message, UserWarning, stacklevel=3)
+    if kinks is not None and rtol < _KINKS_COST_BELOW:
+        message = (
+            f"`rtol` = {rtol:g} with kinks in the {kinks}: every kink that a trajectory crosses forces tiny steps, "
+            f"which can cost a hundred times more than `rtol` = {_KINKS_COST_BELOW:g}, and accuracy is not certified "
+            "there."
+        )
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def evaluations_per_step(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
+    """(gradients in each step, extra gradients until the first step is accepted), or None where it is not known.
+
+    Explicit Runge-Kutta pairs of the "first same as last" kind reuse their last gradient in the next step. The solvers
+    made for gradient flow count for themselves.
+    """
+    if isinstance(solver, AbstractFlowSolver):
+        return 0, 0
+    if isinstance(solver, diffrax.Euler):
+        return 1, 0
+    if not isinstance(solver, diffrax.AbstractERK):
+        return None
+    tableau: Any = solver.tableau
+    return (tableau.num_stages - 1, 1) if tableau.fsal else (tableau.num_stages, 0)

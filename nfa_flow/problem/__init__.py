@@ -1,0 +1,1 @@
+"""What is minimized: losses, and the objective of a network on data."""

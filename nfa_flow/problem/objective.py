@@ -1,0 +1,215 @@
+"""What training minimizes: ℒ(θ) + (λ/2)‖θ‖², as a function of the trainable parameters θ.
+
+`make_objective` picks the cheapest exact form. A linear network with the squared loss sees the data only through its
+second moments: their triangular factor stands in for the samples, and a gradient costs the same for any n.
+
+With mobilities m, the flow dθ/dt = −m∇ is a plain gradient flow of z = θ/√m. Such an objective is a function of z: its
+Hessian √m H √m is symmetric, as every solver made for gradient flow needs it.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..checks import is_traced, require_finite, require_number, wrong
+from ..data import Dataset, moment_factor
+from ..nets import MLP
+from ..nets.activations import name_of
+from .losses import LOSSES, Loss, mse, require_fitting, resolve
+from .trained import prediction_of, require_untrained_state, trained_arrays
+
+Mobility = Sequence[float | Float[Array, ""]] | PyTree
+
+
+class AbstractObjective(eqx.Module):
+    """A differentiable function of the trainable parameters of one network on one dataset."""
+
+    frozen: eqx.AbstractVar[PyTree]
+    weight_decay: eqx.AbstractVar[Float[Array, ""]]
+    root_mobility: eqx.AbstractVar[PyTree | None]  # √m in the structure of the parameters; None where m = 1
+    loss_function: eqx.AbstractVar[Callable]  # of one sample
+    trained: eqx.AbstractVar[tuple[bool, ...]]  # of each array of the parameters, whether it has a gradient
+
+    @abc.abstractmethod
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        """The data term ℒ: the weighted mean loss of the samples, without weight decay."""
+
+    def net(self, parameters: PyTree) -> Any:
+        """The whole network with these parameters."""
+        return eqx.combine(self.natural(parameters), self.frozen)
+
+    def natural(self, parameters: PyTree) -> PyTree:
+        """The network's own arrays θ = √m z."""
+        return _times(self.root_mobility, parameters)
+
+    def mobility(self, parameters: PyTree) -> PyTree:
+        """m in the structure of the parameters, one number for an array where all its entries have the same."""
+        root = self.root_mobility
+        return jax.tree.map(lambda p: jnp.ones((), p.dtype), parameters) if root is None else _times(root, root)
+
+    def gradient(self, parameters: PyTree) -> PyTree:
+        """∇ℒ + λθ."""
+        return self._with_decay(jax.grad(self.loss)(parameters), parameters)
+
+    def loss_and_gradient(self, parameters: PyTree) -> tuple[Float[Array, ""], PyTree]:
+        """(ℒ, ∇ℒ + λθ): the data loss alone, and the gradient of the whole objective."""
+        loss, gradient = jax.value_and_grad(self.loss)(parameters)
+        return loss, self._with_decay(gradient, parameters)
+
+    def _with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
+        pull = _times(self.root_mobility, self.natural(parameters))
+        decayed = jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
+        return self.where_trained(decayed, gradient)
+
+    def where_trained(self, new: PyTree, old: PyTree) -> PyTree:
+        """`new` in the place of the arrays that have a gradient, and `old` in the place of all others."""
+        arrays = zip(self.trained, jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+        return jax.tree.unflatten(jax.tree.structure(old), [n if trained else o for trained, n, o in arrays])
+
+
+class SampleObjective(AbstractObjective):
+    """Any module, any loss: evaluated sample by sample."""
+
+    frozen: PyTree
+    weight_decay: Float[Array, ""]
+    root_mobility: PyTree | None
+    data: Dataset
+    loss_function: Callable = eqx.field(static=True)
+    trained: tuple[bool, ...] = eqx.field(static=True)
+
+    def on(self, indices: Int[Array, " b"]) -> "SampleObjective":
+        """The objective of a minibatch, whose expectation over uniformly drawn indices is this objective."""
+        data, scale = self.data, self.data.samples / indices.size
+        weight = None if data.weight is None else scale * data.weight[indices]
+        return eqx.tree_at(
+            lambda o: (o.data.x, o.data.y, o.data.weight),
+            self,
+            (data.x[indices], data.y[indices], weight),
+            is_leaf=lambda leaf: leaf is None,
+        )
+
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        losses = jax.vmap(self.loss_function)(jax.vmap(self.net(parameters))(self.data.x), self.data.y)
+        return jnp.mean(losses) if self.data.weight is None else self.data.weight @ losses
+
+
+class MomentObjective(AbstractObjective):
+    """A linear network f(x) = A x + c with the squared loss: ℒ = ½‖R_x Aᵀ + r_1 cᵀ − R_y‖²_F.
+
+    [R_x, r_1, R_y] is the triangular factor of the second moments of [x, 1, y], so ℒ keeps full relative accuracy
+    down to zero, where the expression in S_xx, S_xy and S_yy would cancel.
+    """
+
+    frozen: PyTree
+    weight_decay: Float[Array, ""]
+    root_mobility: PyTree | None
+    factor: Float[Array, "r m"]
+    trained: tuple[bool, ...] = eqx.field(static=True)
+    loss_function: Callable = eqx.field(static=True, default=mse)
+
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        A, c = self.net(parameters).affine()
+        inputs, outputs = A.shape[1], A.shape[0]
+        residual = self.factor[:, :inputs] @ A.T - self.factor[:, -outputs:]
+        if c is not None:
+            residual = residual + jnp.outer(self.factor[:, inputs], c)
+        return 0.5 * jnp.sum(residual**2)
+
+
+def make_objective(
+    net: Any,
+    data: Dataset,
+    loss: Loss,
+    weight_decay: float | Float[Array, ""],
+    *,
+    mobility: Mobility | None = None,
+    by_samples: bool = False,
+) -> tuple[PyTree, AbstractObjective]:
+    """Split a network into its trainable parameters and the objective that they minimize.
+
+    **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name or a
+    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every array that has a gradient;
+    `mobility`: m > 0, one per layer of an `MLP` or a tree in the shape of the parameters; `by_samples`: never replace
+    the samples by their moments, as minibatches need.
+    **Returns:** (parameters, objective). The parameters are the network's inexact arrays, divided by √m; those that
+    are unused or behind `jax.lax.stop_gradient` have no gradient and are not decayed.
+    **Raises:** ValueError naming `net`, `data`, `loss`, `weight_decay` or `mobility`.
+    """
+    if not isinstance(data, Dataset):
+        raise wrong("data", "a `Dataset`", f"a {type(data).__name__}")
+    require_number("weight_decay", weight_decay, at_least=0)
+    loss_function = resolve(loss)
+    parameters, frozen = eqx.partition(net, eqx.is_inexact_array)
+    leaves = jax.tree.leaves(parameters)
+    if not leaves:
+        raise wrong("net", "an Equinox module with floating-point parameters", type(net).__name__)
+    dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+    if len(dtypes) > 1 or jnp.issubdtype(dtypes[0], jnp.complexfloating):
+        raise wrong("net", "of one floating-point dtype, real", f"of {' and '.join(dtypes)}")
+    require_finite("net", parameters)
+    dtype = jnp.result_type(*leaves)
+    data = data.astype(dtype)
+    _check_shapes(net, data, loss_function)
+    decay = jnp.asarray(weight_decay, dtype)
+    root = None if mobility is None else root_mobility(mobility, net, parameters)
+    if root is not None:
+        parameters = jax.tree.map(lambda p, r: p / r, parameters, root)
+    # Not of a subclass, which may be another function of its weights; so in all that takes an `MLP` for its layers.
+    is_precise = jnp.finfo(dtype).bits >= 32  # as the factorization of the moments needs it
+    everything = (True,) * len(leaves)
+    if not by_samples and type(net) is MLP and net.is_linear and loss_function is mse and is_precise:
+        factor = moment_factor(data, intercept=net.layers[0].bias is not None)
+        return parameters, MomentObjective(frozen, decay, root, factor=factor, trained=everything)
+    objective = SampleObjective(frozen, decay, root, data=data, loss_function=loss_function, trained=everything)
+    if type(net) is MLP and all(name_of(each) for each in net.activations) and loss_function in LOSSES.values():
+        return parameters, objective  # where every array has a gradient
+    trained = trained_arrays(objective.loss, parameters)
+    require_untrained_state(parameters, trained)
+    return parameters, dataclasses.replace(objective, trained=trained)
+
+
+def own_mobility(net: Any) -> Mobility | None:
+    """The mobility that the parametrization of a network gives to its flow; None, which is 1, where there is none."""
+    has_one = isinstance(net, MLP) and net.parametrization is not None and net.parametrization.rule == "sgd"
+    return net.mobility if has_one else None
+
+
+def root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
+    """√m in the structure of the parameters, from one number per layer or from a tree of numbers or arrays.
+
+    **Raises:** ValueError naming `mobility`.
+    """
+    must_be = "positive numbers, one per layer of an `MLP` or in the structure of the network's arrays"
+    if isinstance(net, MLP) and (isinstance(mobility, Sequence) or getattr(mobility, "ndim", 0) == 1):
+        if len(mobility) != len(net.layers):
+            raise wrong("mobility", must_be, f"of {len(mobility)} numbers for {len(net.layers)} layers")
+        layers = [jax.tree.map(lambda _, m=m: m, layer) for m, layer in zip(mobility, parameters.layers, strict=True)]
+        mobility = eqx.tree_at(lambda p: p.layers, parameters, tuple(layers))
+    for m in jax.tree.leaves(mobility):
+        is_number = jnp.issubdtype(m.dtype if hasattr(m, "dtype") else np.asarray(m).dtype, np.number)
+        if not is_number or not (is_traced(m) or np.all(np.isfinite(m) & (m > 0))):
+            raise wrong("mobility", must_be, repr(m))
+    root = lambda p, m: jnp.sqrt(jnp.asarray(m, p.dtype))
+    try:
+        return jax.tree.map(
+            lambda p, m: root(p, m) if np.ndim(m) == 0 else jnp.broadcast_to(root(p, m), p.shape), parameters, mobility
+        )
+    except ValueError:
+        raise wrong("mobility", must_be, f"{type(mobility).__name__} of another structure") from None
+
+
+def _times(root: PyTree | None, parameters: PyTree) -> PyTree:
+    return parameters if root is None else jax.tree.map(lambda r, p: r * p, root, parameters)
+
+
+def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:
+    if type(net) is MLP and net.widths[0] != data.inputs:
+        raise wrong("data", f"of {net.widths[0]} inputs, like the network", f"of {data.inputs}")
+    require_fitting(loss_function, prediction_of(net, data.x), data.y)

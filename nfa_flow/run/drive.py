@@ -1,0 +1,244 @@
+"""Drive a compiled run from the host: in slices, with progress, and with a checkpoint that survives a kill.
+
+A run is a state (a PyTree with a `status`) and a compiled function that advances it by a bounded number of steps. The
+bound is a traced number, so one compilation serves all slices, and it is adapted to take a fraction of a second each:
+often enough for Ctrl-C and the progress bar, too seldom to cost anything.
+"""
+
+import hashlib
+import os
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import linear_call
+from jaxtyping import Array, PyTree
+
+from ..checks import is_traced, wrong
+from ..numerics.blas import one_blas_thread
+from .files import remove_abandoned, require_path, write_file
+from .interrupts import never_ignored
+from .status import RUNNING
+from .suspend import current_replay, final_state
+
+_State = TypeVar("_State", bound=Any)
+
+_SLICE_SECONDS = 0.3
+_CHECKPOINT_SECONDS = 10.0
+_FIRST_BUDGET = 64
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_MUST_BE = "a file that the very same call left behind, or a path that does not exist yet"
+
+
+def run_to_end(
+    advance: Any,
+    problem: PyTree,
+    state: _State,
+    *,
+    whole: Any,
+    checkpoint: str | os.PathLike | None,
+    **options: Any,
+) -> tuple[_State, bool]:
+    """Bring a run to its end: by `drive`, or in one piece inside `jax.jit` and `jax.vmap`, or through a sweep.
+
+    **Arguments:** `whole`: a budget that no run of this problem exceeds; the rest as in `drive`.
+    **Returns:** the last state, and whether the run was interrupted.
+    **Raises:** ValueError where a `checkpoint` is asked for but cannot be kept.
+    """
+    replay = current_replay()
+    if replay is None and not is_traced(problem, state):
+        return drive(advance, problem, state, checkpoint=checkpoint, **options)
+    if checkpoint is not None:
+        raise wrong("checkpoint", "None inside `jax.jit`, `jax.vmap` or a batched sweep", repr(checkpoint))
+    if replay is None:
+        return jax.tree.map(_without_reverse, advance(problem, state, whole)), False
+    return final_state(replay, advance, problem, state), False
+
+
+def _without_reverse(leaf: Any) -> Any:
+    """The leaf, at which reverse-mode differentiation ends with a sentence."""
+    return _forward_only(leaf) if eqx.is_inexact_array(leaf) else leaf
+
+
+@jax.custom_jvp
+def _forward_only(x: Array) -> Array:
+    return x
+
+
+@_forward_only.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    def refuse(_: Any, cotangent: Array) -> Array:
+        raise NotImplementedError(
+            "Reverse-mode differentiation (`jax.grad`) does not pass through a run, whose number of steps is found on "
+            "the way. Use forward mode: `jax.jvp` or `jax.jacfwd`."
+        )
+
+    (x,), (dx,) = primals, tangents
+    return x, linear_call(lambda _, dx: dx, refuse, (), dx)
+
+
+def drive(
+    advance: Any,
+    problem: PyTree,
+    state: _State,
+    *,
+    origin: PyTree,
+    fraction: Callable[[_State], float],
+    label: Callable[[], str],
+    progress: bool,
+    began: float,
+    checkpoint: str | os.PathLike | None,
+    keep_checkpoint: bool = False,
+) -> tuple[_State, bool]:
+    """Advance `state` until its status is no longer RUNNING, or Ctrl-C is pressed.
+
+    **Arguments:** `advance`: `(problem, state, budget) -> state`, at most `budget` steps further, under
+    `equinox.filter_jit`; `origin`: the arrays that the run starts from, which with `problem` decide it; `fraction`: of
+    the run that is done, in [0, 1]; `label`: beside the progress bar; `began`: when the run did,
+    by `time.perf_counter`, earlier sessions counted (`beginning`); `checkpoint`: file that keeps the state while
+    the run is unfinished, and from which it goes on; `keep_checkpoint`: leave there the state at the end too, which
+    the same call gives back at once, until somebody calls `discard`.
+    **Returns:** the last state, and whether the run was interrupted.
+    **Raises:** ValueError when `checkpoint` holds another run.
+    """
+    fingerprint, budget = "", _FIRST_BUDGET
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        program = advance.lower(problem, state, jnp.asarray(budget, jnp.int32)).as_text()
+        fingerprint = fingerprint_of(program, (problem, origin))
+        if checkpoint.exists():
+            state = _restore(checkpoint, state, fingerprint)
+    written = time.perf_counter()
+    try:
+        with never_ignored(), _progress_bar(label(), progress and _in_main_thread()) as show, one_blas_thread():
+            while int(state.status) == RUNNING:
+                started = time.perf_counter()
+                state = jax.block_until_ready(advance(problem, state, jnp.asarray(budget, jnp.int32)))
+                now = time.perf_counter()
+                # At most fourfold either way: the first slice includes the compilation.
+                budget = int(np.clip(budget * _SLICE_SECONDS / (now - started), max(1, budget // 4), 4 * budget))
+                show(fraction(state))
+                if checkpoint is not None and now - written > _CHECKPOINT_SECONDS:
+                    _write(checkpoint, state, fingerprint, began)
+                    written = now
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            _write(checkpoint, state, fingerprint, began)
+        return state, True
+    if checkpoint is not None:
+        if keep_checkpoint:
+            _write(checkpoint, state, fingerprint, began)
+        else:
+            discard(checkpoint)
+    return state, False
+
+
+def _in_main_thread() -> bool:
+    """Runs in other threads are part of something larger, which shows its own progress."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def discard(checkpoint: str | os.PathLike) -> None:
+    """Delete a checkpoint, and what a kill may have left beside it."""
+    Path(checkpoint).unlink(missing_ok=True)
+    remove_abandoned(Path(checkpoint))
+
+
+def fingerprint_of(program: str, inputs: PyTree) -> str:
+    """A hash of a lowered program and of every array (shape, dtype, bytes) in its inputs.
+
+    The program spells out what the functions among the inputs do (optimizer, loss, observables, activations), down to
+    a learning rate hidden in a closure, and reads the same in another process.
+    """
+    digest = hashlib.sha256(program.encode())
+    for leaf in _host(eqx.filter(inputs, eqx.is_array)):
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _host(tree: PyTree) -> list[np.ndarray]:
+    """The leaves as numpy arrays; PRNG keys as their data."""
+    leaves = (jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(tree))
+    return [np.asarray(leaf) for leaf in leaves]
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of PRNG keys, or its shape."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def beginning(checkpoint: str | os.PathLike | None) -> float:
+    """When a run that begins now would have begun, had it not been interrupted; by `time.perf_counter`."""
+    now = time.perf_counter()
+    if checkpoint is None or not zipfile.is_zipfile(require_path("checkpoint", checkpoint)):
+        return now
+    try:
+        with np.load(checkpoint, allow_pickle=False) as stored:
+            return now - float(stored.get("seconds", 0.0))
+    except _UNREADABLE:
+        return now
+
+
+def _write(path: Path, state: PyTree, fingerprint: str, began: float) -> None:
+    arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(_host(state))}
+    arrays |= {"fingerprint": np.array(fingerprint), "seconds": np.array(time.perf_counter() - began)}
+
+    def write(partial: Path) -> None:
+        with open(partial, "wb") as file:  # NumPy would add its suffix to a name
+            np.savez(file, **arrays)
+
+    write_file(path, write)
+
+
+def _restore(path: Path, state: _State, fingerprint: str) -> _State:
+    leaves, structure = jax.tree.flatten(state)
+    if not zipfile.is_zipfile(path):
+        raise wrong("checkpoint", _MUST_BE, f"{path}, which is no checkpoint")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            theirs = str(stored.get("fingerprint"))
+            arrays = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(leaves))] if theirs == fingerprint else []
+    except _UNREADABLE as error:
+        raise wrong("checkpoint", _MUST_BE, f"{path}, which is damaged ({error}): delete it to begin again") from error
+    if theirs != fingerprint:
+        raise wrong("checkpoint", _MUST_BE, f"{path}, which belongs to another run")
+    keyed = [jax.random.wrap_key_data(a) if is_key(old) else a for a, old in zip(arrays, leaves, strict=True)]
+    return jax.tree.unflatten(structure, keyed)
+
+
+@contextmanager
+def _progress_bar(label: str, progress: bool) -> Iterator[Callable[[float], None]]:
+    if not progress:
+        yield lambda fraction: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)

@@ -1,0 +1,26 @@
+"""How a run ended: its status as a number inside compiled programs, as a word outside, and in a sentence."""
+
+RUNNING, COMPLETED, STOPPED, MAX_STEPS, DIVERGED, STEP_UNDERFLOW, SOLVER_FAILED, INTERRUPTED, NO_GRADIENT = range(9)
+
+STATUS = {
+    RUNNING: "running",
+    COMPLETED: "completed",
+    STOPPED: "stopped",
+    MAX_STEPS: "max_steps",
+    DIVERGED: "diverged",
+    STEP_UNDERFLOW: "step_underflow",
+    SOLVER_FAILED: "solver_failed",
+    INTERRUPTED: "interrupted",
+    NO_GRADIENT: "no_gradient",
+}
+
+WHAT_HAPPENED = {
+    "max_steps": "the maximum number of steps was reached",
+    "diverged": "the parameters stopped being finite",
+    "no_gradient": "the gradient of the loss is NaN or infinite there",
+    "step_underflow": (
+        "the step size fell below the resolution of time (the flow blows up there, is not smooth, or has no gradient)"
+    ),
+    "solver_failed": "the solver reported a failure inside a step",
+    "interrupted": "it was interrupted",
+}

@@ -1,0 +1,1 @@
+"""Predictions for one large gradient step on the first layer."""

@@ -1,0 +1,86 @@
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import scalar_net, whitened_problem
+
+import nfa_flow as nf
+from nfa_flow.flow.solvers.choice import choose_solver
+
+
+def test_smooth_networks_get_ndf_unless_they_are_huge():
+    assert isinstance(choose_solver("float64", 1000, None)[0], nf.flow.NDF)
+    solver, reason = choose_solver("float64", 2**30, None)
+    assert isinstance(solver, nf.flow.TSRKC3) and "too large" in reason
+
+
+def test_half_precision_gets_an_explicit_pair():
+    assert isinstance(choose_solver("bfloat16", 1000, None)[0], diffrax.Tsit5)
+
+
+@pytest.mark.parametrize("where", ["network", "loss"])
+def test_kinks_get_the_stabilized_method_and_a_reason_that_names_them(where):
+    solver, reason = choose_solver("float64", 1000, where)
+    assert isinstance(solver, nf.flow.TSRKC3)
+    assert f"kinks in the {where}" in reason and "not certified across them" in reason
+
+
+DATA = nf.data.linear_teacher(jax.random.key(0), 20, 3, 1)
+
+
+def flow(activation="tanh", **options):
+    net = nf.nets.MLP([3, 4, 1], key=jax.random.key(1), activation=activation)
+    return nf.gradient_flow(net, DATA, 1.0, progress=False, **options)
+
+
+def test_the_choice_and_its_reason_are_in_the_run_and_in_what_it_prints():
+    for activation, words in (("tanh", "smooth"), ("relu", "kinks in the network")):
+        run = flow(activation)
+        assert words in run.stats["reason"] and words in repr(run) and run.stats["solver"] in repr(run)
+
+
+def test_the_default_tolerance_knows_kinks_and_warns_of_nothing(recwarn):
+    absolute = lambda p, y: jnp.sum(jnp.abs(p - y))
+    for options, rtol in [({}, 1e-6), ({"activation": "relu"}, 1e-3), ({"loss": absolute}, 1e-3)]:
+        by_default, given = flow(**options), flow(**options, rtol=rtol)
+        assert by_default.stats["steps"] == given.stats["steps"]
+        np.testing.assert_array_equal(by_default.observed["loss"], given.observed["loss"])
+    assert not recwarn
+
+
+def test_a_tolerance_that_is_given_is_warned_about_where_it_costs_too_much():
+    with pytest.warns(UserWarning, match="`rtol` = 1e-05 with kinks in the network"):
+        flow("relu", rtol=1e-5, max_steps=1, throw=False)
+    with pytest.warns(UserWarning, match="`rtol` = 1e-17 is finer than float64"):
+        flow(rtol=1e-17, max_steps=1, throw=False)
+
+
+def test_a_batch_gets_the_solver_and_the_reason_of_its_members():
+    def one(key, weight_decay):
+        net = eqx.nn.MLP(3, 1, 4, 1, key=key)
+        return nf.gradient_flow(net, DATA, 1.0, weight_decay=weight_decay, save_at=[1.0], progress=False)
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    batch, alone = eqx.filter_vmap(one)(keys, jnp.array([0.0, 0.1])), one(keys[1], 0.1)
+    assert dict(batch.notes) == dict(alone.notes) and alone.stats["solver"] == "TSRKC3"
+    for name in ("steps", "gradient_evaluations", "hessian_vector_products"):
+        assert batch.counts[name][1] == alone.counts[name]
+
+
+@pytest.mark.parametrize("w0", [1e-2, 1e-5, 1e-8])
+def test_the_default_gets_out_of_a_small_initialization_on_time(w0):
+    """Half way at t = ½ ln(1/s0 − 1), where errors made at the start have grown as much as the solution."""
+    net = scalar_net(w0**2, 2)
+    data = whitened_problem(net.weights[0], np.array([[1.0]]))
+    half_way = 0.5 * np.log(w0**-2 - 1)
+    run = nf.gradient_flow(net, data, half_way, progress=False)
+    np.testing.assert_allclose(run.net.affine()[0].item(), 0.5, rtol=100 * 1e-6)
+
+
+def test_in_float32_a_tolerance_at_the_resolution_does_not_cost_more_with_time():
+    net = nf.nets.MLP([10, 16, 16, 1], key=jax.random.key(0), activation="tanh", dtype="float32")
+    data = nf.data.linear_teacher(jax.random.key(1), 30, 10, 1)
+    steps = [nf.gradient_flow(net, data, t1, rtol=1e-6, progress=False).stats["steps"] for t1 in (1e3, 1e4)]
+    assert steps[1] < 1.2 * steps[0]
