@@ -15,7 +15,7 @@ _RTOL = 1e-5
 def normalize_by_spectral_norm() -> optax.GradientTransformation:
     """Give each weight matrix an update of the spectral norm √(fan_out/fan_in), in the direction of its gradient.
 
-        optax.chain(nf.descent.normalize_by_spectral_norm(), optax.sgd(0.1))
+        optax.chain(nf.nets.normalize_by_spectral_norm(), optax.sgd(0.1))
 
     ΔW = −η √(fan_out/fan_in) G/‖G‖_* satisfies the spectral condition in every layer, at every step and width. A
     vector, such as a bias, counts as a matrix of fan-in 1. Zero stays zero. The norm is found by Lanczos iteration, at

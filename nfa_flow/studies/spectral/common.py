@@ -16,7 +16,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from ... import nets
 from ...data import Dataset, digits, standardize
-from ...descent import normalize_by_spectral_norm
+from ...nets import normalize_by_spectral_norm
 from ...nets.initialization import Weights
 from ...width import WidthExponent
 from ..width_fits import TOLERANCE, draw_slope
