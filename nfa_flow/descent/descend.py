@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from ..numerics.switches import full_precision
 from ..problem.objective import AbstractObjective, SampleObjective
 from ..run.observation import Observer, Record, empty_record
 from ..run.status import COMPLETED, DIVERGED, NO_GRADIENT, RUNNING
@@ -63,7 +64,7 @@ def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
     )
 
 
-@jax.default_matmul_precision("highest")  # as in the flow, so that the two differ in nothing else
+@full_precision
 def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Array, ""]) -> DescentState:
     """Make at most `budget` more steps; fewer if the run ends."""
     last = jnp.minimum(state.steps + budget, problem.steps)

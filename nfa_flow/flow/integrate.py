@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..numerics.switches import usual_promotion
+from ..numerics.switches import full_precision, usual_promotion
 from ..problem.objective import AbstractObjective
 from ..run.observation import Observer, Record, empty_record
 from ..run.status import COMPLETED, DIVERGED, MAX_STEPS, NO_GRADIENT, RUNNING, SOLVER_FAILED, STEP_UNDERFLOW, STOPPED
@@ -59,7 +59,7 @@ class FlowState(eqx.Module):
 
 
 @usual_promotion()
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@full_precision
 def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: Float[Array, ""] | None) -> FlowState:
     """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given.
 
@@ -93,7 +93,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
 
 
 @usual_promotion()
-@jax.default_matmul_precision("highest")
+@full_precision
 def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]) -> FlowState:
     """Make at most `budget` more steps (accepted or not); fewer if the flow ends."""
     last = state.steps + budget

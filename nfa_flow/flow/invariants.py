@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..checks import is_traced
 from ..nets import MLP
 from ..nets.activations import name_of
+from ..numerics.switches import full_precision
 from ..problem.objective import AbstractObjective, Mobility
 from ..run.observation import Observer
 
@@ -107,7 +108,7 @@ def _square(tree: PyTree) -> Float[Array, ""]:
     return jnp.asarray(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
 
 
-@jax.default_matmul_precision("highest")
+@full_precision
 def balance_error(
     net: Any, nets: Any, elapsed: Float[Array, " t"], weight_decay: Any, mobility: Mobility | None
 ) -> Float[Array, " t"] | None:

@@ -29,6 +29,7 @@ from .head import head_anisotropy as head_anisotropy
 from .head import head_matrix as head_matrix
 from .head import leading_linear_layers as leading_linear_layers
 from .hessian import HessianEigenvalues as HessianEigenvalues
+from .hessian import Sharpness as Sharpness
 from .loss import loss as loss
 from .nfm import nfm as nfm
 from .ntk import ntk as ntk
@@ -37,7 +38,6 @@ from .null import Null as Null
 from .null import null_alignment as null_alignment
 from .on_change import OnChange as OnChange
 from .on_change import on_change as on_change
-from .sharpness import Sharpness as Sharpness
 from .spectra import Ranks as Ranks
 from .spectra import Spectrum as Spectrum
 from .spectra import effective_rank as effective_rank

@@ -9,7 +9,6 @@ that the eigenvalues of an assembled AGOP lose.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from ..checks import require_number, wrong
 from ..data import Dataset
 from ..nets import MLP
-from ..numerics.blas import on_one_blas_thread
+from ..numerics.kernel import kernel
 from ..numerics.precision import at_least_single, in_precision_of
 from ..problem.losses import Loss, resolve
 from .jacobian_sums import AbstractJacobianSum, jacobian_sum_kind
@@ -149,9 +148,7 @@ def jacobian_sum(
     return total.finish(state, float(count), k), None if multiply else W
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _sum(
     function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int, multiply: bool
 ) -> Array:
@@ -159,9 +156,7 @@ def _sum(
     return total.finish(state, 1.0, function.width(samples, multiply))
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _continue(
     function: Function,
     total: AbstractJacobianSum,
@@ -189,8 +184,7 @@ def _from(
     return stream(function, samples, weight, state, fold, total.memory(memory, k, z.dtype.itemsize))
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _of_linear(net: MLP, total: AbstractJacobianSum, position: int) -> Array:
     """From B = W_L … W_{l+1}, the same for all samples, multiplied from the output side."""
     W, later = net.weights[position], net.weights[position + 1 :]
@@ -200,14 +194,12 @@ def _of_linear(net: MLP, total: AbstractJacobianSum, position: int) -> Array:
     return total.of_constant(B)
 
 
-@jax.jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _sandwich(K: Float[Array, "k k"], W: Float[Array, "k h"]) -> Float[Array, "h h"]:
     return W.T @ (K @ W)
 
 
-@jax.jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _product(R: Float[Array, "r k"], W: Float[Array, "k h"]) -> Float[Array, "r h"]:
     return R @ W
 

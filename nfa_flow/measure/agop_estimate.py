@@ -2,14 +2,13 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..checks import require_integer, require_key, require_number
-from ..numerics.blas import on_one_blas_thread
 from ..numerics.factorizations import triangle
+from ..numerics.kernel import kernel
 from ..numerics.precision import at_least_single
 from .agop import MEMORY, Samples, whole_batch
 from .jacobians import Function, Rows, Sample, stream
@@ -52,9 +51,7 @@ def agop_estimate(
     return _estimate(Tap(net, find_layer(net, layer)), samples, weight, key, probes, memory)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _estimate(
     tap: Tap, samples: Sample, weight: Float[Array, " n"], key: PRNGKeyArray, probes: int, memory: int
 ) -> AgopEstimate:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..checks import require_choice, require_flag, require_integer, require_number, wrong
-from ..numerics.blas import on_one_blas_thread
+from ..numerics.kernel import kernel
 from ..problem.losses import Loss, resolve
 from ..run.observation import loss_or_default
 from .agop import Samples, is_whole
@@ -153,9 +153,7 @@ def _score_jvp(primals: Any, tangents: Any) -> tuple[Float[Array, ""], Float[Arr
     return _value(pair, alignment.power, alignment.metric), slope
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _value(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> Float[Array, ""]:
     if pair.F is None:
         assert pair.G is not None
@@ -169,9 +167,7 @@ def _value(pair: FeaturePair, power: float | Float[Array, ""], metric: str) -> F
     return jnp.where(pair.is_undefined(size), jnp.nan, _compare(pair, _nfm(pair, power, metric), A, metric))
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _slope(pair: FeaturePair, full: FeaturePair, change: FeaturePair, power, change_of_power, metric: str) -> Array:
     assert full.G is not None
     dV, dG, dpower = (_or_zeros(*both) for both in ((change.V, full.V), (change.G, full.G), (change_of_power, power)))

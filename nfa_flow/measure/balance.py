@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import jax
 from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..nets import MLP
 from ..numerics.precision import at_least_single
+from ..numerics.switches import full_precision
 
 
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@full_precision
 def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
     """Balance matrices D_l = W_{l+1}ᵀW_{l+1} − W_lW_lᵀ between consecutive layers, l = 1 … L−1.
 

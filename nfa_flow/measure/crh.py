@@ -8,15 +8,14 @@ and vᵀAv = ‖Fv‖². This keeps the small eigenvalues that the exponents of 
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..checks import wrong
 from ..data import Dataset
-from ..numerics.blas import on_one_blas_thread
 from ..numerics.factorizations import spectrum, triangle
+from ..numerics.kernel import kernel
 from ..problem.losses import Loss
 from ..run.observation import from_run, loss_or_default
 from .agop import MEMORY
@@ -88,9 +87,7 @@ def crh(net: Any, data: Dataset, *, layer: Layer = 1, loss: Loss | None = None, 
     return _crh(stream)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _crh(stream: LayerStream) -> CRH:
     W = stream.tap.weight
     assert W is not None

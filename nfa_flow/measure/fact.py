@@ -8,12 +8,12 @@ WWᵀ = −E[∇_z ℓ (W h)ᵀ]/λ. Biases, decayed or not, have equations of t
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
+from ..numerics.kernel import kernel
 from ..problem.losses import Loss, resolve
 from ..run.observation import from_run, loss_or_default
 from .agop import MEMORY
@@ -125,15 +125,13 @@ class FactError(eqx.Module):
         return _relative_error(W, predicted)
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _fact(stream: LayerStream, weight_decay: Float[Array, ""]) -> Float[Array, "h h"]:
     G, W = _weight_gradient(stream), stream.tap.weight
     return _over_decay(G if W is None else W.T @ G, weight_decay)
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _bfact(stream: LayerStream, weight_decay: Float[Array, ""]) -> Float[Array, "k k"]:
     G, W = _weight_gradient(stream), stream.tap.weight
     assert W is not None
@@ -157,8 +155,7 @@ def _weight_gradient(stream: LayerStream) -> Float[Array, "k h"]:
     return stream.fold(jnp.zeros((k, fan_in), dtype), add)
 
 
-@jax.jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _relative_error(W: Float[Array, "k h"], predicted: Float[Array, "h h"]) -> Float[Array, ""]:
     gram = W.T @ W
     vanishes = jnp.sum(W**2) <= jnp.finfo(W.dtype).eps

@@ -3,13 +3,12 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..checks import wrong
-from ..numerics.blas import on_one_blas_thread
 from ..numerics.factorizations import orthonormal, spectrum
+from ..numerics.kernel import kernel
 from ..numerics.precision import at_least_single
 from ..problem.losses import Loss
 from .agop import Samples, jacobian_sum
@@ -90,9 +89,7 @@ def feature_pair(
     return _pair(total, W, weight, initial, resolution, factor, reduce, agop_of_change)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _pair(
     total: Float[Array, "q k"],
     W: Float[Array, "k d"] | None,

@@ -7,15 +7,13 @@ are balanced, NFM = (MᵀM)^{1/k}. So NFM ∝ AGOP^{1/k} exactly where B is a mu
 import itertools
 from functools import reduce
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..nets import MLP
 from ..nets.activations import name_of
-from ..numerics.blas import on_one_blas_thread
+from ..numerics.kernel import kernel
 from ..numerics.precision import at_least_single
 from .agop import Samples, jacobian_sum
 from .jacobian_sums import jacobian_sum_kind
@@ -64,9 +62,7 @@ def head_anisotropy(net: MLP, data: Samples) -> Float[Array, ""]:
     return _anisotropy(head_matrix(net, data), at_least_single(net).weights[: leading_linear_layers(net)])
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _anisotropy(B: Float[Array, "m m"], weights: tuple[Float[Array, "_ _"], ...]) -> Float[Array, ""]:
     M = reduce(lambda M, W: W @ M, weights)
     U, s, _ = jnp.linalg.svd(M, full_matrices=False)

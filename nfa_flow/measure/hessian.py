@@ -1,22 +1,63 @@
-"""The largest eigenvalues of the Hessian."""
+"""The Hessian of what a network minimizes: its largest eigenvalues, and the very largest, the sharpness."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
-from ..numerics.blas import on_one_blas_thread
-from ..numerics.lanczos import largest_eigenvalues
+from ..numerics.kernel import kernel
+from ..numerics.lanczos import largest_eigenvalue, largest_eigenvalues
 from ..numerics.precision import at_least_single
+from ..numerics.switches import usual_promotion
 from ..problem.losses import Loss
-from ..problem.objective import AbstractObjective, Mobility
-from ..problem.sharpness import hessian_product
-from ..run.observation import AbstractRunObservable
-from .sharpness import by_hand
+from ..problem.objective import AbstractObjective, Mobility, make_objective, own_mobility
+from ..run.observation import AbstractRunObservable, loss_or_default
+
+_ROUGH = 0.05
+
+
+class Sharpness(AbstractRunObservable):
+    """The largest eigenvalue of the Hessian ∇²(ℒ + (λ/2)‖θ‖²) over all parameters, by Lanczos.
+
+    With mobilities m it is that of √m H √m, whose eigenvalues are the rates of the flow. As an observable of a run it
+    takes the run's own loss, weight decay and mobilities.
+
+    **Arguments:** `rtol`: the residual of the Ritz pair relative to its value, within which there is an eigenvalue;
+    the value itself is usually far closer. From 0.05 on, a solver that estimates it anyway (`RKC2`, `TSRKC3`) hands
+    over its latest estimate at no cost, up to eight of its steps old.
+    **Source:** Cohen et al. 2021 (sharpness along training); Parlett, The Symmetric Eigenvalue Problem, ch. 13.
+    """
+
+    rtol: float = 0.01
+
+    def __check_init__(self):
+        require_number("rtol", self.rtol, above=0)
+
+    def __call__(
+        self,
+        net: Any,
+        data: Dataset,
+        *,
+        loss: Loss | None = None,
+        weight_decay: float | Float[Array, ""] = 0.0,
+        mobility: Mobility | None = None,
+    ) -> Float[Array, ""]:
+        """The sharpness of a network on data, a scalar, in a call by hand.
+
+        **Arguments:** `loss`, `weight_decay`, `mobility`: as in `gradient_flow`, of "mse", 0 and the mobilities of the
+        network's own parametrization by default.
+        """
+        return _sharpness(*_by_hand(net, data, loss, weight_decay, mobility), self.rtol)
+
+    def of_run(self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]) -> Float[Array, ""]:
+        if "sharpness" in known and self.rtol >= _ROUGH:
+            return known["sharpness"]
+        return _sharpness(*at_least_single((objective, parameters)), self.rtol)
 
 
 class HessianEigenvalues(AbstractRunObservable):
@@ -52,7 +93,7 @@ class HessianEigenvalues(AbstractRunObservable):
         mobility: Mobility | None = None,
     ) -> Float[Array, " count"]:
         """The eigenvalues for a network on data in a call by hand; arguments as of `Sharpness`."""
-        return _eigenvalues(*by_hand(net, data, loss, weight_decay, mobility), self.count, self.rtol)
+        return _eigenvalues(*_by_hand(net, data, loss, weight_decay, mobility), self.count, self.rtol)
 
     def of_run(
         self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]
@@ -60,12 +101,35 @@ class HessianEigenvalues(AbstractRunObservable):
         return _eigenvalues(*at_least_single((objective, parameters)), self.count, self.rtol)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+def _by_hand(
+    net: Any, data: Dataset, loss: Loss | None, weight_decay: float | Float[Array, ""], mobility: Mobility | None
+) -> tuple[AbstractObjective, PyTree]:
+    """The objective and the parameters of a call by hand, in single precision at least."""
+    mobility = own_mobility(net) if mobility is None else mobility
+    parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
+    return at_least_single((objective, parameters))
+
+
+@kernel
+@usual_promotion()
+def _sharpness(objective: AbstractObjective, parameters: PyTree, rtol: float) -> Float[Array, ""]:
+    product, theta = _hessian(objective, parameters)
+    start = jax.random.normal(jax.random.key(0), theta.shape, theta.dtype)
+    return largest_eigenvalue(product, start, rtol).value
+
+
+@kernel
 def _eigenvalues(objective: AbstractObjective, parameters: PyTree, count: int, rtol: float) -> Float[Array, " count"]:
-    product, size, dtype = hessian_product(objective, parameters)
-    if count > size:
-        raise wrong("count", f"at most the number of parameters, {size}", count)
-    start = jax.random.normal(jax.random.key(0), (count, size), dtype)
+    product, theta = _hessian(objective, parameters)
+    if count > theta.size:
+        raise wrong("count", f"at most the number of parameters, {theta.size}", count)
+    start = jax.random.normal(jax.random.key(0), (count, theta.size), theta.dtype)
     return largest_eigenvalues(product, start, rtol).values
+
+
+def _hessian(
+    objective: AbstractObjective, parameters: PyTree
+) -> tuple[Callable[[Float[Array, " p"]], Float[Array, " p"]], Float[Array, " p"]]:
+    """v → Hv on vectors of all parameters, and the parameters as such a vector."""
+    theta, unravel = ravel_pytree(parameters)
+    return lambda v: ravel_pytree(objective.hessian_product(parameters, unravel(v)))[0], theta

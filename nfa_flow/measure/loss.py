@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from ..checks import wrong
 from ..data import Dataset
 from ..numerics.precision import at_least_single, in_precision_of
+from ..numerics.switches import full_precision
 from ..problem.losses import Loss, require_fitting
 from ..problem.trained import prediction_of
 from ..run.observation import from_run, loss_or_default
@@ -16,7 +17,7 @@ from .layer import require_inputs
 
 
 @from_run("loss")
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@full_precision
 def loss(net: Any, data: Dataset, loss: Loss | None = None) -> Float[Array, ""]:
     """The weighted mean loss ℒ of the samples; for "mse" that is (1/2n) Σ‖f(x_i) − y_i‖². No weight decay.
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import jax
 from jaxtyping import Array, Float
 
+from ..numerics.switches import full_precision
 from .layer import Layer, layer_weight
 
 
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@full_precision
 def nfm(net: Any, data: Any = None, *, layer: Layer = 1) -> Float[Array, "d d"]:
     """Neural feature matrix NFM = W_lᵀW_l of layer l.
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..checks import require_integer, require_number, wrong
 from ..nets import MLP
-from ..numerics.blas import on_one_blas_thread
+from ..numerics.kernel import kernel
 from ..numerics.lanczos import largest_eigenvalues
 from ..numerics.precision import at_least_single
 from ..problem.objective import Mobility, own_mobility, root_mobility
@@ -78,8 +78,7 @@ def ntk_eigenvalues(
     return _eigenvalues(theta, weight, count)
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _ntk(net: Any, x: Float[Array, "n ..."], memory: int, root: PyTree | None) -> Float[Array, "nc nc"]:
     """J m Jᵀ for `root` = √m, a tree in the structure of the parameters, or JJᵀ for None."""
     shape = prediction_of(net, x)
@@ -92,9 +91,7 @@ def _ntk(net: Any, x: Float[Array, "n ..."], memory: int, root: PyTree | None) -
     return theta.reshape(len(x) * c, len(x) * c)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _eigenvalues(theta: Float[Array, "nc nc"], weight: Float[Array, " n"], count: int | None) -> Array:
     root = jnp.sqrt(jnp.repeat(weight, len(theta) // len(weight))).astype(theta.dtype)
     weighted = root[:, None] * theta * root[None]

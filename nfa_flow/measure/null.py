@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..checks import called, require_integer, require_key, wrong
 from ..data import Dataset
-from ..numerics.blas import on_one_blas_thread
+from ..numerics.kernel import kernel
 from ..run.observation import numbers, require_observable
 from .layer import is_tied, weighted_layers
 
@@ -58,8 +58,7 @@ def null_alignment(
     return _null(net, key, data, observable, draws, untrained)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
+@kernel
 def _null(net: Any, key: PRNGKeyArray, data: Any, observable: Any, draws: int, untrained: Any) -> Null:
     redrawn = lambda key: with_gaussian_weights(net, key)
     draw = redrawn if untrained is None else lambda key: called("untrained", _START, untrained, key)

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from ..checks import wrong
-from ..numerics.blas import on_one_blas_thread
+from ..numerics.kernel import kernel
 from ..numerics.precision import at_least_single
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
@@ -146,9 +145,7 @@ def _of_agop_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     return _value(pair), _slope(pair, full, change)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _value(pair: FeaturePair) -> tuple[Float[Array, " r"], Float[Array, " r"], Bool[Array, " r"], Float[Array, ""]]:
     """AGOP's eigenvalues, vᵀ NFM v along its eigenvectors, whether these are resolved, and the resolution."""
     assert pair.F is not None
@@ -160,9 +157,7 @@ def _value(pair: FeaturePair) -> tuple[Float[Array, " r"], Float[Array, " r"], B
     return _padded(s**2, r), _padded(along, r), _padded(resolved, r), pair.resolution
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _slope(pair: FeaturePair, full: FeaturePair, change: Any) -> tuple[Array, Array, None, None]:
     """Perturbation of eigenvalues and eigenvectors, in the eigenbasis of AGOP within the span of the weights.
 
@@ -198,16 +193,12 @@ def _trace_over_largest(eigenvalues: Float[Array, " r"]) -> Float[Array, ""]:
     return jnp.sum(eigenvalues) / eigenvalues[0]
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _gram_eigenvalues(W: Float[Array, "p d"], size: int) -> Float[Array, " r"]:
     return _padded(jnp.linalg.svd(W, compute_uv=False) ** 2, size)
 
 
-@on_one_blas_thread
-@jax.jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _norm(W: Float[Array, "p d"]) -> Float[Array, ""]:
     return jnp.linalg.norm(W, 2)
 

@@ -13,14 +13,13 @@ Source: Björck & Golub 1973; Knyazev & Argentati 2002.
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..checks import require_choice, require_integer, wrong
 from ..data import Dataset
-from ..numerics.blas import on_one_blas_thread
 from ..numerics.factorizations import spectrum
+from ..numerics.kernel import kernel
 from .agop import Samples
 from .feature_pair import FeaturePair, feature_pair
 from .layer import Layer, by_code, layer_weight
@@ -104,9 +103,7 @@ def _pair(net: Any, data: Samples, rank: int, layer: Layer) -> FeaturePair:
     return pair
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _angles(pair: FeaturePair, rank: int) -> Float[Array, " rank"]:
     if rank > pair.V.shape[1]:  # more than the weights have rows
         return jnp.full(rank, jnp.nan, pair.V.dtype)
@@ -114,17 +111,13 @@ def _angles(pair: FeaturePair, rank: int) -> Float[Array, " rank"]:
     return jnp.where(one & other, _angles_between(A, B), jnp.nan)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _overlap(pair: FeaturePair, rank: int) -> Float[Array, ""]:
     (A, one), (B, other) = _leading_of_nfm(pair, rank), _leading_of_agop(pair, rank)
     return jnp.where(one & other, jnp.sum((A.T @ B) ** 2) / rank, jnp.nan)
 
 
-@on_one_blas_thread
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _angles_to(index: Float[Array, "d rank"], pair: FeaturePair) -> Float[Array, " rank"]:
     basis, defined = _leading_of_agop(pair, index.shape[1])
     return jnp.where(defined, _angles_between(basis, index), jnp.nan)

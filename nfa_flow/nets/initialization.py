@@ -5,7 +5,6 @@ An initialization is a function `(key, widths, dtype) -> (W_1, …, W_L)` with `
 """
 
 import abc
-import functools
 
 import equinox as eqx
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from ..checks import require_number, wrong
+from ..numerics.kernel import kernel
 from ..numerics.precision import single_or_wider
 
 Weights = tuple[Float[Array, "_ _"], ...]
@@ -176,7 +176,7 @@ def _orthonormal(key, rows, columns, dtype) -> Float[Array, "rows columns"]:
     return _first_columns(key, rows, columns, single_or_wider(dtype)).astype(dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+@kernel
 def _first_columns(key, rows, columns, dtype) -> Float[Array, "rows columns"]:
     Q, R = jnp.linalg.qr(jax.random.normal(key, (rows, rows), dtype)[:, :columns])
     return jnp.where(jnp.diagonal(R)[None, :] < 0, -Q, Q)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..numerics.lanczos import largest_eigenvalue
+from ..numerics.switches import full_precision
 
 # Of the squared norm; where the largest singular value is apart from the others, the error is its square.
 _RTOL = 1e-5
@@ -39,7 +40,7 @@ def _normalized(G: Float[Array, "..."]) -> Float[Array, "..."]:
     return (fan_out / fan_in) ** 0.5 * unit / jnp.where(norm > 0, norm, 1)
 
 
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@full_precision
 def _spectral_norm(W: Float[Array, "p q"]) -> Float[Array, ""]:
     narrow = W if W.shape[0] <= W.shape[1] else W.T
     start = jax.random.normal(jax.random.key(0), (narrow.shape[0],), W.dtype)

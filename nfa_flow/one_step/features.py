@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..checks import described, is_traced, real_array, require_integers, require_key, wrong
 from ..nets import MLP
+from ..numerics.kernel import kernel
 from ..numerics.precision import single_or_wider
 from ..theory import Hermite
 from ..theory.hermite import require_expansion
@@ -78,14 +78,12 @@ def floating_matrix(argument: str, value: Any) -> Float[Array, "n k"]:
     return matrix.astype(single_or_wider(matrix.dtype) if is_floating else jnp.zeros(()).dtype)
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _features(net: MLP, x: Float[Array, "n d"]) -> Float[Array, "n N"]:
     return jax.vmap(lambda row: net.to_layer(2, row))(x)
 
 
-@jax.jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _gaussian_features(
     key: PRNGKeyArray, W: Float[Array, "N d"], x: Float[Array, "n d"], activation: Hermite
 ) -> Float[Array, "n N"]:

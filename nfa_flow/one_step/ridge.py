@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..checks import real_array, require_number, wrong
-from ..numerics.blas import on_one_blas_thread
+from ..numerics.kernel import kernel
 from .features import floating_matrix
 
 
@@ -65,9 +65,7 @@ def _problem(F: Any, y: Any, free: Any) -> tuple[Float[Array, "n N"], Float[Arra
     return F, y, U
 
 
-@on_one_blas_thread
-@jax.jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _fit(F: Float[Array, "n N"], y: Float[Array, " n"], penalty: Float[Array, ""], U: Float[Array, "n s"]) -> RidgeFit:
     n, N = F.shape
     Q, R = jnp.linalg.qr(U)

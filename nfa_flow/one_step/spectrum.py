@@ -1,15 +1,13 @@
 """Singular values of feature matrices, and which of them are spikes."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import real_array, require_finite, require_integer, wrong
-from ..numerics.blas import on_one_blas_thread
+from ..numerics.kernel import kernel
 from .features import floating_matrix
 
 _GAP = 4.0
@@ -75,17 +73,13 @@ def spike_overlap(left: Float[Array, "n s"], directions: Float[Array, "n k"]) ->
     return _overlap(left, directions.astype(left.dtype))
 
 
-@on_one_blas_thread
-@jax.jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _overlap(left: Float[Array, "n s"], directions: Float[Array, "n k"]) -> Float[Array, " s"]:
     Q, _ = jnp.linalg.qr(directions)
     return jnp.sum((Q.T @ left) ** 2, axis=0)
 
 
-@on_one_blas_thread
-@partial(jax.jit, static_argnums=1)
-@jax.default_matmul_precision("highest")
+@kernel
 def _spectrum(F: Float[Array, "n N"], vectors: int) -> FeatureSpectrum:
     tall = F.shape[0] >= F.shape[1]
     size = jnp.max(jnp.abs(F), initial=0)  # squares of what is much smaller or larger than 1 are lost in float32

@@ -12,6 +12,7 @@ from ..data import Dataset
 from ..flow import gradient_flow
 from ..measure import loss
 from ..nets import MLP
+from ..numerics.kernel import kernel
 
 
 def one_step(net: MLP, data: Dataset, eta: float | int | Float[Array, ""], *, steps: int = 1) -> MLP:
@@ -92,8 +93,7 @@ def gradient_vector(net: MLP, data: Dataset) -> Float[Array, "d c"]:
     return _projected(net, data)
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+@kernel
 def _stepped(net: MLP, data: Dataset, rate: Float[Array, ""], steps: Any) -> MLP:
     loss_of = lambda W: loss(eqx.tree_at(_first, net, W), data)
     W = jax.lax.fori_loop(0, steps, lambda _, W: W - rate * jax.grad(loss_of)(W), _first(net))
@@ -108,14 +108,12 @@ def _readout(net: MLP) -> Any:
     return net.layers[1].weight
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _outputs(net: MLP, data: Dataset) -> Float[Array, "n c"]:
     return jax.vmap(net)(data.x).astype(data.y.dtype)
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+@kernel
 def _projected(net: MLP, data: Dataset) -> Float[Array, "d c"]:
     return data.x.T @ (data.sample_weight[:, None] * (data.y - jax.vmap(net)(data.x)))
 

@@ -63,6 +63,10 @@ class AbstractObjective(eqx.Module):
         loss, gradient = jax.value_and_grad(self.loss)(parameters)
         return loss, self._with_decay(gradient, parameters)
 
+    def hessian_product(self, parameters: PyTree, direction: PyTree) -> PyTree:
+        """H v, the Hessian of ℒ + (λ/2)‖θ‖² times a direction in the structure of the parameters."""
+        return jax.jvp(self.gradient, (parameters,), (direction,))[1]
+
     def _with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
         pull = _times(self.root_mobility, self.natural(parameters))
         decayed = jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)

@@ -13,6 +13,7 @@ from ..measure.layer import require_inputs
 from ..nets import MLP
 from ..numerics.factorizations import largest_singular_value
 from ..numerics.precision import at_least_single, in_precision_of
+from ..numerics.switches import full_precision
 
 
 class Coordinates(eqx.Module):
@@ -30,7 +31,7 @@ class Coordinates(eqx.Module):
     def __check_init__(self):
         _require_mlp("initial", self.initial)
 
-    @jax.default_matmul_precision("highest")  # a GPU would otherwise multiply float32 in TF32, with three digits
+    @full_precision
     def __call__(self, net: MLP, data: Dataset) -> dict[str, Float[Array, ""]]:
         _require_mlp("net", net)
         if net.widths != self.initial.widths:
