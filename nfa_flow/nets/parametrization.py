@@ -165,17 +165,17 @@ class ABC(AbstractParametrization):
         gradient = min(self.std_exponents[-1], last) if self.rule == "sgd" else 0.0
         return (first + gradient, *(mu + gradient - 1 for mu in between), last - 1)
 
-    def at_depth(self, layers: int) -> "ABC":
+    def at_depth(self, depth: int) -> "ABC":
         """The exponents of a network of so many layers (two have no hidden-to-hidden layer), one entry per layer.
 
-        **Raises:** ValueError naming `layers` where the exponents are of another number of layers.
+        **Raises:** ValueError naming `depth` where the exponents are of another number of layers.
         """
-        require_integer("layers", layers, at_least=2)
-        if layers == len(self.a):
+        require_integer("depth", depth, at_least=2)
+        if depth == len(self.a):
             return self
         if len(self.a) != 3:
-            raise wrong("layers", f"{len(self.a)}, for each of which there are exponents", layers)
-        spread = lambda each: (each[0], *[each[1]] * (layers - 2), each[2])
+            raise wrong("depth", f"{len(self.a)}, for each of which there are exponents", depth)
+        spread = lambda each: (each[0], *[each[1]] * (depth - 2), each[2])
         return replace(self, a=spread(self.a), b=spread(self.b), c=spread(self.c))
 
     def shift(self, theta: float | int | Sequence[float | int]) -> "ABC":

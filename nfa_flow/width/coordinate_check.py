@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Float64, PRNGKeyArray
@@ -21,7 +20,8 @@ from jaxtyping import Array, Float, Float64, PRNGKeyArray
 from ..checks import called, require_integer, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP, AbstractParametrization
-from ..numerics.blas import on_one_blas_thread
+from ..nets.promised_exponents import promised_exponents
+from ..numerics.kernel import kernel
 from .coordinates import Coordinates
 from .fits import require_widths, width_exponent
 
@@ -113,31 +113,7 @@ def _parametrization_of(net: Any) -> AbstractParametrization:
     return net.parametrization
 
 
-def promised_exponents(parametrization: AbstractParametrization, layers: int) -> dict[str, float | None]:
-    """The powers of the width of the sizes in a coordinate check, by name; None where nothing is promised.
-
-    **Arguments:** `parametrization`: a stable one promises everything, others nothing; `layers`: L, at least 2.
-    **Raises:** ValueError naming `layers`.
-    """
-    own = parametrization.exponents.at_depth(layers)
-    hidden = range(1, layers)
-    names = [f"{what} {l}" for what in ("activation", "change", "update") for l in hidden]
-    names = [*names, f"update {layers}", "output", "output change"]
-    if not own.is_stable:
-        return dict.fromkeys(names)
-    r, start = own.update_exponents, own.std_exponents[-1]
-    changes = [-min(r[:l]) for l in hidden]
-    return dict(
-        zip(
-            names,
-            [*(0.0 for _ in hidden), *changes, *(-each for each in r), 0.5 - start, -min(r[-1], start + own.r - 1)],
-            strict=True,
-        )
-    )
-
-
-@on_one_blas_thread
-@eqx.filter_jit
+@kernel
 def _sizes(net: MLP, trained: MLP, data: Dataset) -> dict[str, Float[Array, ""]]:
     return Coordinates(net)(trained, data)
 

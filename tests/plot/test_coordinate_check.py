@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import nfa_flow as nf
+from nfa_flow.nets.promised_exponents import promised_exponents
 from nfa_flow.width import CoordinateCheck, Scaling
-from nfa_flow.width.coordinate_check import promised_exponents
 
 WIDTHS = (64, 256, 1024)
 

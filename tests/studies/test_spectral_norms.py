@@ -11,6 +11,7 @@ import pytest
 import xarray
 
 import nfa_flow as nf
+from nfa_flow.nets.promised_exponents import promised_exponents
 from nfa_flow.studies.spectral.common import fans, network, optimizer, shape_of, task, verdict
 from nfa_flow.studies.spectral.layers import LayerNorms
 from nfa_flow.studies.spectral.norms import (
@@ -26,7 +27,6 @@ from nfa_flow.studies.spectral.norms import (
 from nfa_flow.studies.spectral.updates import NAMES, UPDATES, turned
 from nfa_flow.studies.width_fits import WITHIN
 from nfa_flow.width import WidthExponent
-from nfa_flow.width.coordinate_check import promised_exponents
 
 WIDTH = 16
 PLACES = {name: place for place, name in enumerate(CASES)}

@@ -7,8 +7,8 @@ import pytest
 
 import nfa_flow as nf
 from nfa_flow.nets import ABC, NTP, SP, MeanField, Spectral, muP
+from nfa_flow.nets.promised_exponents import promised_exponents
 from nfa_flow.width import coordinate_check
-from nfa_flow.width.coordinate_check import promised_exponents
 
 DATA = nf.data.multi_index(jax.random.key(1), samples=16, inputs=8, rank=2)
 DATA = nf.Dataset(DATA.x, jnp.concatenate([DATA.y, -DATA.y], axis=1))

@@ -22,13 +22,13 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure
 from ...data import Dataset
+from ...nets.promised_exponents import promised_exponents
 from ...plot.at_end import at_end
 from ...plot.bands import bands
 from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
 from ...width import width_limit
-from ...width.coordinate_check import promised_exponents
 from ..claims import Claim, judged, reported
 from ..experiment import Experiment, quantiles
 from ..width_fits import WITHIN, draw_slope, exponent, set_widths, told
