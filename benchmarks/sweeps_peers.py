@@ -22,8 +22,8 @@ import numpy as np
 
 import nfa_flow as nf
 from nfa_flow.problem.objective import make_objective
-from nfa_flow.sweep import batching
-from nfa_flow.sweep.lockstep import InLockstep
+from nfa_flow.sweep.engines import choice as batching
+from nfa_flow.sweep.engines.lockstep import InLockstep
 
 RTOL = 1e-4
 ATOL = RTOL / 1000

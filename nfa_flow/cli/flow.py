@@ -105,8 +105,8 @@ class Flow(Training):
     def _settings(self, data: Any) -> dict[str, dict[str, Any]]:
         """Name of a run → what decides it."""
         from nfa_flow.run.drive import fingerprint_of
-        from nfa_flow.sweep.environment import environment
-        from nfa_flow.sweep.literals import digest
+        from nfa_flow.sweep.identity.environment import environment
+        from nfa_flow.sweep.identity.literals import digest
 
         own = {name for names in _OWN.values() for name in names}
         everything = dataclasses.asdict(self)

@@ -71,7 +71,7 @@ class Sweep(Training):
         start_jax(self.dtype)
         check(self)
         import nfa_flow as nf
-        from nfa_flow.sweep.assemble import MISSING
+        from nfa_flow.sweep.store.assemble import MISSING
 
         say, began = console().print, time.perf_counter()
         data, method = data_or_teacher(self), make_method(self, self.method)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..checks import wrong
-from .identity import describe_value
+from .identity.describe import describe_value
 
 Kind = Literal["batched", "looped"]
 

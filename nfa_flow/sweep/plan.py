@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from ..checks import wrong
-from .engine import Lane
+from .engines.engine import Lane
+from .engines.stages import KEY, Row, Stage
 from .grid import SEED, Grid, Setting
-from .names import require_own_names
-from .stages import KEY, Row, Stage
+from .store.names import require_own_names
 
 # What JAX raises where Python needs a number that it does not know yet, or kept one too long.
 _TRACING = (jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError, jax.errors.JAXIndexError)

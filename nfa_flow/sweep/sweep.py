@@ -12,20 +12,20 @@ from ..checks import require_choice, wrong
 from ..numerics.blas import one_blas_thread
 from ..run.interrupts import never_ignored
 from ..run.trajectory import Trajectory
-from .batching import BATCHES, Batch
-from .environment import environment
+from .engines.choice import BATCHES, Batch
 from .grid import Grid
-from .identity import describe
-from .local import LocalWorkers
+from .identity.describe import describe
+from .identity.environment import environment
 from .plan import Group, check_signature, make_plan
 from .progress import Tally, shown
-from .remote import RemoteWorkers, check_executor
 from .result import BATCH_NOTE, ERROR, RunResult
+from .workers.local import LocalWorkers
+from .workers.remote import RemoteWorkers, check_executor
 
 if TYPE_CHECKING:
     import xarray
 
-    from .keeper import Keeper
+    from .store.keeper import Keeper
 
 Index = tuple[int, ...]
 
@@ -103,7 +103,9 @@ def sweep(
     check_executor(executor)
     check_signature(one_run, grid)
     with never_ignored():
-        from .keeper import Keeper  # xarray takes a while to import, which is nobody's business but this function's
+        from .store.keeper import (
+            Keeper,  # xarray takes a while to import, which is nobody's business but this function's
+        )
 
         identity = {"one_run": describe(one_run)} | environment()
         keeper = Keeper(grid, identity, store, accept)
@@ -133,7 +135,7 @@ def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
     **Raises:** FileNotFoundError where there is no sweep, or none of whose runs has finished; ValueError where there is
     something else, and for a damaged file, which it names.
     """
-    from .load import load
+    from .store.load import load
 
     return load(path)
 

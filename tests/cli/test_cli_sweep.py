@@ -13,7 +13,7 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.cli import main
-from nfa_flow.sweep import local
+from nfa_flow.sweep.workers import local
 
 NUMBER = r"(\d\.\d+(?:e[-+]\d+)?)"
 

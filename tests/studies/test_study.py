@@ -16,7 +16,7 @@ from nfa_flow.plot.style import new_figure
 from nfa_flow.studies import Claim, Experiment, Study, judged
 from nfa_flow.studies.experiment import quantiles
 from nfa_flow.studies.study import _TimeLeft, write_claims
-from nfa_flow.sweep.identity import describe
+from nfa_flow.sweep.identity.describe import describe
 from nfa_flow.sweep.progress import Tally
 
 
@@ -135,7 +135,7 @@ def test_bad_arguments_are_refused(tmp_path):
 def test_experiments_are_the_same_whether_or_not_types_are_checked(tmp_path):
     """Tests check types, users do not; stores of either go on with the other."""
     code = (
-        "import json, nfa_flow as nf; from nfa_flow.sweep.identity import describe; "
+        "import json, nfa_flow as nf; from nfa_flow.sweep.identity.describe import describe; "
         "studies = [each for each in vars(nf.studies).values() if isinstance(each, nf.studies.Study)]; "
         "print(json.dumps({f'{s.name} {e.name}': describe(e.one_run) for s in studies for e in s.experiments}))"
     )

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from nfa_flow.sweep.result import RunResult
-from nfa_flow.sweep.store import Store
+from nfa_flow.sweep.store.store import Store
 
 SETTINGS = {"version": "0.1", "one_run": {"name": "train", "code": "def train(key): ..."}, "x64": True}
 

@@ -10,8 +10,8 @@ import pytest
 from sweep.problems import DATA, OBSERVE, TIMES, TSIT5, linear
 
 import nfa_flow as nf
-from nfa_flow.sweep import local
-from nfa_flow.sweep.sequence import InSequence
+from nfa_flow.sweep.engines.sequence import InSequence
+from nfa_flow.sweep.workers import local
 
 SGD = optax.sgd(0.05)
 
@@ -262,8 +262,8 @@ def test_a_repeated_sweep_does_not_compile_again(compilations):
 
 
 def test_data_are_shared_and_not_repeated_for_each_lane():
+    from nfa_flow.sweep.engines.stages import Stage
     from nfa_flow.sweep.plan import make_plan
-    from nfa_flow.sweep.stages import Stage
 
     def one_run(key, scale):
         net = nf.nets.MLP([4, 5, 1], key=key, activation="tanh", init=nf.nets.Gaussian(scale))

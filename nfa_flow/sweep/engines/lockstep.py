@@ -1,0 +1,188 @@
+"""All lanes of a bucket in lockstep by `jax.vmap`, each with its own adaptive steps: the way for accelerators.
+
+The bucket makes a few steps at a time. Lanes that have ended leave it, waiting ones take their places, and when none
+wait any more the bucket shrinks to the next power of two: one compilation per size.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ...run.status import RUNNING
+from ...run.trajectory import Trajectory
+from ..result import to_result
+from .compiled import Compiled
+from .engine import AbstractCompiledEngine, Deliver, Lane, Leg, Take, trajectories
+from .rows import put_row, row_of, rows_on_host, stack
+from .stages import Stage
+
+_MOST_ROWS = 1024
+_MOST_BYTES = 2**31
+_SHORTEST_SLICE = 8
+_SLICES_PER_LANE = 16  # a lane waits half a slice, on average, from its end to its leaving
+_REFILL = 8  # wait until an eighth of the places is free
+
+
+class InLockstep(AbstractCompiledEngine):
+    """See above."""
+
+    name = "vmap"
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self._gather = Compiled(row_of)
+        self._place = Compiled(put_row)
+        self._accounts = threading.Lock()
+        # Steps of all places of the buckets, and those of them that lanes needed.
+        self.computed_steps = self.needed_steps = 0
+
+    def work(self, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
+        """See `AbstractEngine.work`."""
+        began = time.perf_counter()
+        for lanes, runs in self._results(take, cancelled):
+            now = time.perf_counter()
+            results = [to_result(run, (now - began) / len(lanes), self.name) for run in runs]
+            deliver(list(zip(lanes, results, strict=True)))
+            began = now
+
+    def _results(
+        self, take: Take, cancelled: Callable[[], bool], size: int | None = None
+    ) -> Iterator[tuple[Sequence[Lane], list[Trajectory]]]:
+        """Lanes with their trajectories, as they leave their last run; `size`: of the buckets, once it is known."""
+        lanes = take(size or _MOST_ROWS)
+        if not lanes:
+            return
+        leg = self.leg(lanes[0])
+        if size is None:
+            size = _power_of_two(int(min(len(lanes), max(1, _MOST_BYTES // leg.stage.row_bytes))))
+        if not leg.stage.is_last:
+            blocks = self._integrated(leg, lanes, take, cancelled, size)
+            yield from self._results(_Source(blocks).take, cancelled, size)
+        while leg.stage.is_last and lanes:
+            _, arrays = leg.prepare(leg.shared(lanes[0]), *_batch(lanes, size))
+            yield lanes, trajectories(leg.stage, arrays, len(lanes))
+            lanes = take(size)
+
+    def _integrated(
+        self, leg: Leg, waiting: Sequence[Lane], take: Take, cancelled: Callable[[], bool], size: int
+    ) -> Iterator[list[Lane]]:
+        """Blocks of lanes as they reach the end of this stage's run."""
+        shared, bucket, budget, spent = leg.shared(waiting[0]), _Bucket(size), _SHORTEST_SLICE, 0.0
+        while not cancelled():
+            while bucket.wants_more and (waiting or (waiting := take(bucket.free))):
+                entering, waiting = waiting[: bucket.free], waiting[bucket.free :]
+                rows = leg.prepare(shared, *_batch(entering, bucket.size))
+                bucket.enter(entering, rows, self._place)
+            if bucket.occupied == 0:
+                return
+            # What is left takes about as long as what was: worth a compilation of another size, or not.
+            if bucket.wants_more and spent > leg.advance.seconds_per_program:
+                spent = 0.0 if bucket.shrink(self._gather) else spent
+            spent += self._advance(leg, shared, bucket, budget)
+            if lanes := bucket.leave(self._gather):
+                lengths = [int(lane.finals[-1].steps) for lane in lanes]
+                budget = max(_SHORTEST_SLICE, int(np.mean(lengths)) // _SLICES_PER_LANE)
+                yield lanes
+
+    def _advance(self, leg: Leg, shared: PyTree, bucket: "_Bucket", budget: int) -> float:
+        """Make at most `budget` steps in every lane of the bucket. Returns the seconds that took, compilation aside."""
+        began, before, own = time.perf_counter() - leg.advance.compile_seconds, bucket.steps, bucket.rows[0]
+        budgets = np.where(bucket.taken, budget, 0).astype(np.int32)
+        bucket.rows = (own, jax.block_until_ready(leg.advance(shared, own, bucket.rows[1], budgets)))
+        steps = bucket.steps - before
+        with self._accounts:
+            self.needed_steps += int(steps.sum())
+            self.computed_steps += int(steps.max()) * bucket.size
+        return time.perf_counter() - leg.advance.compile_seconds - began
+
+    def _make_leg(self, stage: Stage) -> Leg:
+        prepare = Compiled(jax.vmap(stage.prepare, in_axes=(None, 0, 0)), hastily=True)
+        return Leg(stage, prepare, Compiled(jax.vmap(stage.advance, in_axes=(None, 0, 0, 0)), donate=(2,)))
+
+
+class _Bucket:
+    """Places for lanes, and the rows of arrays that belong to them: (own part of the problem, state)."""
+
+    def __init__(self, size: int):
+        self.lanes: list[Lane | None] = [None] * size
+        self.rows: Any = None
+
+    @property
+    def size(self) -> int:
+        return len(self.lanes)
+
+    @property
+    def taken(self) -> np.ndarray:
+        return np.asarray([lane is not None for lane in self.lanes])
+
+    @property
+    def occupied(self) -> int:
+        return int(self.taken.sum())
+
+    @property
+    def free(self) -> int:
+        return self.size - self.occupied
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether enough places are free to be worth a refill."""
+        return self.free >= max(1, self.size // _REFILL)
+
+    @property
+    def steps(self) -> np.ndarray:
+        return np.asarray(self.rows[1].steps)
+
+    def enter(self, lanes: Sequence[Lane], rows: PyTree, place: Compiled) -> None:
+        """Give lanes, with their prepared rows, the first free places."""
+        places = np.flatnonzero(~self.taken)[: len(lanes)]
+        out_of_range = np.full(self.size - len(lanes), self.size)
+        self.rows = rows if self.rows is None else place(self.rows, np.concatenate([places, out_of_range]), rows)
+        for i, lane in zip(places, lanes, strict=True):
+            self.lanes[i] = lane
+
+    def leave(self, gather: Compiled) -> list[Lane]:
+        """The lanes whose run has ended, with its final state; their places are free."""
+        ended = np.flatnonzero(self.taken & (np.asarray(self.rows[1].status) != RUNNING))
+        if not ended.size:
+            return []
+        finals = rows_on_host(gather(self.rows[1], np.resize(ended, self.size)), len(ended))
+        left = [self.lanes[i] for i in ended]
+        for i in ended:
+            self.lanes[i] = None
+        return [lane.after(final) for lane, final in zip(left, finals, strict=True) if lane is not None]
+
+    def shrink(self, gather: Compiled) -> bool:
+        """Down to the next power of two that holds the lanes; whether that is smaller."""
+        kept, size = np.flatnonzero(self.taken), _power_of_two(2 * self.occupied - 1)
+        if size == self.size:
+            return False
+        self.rows = gather(self.rows, np.resize(kept, size))
+        self.lanes = [self.lanes[i] for i in kept] + [None] * (size - len(kept))
+        return True
+
+
+class _Source:
+    """Lanes out of an iterator over blocks of them, taken in any portions."""
+
+    def __init__(self, blocks: Iterator[list[Lane]]):
+        self._blocks, self._lanes = blocks, []
+
+    def take(self, most: int) -> list[Lane]:
+        if not self._lanes:
+            self._lanes = next(self._blocks, [])
+        taken, self._lanes = self._lanes[:most], self._lanes[most:]
+        return taken
+
+
+def _batch(lanes: Sequence[Lane], size: int) -> tuple[PyTree, PyTree]:
+    return stack([lane.row for lane in lanes], size), stack([lane.finals for lane in lanes], size)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest one up to `most`."""
+    return 1 << (most.bit_length() - 1)

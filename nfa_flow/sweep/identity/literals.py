@@ -1,0 +1,57 @@
+"""Values whose text says all of them, and digests of what is too long to read."""
+
+import enum
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from ...run.drive import is_key
+
+_LONGEST = 2000  # characters of an entry
+_MOST_NUMBERS = 4  # of an array, written out
+_ATOMS = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range)
+_ATOMS += (enum.Enum, pathlib.PurePath, jax.Device)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether its repr says all of it."""
+    if type(value) in (list, tuple, set, frozenset):
+        return all(map(is_plain, value))
+    if type(value) is dict:
+        return all(map(is_plain, value)) and all(map(is_plain, value.values()))
+    return isinstance(value, (*_ATOMS, np.dtype, np.generic))
+
+
+def literal(value: Any) -> str:
+    """Its repr, with sets in an order that is not of this process."""
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__}({', '.join(sorted(map(literal, value)))})"
+    if type(value) is tuple:
+        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
+    if type(value) is list:
+        return f"[{', '.join(map(literal, value))}]"
+    if type(value) is dict:
+        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
+    return repr(value)
+
+
+def array_text(value: Any) -> str:
+    """Type and shape of an array or a PRNG key, and its numbers where they are few, otherwise their digest."""
+    array = np.asarray(jax.random.key_data(value) if is_key(value) else value)
+    kind = f"{getattr(value, 'dtype', array.dtype)}{list(np.shape(value))}"
+    if array.size <= _MOST_NUMBERS:
+        return f"{kind} {array.tolist()}"
+    return f"{kind} {digest(repr(array.tolist()) if array.dtype.hasobject else array.tobytes())}"
+
+
+def digest(content: str | bytes) -> str:
+    """Sixteen characters that differ where the content does."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
+
+
+def shortened(text: str) -> str:
+    """The text, or how it begins and its digest."""
+    return text if len(text) <= _LONGEST else f"{text.splitlines()[0][:80]} … {len(text)} characters {digest(text)}"

@@ -1,0 +1,48 @@
+"""Where results come from: versions, device and revision, kept beside them."""
+
+import datetime
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+from ..identity.environment import version_of
+
+_PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", "zarr")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, device, machine, time, and the git revision of the working folder where there is one."""
+    device = jax.local_devices()[0]
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "nfa_flow": _version_of_library(),
+            **{name: version_of(name) for name in _PACKAGES},
+        },
+        "device": f"{len(jax.local_devices())} × {device.device_kind} ({device.platform})",
+        "machine": platform.platform(),
+        "git_revision": _git_revision(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version_of_library() -> str:
+    from ... import __version__  # also of a checkout that is not installed
+
+    return __version__
+
+
+def _git_revision() -> str | None:
+    """The commit, with "+" where files differ from it."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changes else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True).stdout.strip()

@@ -1,0 +1,188 @@
+"""Finished runs as one labeled dataset, with a dimension for each axis of the sweep, and as the rows of a table."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray
+
+from ...checks import wrong
+from ...run.trees import has_nan
+from ..result import RunResult
+from .names import name_at_end, own_name, require_own_names, used_twice
+
+MISSING = "missing"
+
+Index = tuple[int, ...]
+Results = Mapping[Index, RunResult]
+Pieces = Mapping[Index, np.ndarray]
+Sizes = Mapping[str, int]  # dimension → size
+
+
+def assemble(
+    axes: Mapping[str, Sequence],
+    coordinates: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    results: Results,
+    attrs: Mapping[str, Any],
+) -> xarray.Dataset:
+    """One dataset of all runs.
+
+    Each observable is a variable along the axes, time and axes of its own, `name[1]`, …, which are as long as the
+    longest of any run; `name_at_end` is its last value. `status` and `reason` say how a run ended, `end_time` when.
+    Counts and notes are variables too, except that a note on which all runs agree is an attribute; where an axis has
+    that name, they are called `name_of_run`. What a run did not reach, or does not have, is NaN or "".
+
+    Where the runs were observed at the same times, as far as they got, `time` is a coordinate; where a run that ended
+    early was observed once more at its end, that is in `name_at_end` alone. Otherwise `times` is a variable.
+
+    **Arguments:** `axes`: dimension → labels along it; `coordinates`: further labels, with their dimensions; `results`:
+    place along the axes → run, where those that have not run are left out; `attrs`: of the dataset.
+    **Raises:** ValueError naming an observable whose number of axes differs between runs, or a name that is used twice.
+    """
+    shape = tuple(len(labels) for labels in axes.values())
+    results = {index: results[index] for index in sorted(results)}
+    taken = {*axes, *coordinates}
+    for run in results.values():
+        require_own_names(run.observed, (*run.counts, *run.notes), taken)
+    time = _common_times(results.values())
+    reached = {index: len(run.times) if time is None else _on_grid(run, time) for index, run in results.items()}
+    sizes = {"time": max(reached.values(), default=0)}
+    table = _Table(tuple(axes), shape)
+    for name in dict.fromkeys(name for run in results.values() for name in run.observed):
+        values = {index: run.observed[name] for index, run in results.items() if name in run.observed}
+        table.add_observable(name, values, reached, sizes)
+    if time is None:
+        table.add("times", {i: run.times for i, run in results.items()}, sizes)
+    table.add("step", {i: run.steps[: reached[i]] for i, run in results.items()}, sizes)
+    table.add_words("status", {i: run.status for i, run in results.items()}, MISSING)
+    table.add_words("reason", {i: run.reason for i, run in results.items()}, "it has not run")
+    table.add("end_time", {i: np.asarray(run.end_time, float) for i, run in results.items()}, {})
+    _add_counts(table, results, taken)
+    agreed = _add_notes(table, results, taken)
+    coords = {name: (name, _words_as_objects(labels)) for name, labels in axes.items()}
+    coords |= {name: (dims, _words_as_objects(labels)) for name, (dims, labels) in coordinates.items()}
+    coords |= {} if time is None else {"time": ("time", time)}
+    return xarray.Dataset(table.variables, coords, {**attrs, **agreed})
+
+
+def summary(runs: Iterable[tuple[Mapping[str, Any], str, RunResult]]) -> list[dict[str, Any]]:
+    """One row for each run, of numbers and words under the names that they have in the dataset.
+
+    **Arguments:** `runs`: the settings of each run, its key, and its result.
+    """
+    return [
+        {
+            **settings,
+            "key": key,
+            "status": run.status,
+            "reason": run.reason,
+            "end_time": run.end_time,
+            **{own_name(name, settings): count for name, count in run.counts.items()},
+            **{own_name(name, settings): note for name, note in run.notes.items()},
+            own_name("seconds", settings): run.seconds,
+            **{name_at_end(n): value[-1].item() for n, value in run.observed.items() if value.ndim == 1 and len(value)},
+        }
+        for settings, key, run in runs
+    ]
+
+
+class _Table:
+    """Variables along the axes of a sweep."""
+
+    def __init__(self, axes: tuple[str, ...], shape: tuple[int, ...]):
+        self.axes, self.shape = axes, shape
+        self.variables: dict[str, xarray.Variable] = {}
+
+    def add(self, name: str, pieces: Pieces, sizes: Sizes, attrs: Mapping[str, Any] | None = None) -> None:
+        """A variable of numbers, with further dimensions of the given sizes."""
+        array = _gather(self.shape, tuple(sizes.values()), pieces)
+        self._put(name, (*self.axes, *sizes), array, attrs)
+
+    def add_words(self, name: str, words: Mapping[Index, str], default: str) -> None:
+        """A variable of strings."""
+        array = np.full(self.shape, default, object)
+        for index, word in words.items():
+            array[index] = word
+        self._put(name, self.axes, array, None)
+
+    def add_observable(self, name: str, pieces: Pieces, reached: Mapping[Index, int], sizes: Sizes) -> None:
+        """An observable at the times that the runs reached, and at their ends."""
+        if len(ranks := sorted({piece.ndim - 1 for piece in pieces.values()})) > 1:
+            was = f"one of results with {' and '.join(map(str, ranks))} axes"
+            raise wrong(f'observe["{name}"]', "a function whose result has as many axes in every run", was)
+        shapes = zip(*(piece.shape[1:] for piece in pieces.values()), strict=True)
+        lengths = {f"{name}[{axis}]": set(found) for axis, found in enumerate(shapes, start=1)}
+        longest = {dim: max(found) for dim, found in lengths.items()}
+        padded = [dim for dim, found in lengths.items() if len(found) > 1]
+        attrs = {"padded": padded} if padded else {}
+        series = {index: piece[: reached[index]] for index, piece in pieces.items()}
+        ends = {index: np.asarray(piece[-1]) for index, piece in pieces.items() if len(piece)}
+        self.add(name, series, {**sizes, **longest}, attrs | {"status": _status(series.values())})
+        self.add(name_at_end(name), ends, longest, attrs | {"status": _status(ends.values())})
+
+    def _put(self, name: str, dims: tuple[str, ...], array: np.ndarray, attrs: Mapping[str, Any] | None) -> None:
+        if name in self.variables:
+            raise used_twice(name)
+        self.variables[name] = xarray.Variable(dims, array, attrs)
+
+
+def _gather(shape: tuple[int, ...], own: tuple[int, ...], pieces: Pieces) -> np.ndarray:
+    """Each piece at its place, from the start of every axis; the rest is NaN."""
+    dtype = np.result_type(*(piece.dtype for piece in pieces.values())) if pieces else np.dtype(float)
+    gapless = len(pieces) == math.prod(shape) and all(piece.shape == own for piece in pieces.values())
+    if not gapless and not np.issubdtype(dtype, np.inexact):
+        dtype = np.dtype(float)
+    array = np.zeros((*shape, *own), dtype) if gapless else np.full((*shape, *own), np.nan, dtype)
+    for index, piece in pieces.items():
+        array[(*index, *(slice(length) for length in piece.shape))] = piece
+    return array
+
+
+def _common_times(runs: Iterable[RunResult]) -> np.ndarray | None:
+    """The times that all runs share, each as far as it got; None where they do not."""
+    observed = [run for run in runs if len(run.times)]
+    if not observed:
+        return np.zeros(0)
+    # Of runs with equally many times, one that got to its end, or further, knows better what the next time would be.
+    longest = max(observed, key=lambda run: (len(run.times), run.status == "completed", run.times[-1])).times
+    shared = all(_on_grid(run, longest) + (run.status != "completed") >= len(run.times) for run in observed)
+    return longest if shared else None
+
+
+def _on_grid(run: RunResult, times: np.ndarray) -> int:
+    """How many of the run's times, from the first on, are those of all runs."""
+    shorter = min(len(run.times), len(times))
+    differing = np.flatnonzero(run.times[:shorter] != times[:shorter])
+    return int(differing[0]) if differing.size else shorter
+
+
+def _add_counts(table: _Table, results: Results, taken: Collection[str]) -> None:
+    for name in dict.fromkeys(name for run in results.values() for name in run.counts):
+        counts = {index: run.counts.get(name) for index, run in results.items()}
+        known = {i: np.asarray(count) for i, count in counts.items() if count is not None}
+        table.add(own_name(name, taken), known, {})
+
+
+def _add_notes(table: _Table, results: Results, taken: Collection[str]) -> dict[str, str]:
+    """The notes on which all runs agree that got far enough to have any; the others become variables."""
+    agreed = {}
+    runs = [run for run in results.values() if run.notes]
+    for name in dict.fromkeys(name for run in runs for name in run.notes):
+        values = {run.notes.get(name) for run in runs}
+        if len(values) == 1:
+            agreed[own_name(name, taken)] = runs[0].notes[name]
+        else:
+            words = {i: run.notes[name] for i, run in results.items() if name in run.notes}
+            table.add_words(own_name(name, taken), words, "")
+    return agreed
+
+
+def _status(arrays: Iterable[np.ndarray]) -> str:
+    return "undefined" if any(has_nan(array) for array in arrays) else "defined"
+
+
+def _words_as_objects(labels: Sequence | np.ndarray) -> np.ndarray:
+    """Zarr v3 has no specification for numpy's strings of fixed length, and warns; xarray writes objects without."""
+    array = np.asarray(labels)
+    return array.astype(object) if array.dtype.kind == "U" else array

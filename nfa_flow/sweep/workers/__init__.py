@@ -1,0 +1,1 @@
+"""What runs the engines: threads of this process, or an executor."""

@@ -1,0 +1,193 @@
+"""Work off groups of lanes on this machine: one thread per core of a CPU, one per accelerator.
+
+XLA leaves Python's lock while it computes, so threads use all cores, and share what is compiled; every lane runs on one
+device by itself, nothing is exchanged between devices.
+"""
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from ..engines.choice import engine_for
+from ..engines.compiled import device_of_thread
+from ..engines.engine import AbstractEngine, Lane
+from ..plan import Group
+from ..result import RunResult, failed
+
+# What a context manager of JAX sets holds for its thread only.
+_THREAD_SETTINGS = (
+    "enable_x64",
+    "default_prng_impl",
+    "threefry_partitionable",
+    "default_matmul_precision",
+    "numpy_dtype_promotion",
+    "numpy_rank_promotion",
+    "debug_nans",
+    "debug_infs",
+    "disable_jit",
+)
+TICK_SECONDS = 0.2
+_PATIENCE_SECONDS = 10.0
+
+Results = list[tuple[tuple[int, ...], RunResult]]  # place in the grid → result
+
+
+class _Job:
+    """A group, its lanes that wait, and how many workers are at it."""
+
+    def __init__(self, group: Group):
+        self.group, self.waiting, self.workers, self.has_worked = group, list(group.lanes), 0, False
+
+
+class LocalWorkers:
+    """Runs groups of lanes in threads.
+
+    There is one thread for every core of a CPU, and for every accelerator.
+
+    **Arguments:** `one_run`; `fingerprint`: of what it computes; `groups`.
+    """
+
+    def __init__(self, one_run: Callable, fingerprint: str, groups: Sequence[Group]):
+        settings = {name: getattr(jax.config, f"jax_{name}") for name in _THREAD_SETTINGS}
+        # Only for this very function, as a description may miss something.
+        self._one_run, self._fingerprint = one_run, (id(one_run), fingerprint, *settings.values())
+        self._jobs = [_Job(group) for group in groups]
+        self._results: queue.Queue[Results] = queue.Queue()
+        self._lock, self._cancelled = threading.Lock(), threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(device, settings), daemon=True) for device in _places()
+        ]
+        self.running = 0
+        self._raised: BaseException | None = None  # in a thread, by what ends a program
+
+    def results(self) -> Generator[Results, None, None]:
+        """Results as they come, and an empty list every now and then; the workers stop when the caller does.
+
+        **Raises:** what ended a thread, such as a `SystemExit` of `one_run`, after the results that there are.
+        """
+        for thread in self._threads:
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in self._threads):
+                with contextlib.suppress(queue.Empty):
+                    yield self._results.get(timeout=TICK_SECONDS)
+                    continue
+                yield []
+            yield self.late_results()
+            if self._raised is not None:
+                raise self._raised
+        finally:
+            self._cancelled.set()
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            for thread in self._threads:
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def late_results(self) -> Results:
+        """What came after the last time that somebody asked."""
+        late = []
+        while not self._results.empty():
+            late += self._results.get()
+        return late
+
+    def _work(self, device: Any, settings: Mapping[str, Any]) -> None:
+        try:
+            with contextlib.ExitStack() as stack:
+                for name, value in settings.items():
+                    stack.enter_context(getattr(jax, name)(value))
+                stack.enter_context(jax.default_device(device))
+                while (job := self._next_job()) is not None:
+                    _Worker(self, job).run()
+        except BaseException as error:  # a thread that ends without a word takes its lanes with it
+            self._raised = error
+            self._cancelled.set()
+
+    def _next_job(self) -> _Job | None:
+        """The group with waiting lanes that fewest workers are at: programs are compiled side by side, too."""
+        with self._lock:
+            jobs = [job for job in self._jobs if job.waiting]
+            if not jobs or self._cancelled.is_set():
+                return None
+            job = min(jobs, key=lambda job: job.workers)
+            job.workers += 1
+            return job
+
+    def engine(self, job: _Job) -> AbstractEngine:
+        """The engine of a group."""
+        return engine_for(self._one_run, self._fingerprint, job.group)
+
+    def take(self, job: _Job, most: int) -> list[Lane]:
+        """Lanes of this group for one worker; near the end few enough that the others get some too."""
+        with self._lock:
+            if self._cancelled.is_set():
+                return []
+            share = -(-len(job.waiting) // len(self._threads))
+            taken, job.waiting = job.waiting[: min(most, share)], job.waiting[min(most, share) :]
+            self.running += len(taken)
+            return taken
+
+    def deliver(self, results: Results) -> None:
+        """Hand over what is finished."""
+        with self._lock:
+            self.running -= len(results)
+        self._results.put(results)
+
+    def leave(self, job: _Job) -> None:
+        """A worker has nothing more to do at this group."""
+        with self._lock:
+            job.workers -= 1
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for results any more."""
+        return self._cancelled.is_set()
+
+
+class _Worker:
+    """One thread at one group. It knows which lanes it holds, so that an error in Python is told of each of them."""
+
+    def __init__(self, workers: LocalWorkers, job: _Job):
+        self._workers, self._job, self._held = workers, job, {}
+
+    def run(self) -> None:
+        """Run lanes of the group until none are left."""
+        try:
+            self._workers.engine(self._job).work(self._take, self._deliver, self._workers.cancelled)
+        except Exception as error:
+            # Where nothing of the group has worked so far, its program does not: those that wait would fail as well.
+            while not self._job.has_worked and self._take(len(self._job.group.lanes)):
+                pass
+            self._workers.deliver([(index, failed(error)) for index in self._held])
+        except BaseException as error:
+            self._workers.deliver([(index, failed(error)) for index in self._held])
+            raise
+        finally:
+            self._workers.leave(self._job)
+
+    def _take(self, most: int) -> list[Lane]:
+        lanes = self._workers.take(self._job, most)
+        self._held |= {lane.index: lane for lane in lanes}
+        return lanes
+
+    def _deliver(self, results: Sequence[tuple[Lane, RunResult]]) -> None:
+        self._job.has_worked = True
+        for lane, _ in results:
+            del self._held[lane.index]
+        self._workers.deliver([(lane.index, result) for lane, result in results])
+
+
+def _places() -> list[Any]:
+    """A device per thread: each accelerator once, the devices of a CPU in turn up to its number of cores.
+
+    Only the one that the caller has chosen by `jax.default_device`, if there is one.
+    """
+    chosen = device_of_thread()
+    devices = jax.local_devices() if chosen is None else [chosen]
+    if devices[0].platform != "cpu":
+        return devices
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [devices[i % len(devices)] for i in range(max(len(devices), cores))]
