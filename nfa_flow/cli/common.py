@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..run.files import require_parents, write_file
 from ..studies.claims import finished
 from ..studies.training import Descent, ExactFlow
+from .cache import Cache, keep_programs
 
 Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
 KINKS = "The activation has kinks: across them no accuracy of the exact flow is certified, whatever its tolerance."
@@ -70,6 +71,7 @@ class Training:
     """floating-point type"""
     progress: bool = True
     """show progress bars"""
+    cache: Cache = True
     debug: bool = False
     """show the traceback of an error"""
 
@@ -89,14 +91,15 @@ class Teacher:
         return getattr(nf.data, self.name)(key, samples, self.inputs, noise=noise, **further)
 
 
-def start_jax(dtype: str) -> None:
-    """Let JAX compute in this floating-point type.
+def start_jax(dtype: str, *, cache: bool) -> None:
+    """Let JAX compute in this floating-point type, and keep compiled programs for the next call or not.
 
     **Raises:** RuntimeError where the devices that it was told to use are not there.
     """
     import jax
 
     jax.config.update("jax_enable_x64", dtype == "float64")
+    keep_programs(cache)
     try:
         jax.devices()
     except Exception as error:

@@ -35,7 +35,7 @@ _OWN = {  # what decides this run and no other
     "adam": ("steps", "adam_rate"),
     "adamw": ("steps", "adam_rate", "adamw_decay"),
 }
-_DECIDES_NOTHING = {"optimizers", "out", "accept", "overwrite", "progress", "debug"}
+_DECIDES_NOTHING = {"optimizers", "out", "accept", "overwrite", "progress", "cache", "debug"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Flow(Training):
 
     def run(self) -> None:
         """Train, and say what came of it."""
-        start_jax(self.dtype)
+        start_jax(self.dtype, cache=self.cache)
         import jax
 
         say = console().print

@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 
 from . import flow, sweep
+from .cache import Cache
 from .common import PANELS, require_figure, start_jax
 from .terminal import console
 
@@ -27,12 +28,13 @@ class Plot:
     """of a sweep: NAME=VALUE, only the runs with these values, for any number of axes"""
     out: Path | None = None
     """PNG to write; by default figure.png in the folder, or beside the store of a sweep"""
+    cache: Cache = True
     debug: bool = False
     """show the traceback of an error"""
 
     def run(self) -> None:
         """Draw, and say where it is."""
-        start_jax("float64")
+        start_jax("float64", cache=self.cache)
         if self.out is not None:
             require_figure("out", self.out)
         if not self.store.exists():

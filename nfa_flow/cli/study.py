@@ -8,6 +8,7 @@ from typing import Any, Literal
 import tyro
 
 from ..run.files import require_parents
+from .cache import Cache
 from .common import failures, start_jax
 from .terminal import console, table
 
@@ -33,12 +34,13 @@ class Study:
     """names of settings that may differ from those of the finished runs in the stores"""
     progress: bool = True
     """show a progress bar"""
+    cache: Cache = True
     debug: bool = False
     """show the traceback of an error"""
 
     def run(self) -> None:
         """Run what is missing, and say what came of it."""
-        start_jax("float64")
+        start_jax("float64", cache=self.cache)
         import matplotlib
 
         matplotlib.use("Agg")

@@ -68,7 +68,7 @@ class Sweep(Training):
 
     def run(self) -> None:
         """Run what is missing in the store, and say what came of all runs."""
-        start_jax(self.dtype)
+        start_jax(self.dtype, cache=self.cache)
         check(self)
         import nfa_flow as nf
         from nfa_flow.sweep.store.assemble import MISSING
@@ -91,7 +91,7 @@ class Sweep(Training):
             "batch": self.batch,
             "progress": self.progress,
         }
-        with workers(self.workers, self.dtype, data) as executor:
+        with workers(self.workers, self.dtype, self.cache, data) as executor:
             try:
                 dataset = nf.sweep(one_run, grid, executor=executor, **options)
             except nf.SweepInterrupted as interrupt:

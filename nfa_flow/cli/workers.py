@@ -21,7 +21,7 @@ class Sent:
         return _received, ()
 
 
-def workers(count: int, dtype: str, data: Any) -> AbstractContextManager:
+def workers(count: int, dtype: str, cache: bool, data: Any) -> AbstractContextManager:
     """An executor of so many processes, each of which has the data; None for 0, the threads of this process."""
     from nfa_flow.checks import require_integer
 
@@ -29,7 +29,7 @@ def workers(count: int, dtype: str, data: Any) -> AbstractContextManager:
     if count == 0:
         return nullcontext()
     spawn = multiprocessing.get_context("spawn")  # JAX does not survive a fork
-    return ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(dtype, pickle.dumps(data)))
+    return ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(dtype, cache, pickle.dumps(data)))
 
 
 def stop(executor: ProcessPoolExecutor | None) -> None:
@@ -43,9 +43,9 @@ def stop(executor: ProcessPoolExecutor | None) -> None:
 _in_worker: dict[str, Any] = {}
 
 
-def _begin(dtype: str, pickled: bytes) -> None:
+def _begin(dtype: str, cache: bool, pickled: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process, which Ctrl-C reaches too, decides what happens
-    start_jax(dtype)
+    start_jax(dtype, cache=cache)
     _in_worker["data"] = pickle.loads(pickled)  # before the precision is set, it would be float32
 
 

@@ -139,8 +139,10 @@ def test_other_settings_are_refused_with_the_difference(call, copy, capsys):
     assert "--accept one_run.arguments.method.t1" in err and "Traceback" not in err
 
 
-def test_a_process_of_its_own_finds_the_same_to_the_bit(call, finished, tmp_path):
+@pytest.mark.timeout(300)
+def test_a_process_of_its_own_finds_the_same_to_the_bit_and_keeps_its_programs(call, finished, tmp_path, kept):
     main([*call, "--out", str(tmp_path / "small.zarr"), "--workers", "1"])
+    assert any(program.name.startswith("jit_advance") for program in kept.iterdir())
     ours, theirs = nf.load_sweep(finished), nf.load_sweep(tmp_path / "small.zarr")
     for name in ("loss", "cosine", "relative_error"):
         xarray.testing.assert_equal(ours[name], theirs[name])
