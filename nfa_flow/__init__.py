@@ -2,6 +2,9 @@
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from .run.interrupts import never_ignored as _never_ignored
 
 with _never_ignored():  # while JAX is imported, which takes seconds
@@ -12,7 +15,6 @@ with _never_ignored():  # while JAX is imported, which takes seconds
     from . import nets as nets
     from . import one_step as one_step
     from . import plot as plot
-    from . import studies as studies
     from . import theory as theory
     from . import width as width
     from .data import Dataset as Dataset
@@ -31,3 +33,19 @@ with _never_ignored():  # while JAX is imported, which takes seconds
     from .sweep import looped as looped
     from .sweep import sweep as sweep
     from .sweep import zipped as zipped
+
+if _TYPE_CHECKING:
+    from . import studies as studies
+
+
+def __getattr__(name: str) -> _Any:
+    """`nf.studies`, which is imported when it is first used."""
+    if name == "studies":
+        from importlib import import_module
+
+        return import_module(".studies", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "studies"])

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+import nfa_flow as nf
+
 HEAVY = ["sklearn", "matplotlib", "xarray", "zarr", "pandas", "scipy", "rich", "tyro"]
 
 
@@ -14,3 +18,18 @@ def test_import_loads_no_heavy_package_and_changes_no_jax_setting():
         "assert not loaded, loaded; assert dict(jax.config.values) == before[1]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_studies_are_imported_when_they_are_used():
+    code = (
+        "import sys, nfa_flow as nf; "
+        "loaded = [name for name in sys.modules if name.startswith('nfa_flow.studies')]; assert not loaded, loaded; "
+        "assert 'studies' in dir(nf); assert nf.studies.neural_feature_ansatz.name == 'nfa'; "
+        "assert nf.studies is sys.modules['nfa_flow.studies']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_the_library_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'study'"):
+        nf.study  # noqa: B018

@@ -28,8 +28,10 @@ class Study:
     """names of experiments, all by default"""
     quick: bool = False
     """few and small runs, in three minutes on two cores, instead of the full study"""
+    tiny: bool = False
+    """the least that runs, which answers nothing"""
     out: Path | None = None
-    """folder for stores, tables and figures; by default runs/NAME, or runs/NAME-quick"""
+    """folder for stores, tables and figures; by default runs/NAME, runs/NAME-quick, or runs/NAME-tiny"""
     accept: tuple[str, ...] = ()
     """names of settings that may differ from those of the finished runs in the stores"""
     progress: bool = True
@@ -44,20 +46,23 @@ class Study:
         import matplotlib
 
         matplotlib.use("Agg")
-        from nfa_flow.checks import require_choice
+        from nfa_flow.checks import require_choice, wrong
         from nfa_flow.studies.study import read_claims, write_claims
 
         say, began = console().print, time.perf_counter()
         study, only = _study(self.name), self.figure or None
         for name in self.figure:
             require_choice("figure", name, [experiment.name for experiment in study.experiments])
-        out = self.out or Path("runs") / f"{self.name}{'-quick' if self.quick else ''}"
+        if self.quick and self.tiny:
+            raise wrong("tiny", "left out where `quick` is given", "given too")
+        size = "quick" if self.quick else "tiny" if self.tiny else "full"
+        out = self.out or Path("runs") / (self.name if size == "full" else f"{self.name}-{size}")
         require_parents("out", out / "claims.csv")
         read_claims(out / "claims.csv")  # refuses another file of this name before the first run
         experiments = [study[name] for name in self.figure] or study.experiments
         questions = "\n".join(f"{each.name}: {each.question}" for each in experiments)
-        say(f"{study.source}\n{questions}\nThe {'quick' if self.quick else 'full'} study, in {out}")
-        results = study.run(out, quick=self.quick, only=only, accept=self.accept, progress=self.progress)
+        say(f"{study.source}\n{questions}\nThe {size} study, in {out}")
+        results = study.run(out, size=size, only=only, accept=self.accept, progress=self.progress)
         for name, dataset in results.items():
             for reason, count in failures(dataset).items():
                 say(f"{name}: {count} of {dataset['status'].size} runs failed: {reason}")

@@ -50,25 +50,38 @@ def at_end(
     values = _values(dataset, name, against, over, hue)
     is_own = ax is None
     ax = new_figure()[1][0] if is_own else ax
-    places, is_numeric = _places(dataset[against].values)
-    groups = [(None, values)] if hue is None else [(value, values.sel({hue: value})) for value in values[hue].values]
-    drawn = [i for i, (_, group) in enumerate(groups) if np.isfinite(group.to_numpy()).any()]  # side by side
-    for i, (value, group) in enumerate(groups):
-        low, median, high = _quantiles(group.transpose(over, against).to_numpy(), quantiles)
-        is_aside = not is_numeric and i in drawn
-        shift = 0.4 * ((drawn.index(i) + 0.5) / len(drawn) - 0.5) if is_aside else 0.0
-        bars: Any = (median - low, high - median)
-        style = {"color": color_of(i, len(groups)), "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.2}
-        ax.errorbar(places + shift, median, yerr=bars, label=None if value is None else text_of(value), **style)
-    _set_axes(ax, dataset[against].values, places, is_numeric, against)
-    finite = values.to_numpy()[np.isfinite(values.to_numpy())]
-    if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
-        ax.set_yscale("log")
+    draw_ends(ax, values, against, over, hue, quantiles)
     ax.set_ylabel(label or label_of(name))
     if is_own:
         low, high = (f"{100 * each:g}" for each in quantiles)
         legend_inside(ax, entries_of(ax), hue and f"{hue.replace('_', ' ')}; median, {low}–{high} % over {over}")
     return ax
+
+
+def draw_ends(
+    ax: Axes,
+    values: xarray.DataArray,
+    against: str,
+    over: str = "seed",
+    hue: str | None = None,
+    quantiles: tuple[float, float] = _QUANTILES,
+) -> np.ndarray:
+    """Draw values over these dimensions as `at_end` does, and return the places of `against` along the axis."""
+    places, is_numeric = _places(values[against].values)
+    groups = [(None, values)] if hue is None else [(value, values.sel({hue: value})) for value in values[hue].values]
+    drawn = [i for i, (_, group) in enumerate(groups) if np.isfinite(group.to_numpy()).any()]  # side by side
+    for i, (value, group) in enumerate(groups):
+        low, median, high = quantiles_over(group.transpose(over, against).to_numpy(), quantiles)
+        is_aside = not is_numeric and i in drawn
+        shift = 0.4 * ((drawn.index(i) + 0.5) / len(drawn) - 0.5) if is_aside else 0.0
+        bars: Any = (median - low, high - median)
+        style = {"color": color_of(i, len(groups)), "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.2}
+        ax.errorbar(places + shift, median, yerr=bars, label=None if value is None else text_of(value), **style)
+    _set_axes(ax, values[against].values, places, is_numeric, against)
+    finite = values.to_numpy()[np.isfinite(values.to_numpy())]
+    if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
+        ax.set_yscale("log")
+    return places
 
 
 def _values(dataset: xarray.Dataset, name: str, against: str, over: str, hue: str | None) -> xarray.DataArray:
@@ -96,7 +109,7 @@ def _is_number_of_a_run(variable: xarray.DataArray, dataset: xarray.Dataset) -> 
     return variable.dims == dataset["status"].dims and variable.dtype.kind in "iuf"
 
 
-def _quantiles(values: np.ndarray, quantiles: tuple[float, float]) -> np.ndarray:
+def quantiles_over(values: np.ndarray, quantiles: tuple[float, float] = _QUANTILES) -> np.ndarray:
     """Low quantile, median and high quantile over the first axis, of finite values; NaN where there is none."""
     ends = np.full((3, values.shape[1]), np.nan)
     for i, column in enumerate(values.T):
@@ -109,7 +122,7 @@ def _quantiles(values: np.ndarray, quantiles: tuple[float, float]) -> np.ndarray
 def _places(labels: np.ndarray) -> tuple[np.ndarray, bool]:
     """Where along the axis; words, and magnitudes among which there is a zero, stand side by side."""
     is_numeric = labels.dtype.kind in "iuf" and not (_spans_decades(labels) and labels.min() <= 0)
-    return (labels.astype(float) if is_numeric else np.arange(len(labels), dtype=float)), is_numeric
+    return (labels if is_numeric else np.arange(len(labels), dtype=float)), is_numeric
 
 
 def _spans_decades(labels: np.ndarray) -> bool:

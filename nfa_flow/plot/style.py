@@ -128,3 +128,10 @@ def color_of(i: int, count: int) -> Any:
 def text_of(value: Any) -> str:
     """A setting as a legend or an axis shows it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def swatch(color: Any = GRAY, **style: Any) -> Any:
+    """What stands for a color or a style in a legend, a line of no length."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, **style)

@@ -1,18 +1,21 @@
 """One question of a study: what is run to answer it, what is drawn, and what is claimed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..plot.style import legend_below, new_figure
 from ..run.trajectory import Trajectory
 from ..sweep import Grid
+from .axes import Axis, grid
 from .claims import Claim, Count, of_finished
+from .panels import Panel
+from .runs import Runs
 
 if TYPE_CHECKING:
-    import xarray
     from matplotlib.figure import Figure
+
+_NARROWEST = 9.0  # inches, so that a legend fits below one panel too
 
 
 @dataclass(frozen=True)
@@ -22,36 +25,64 @@ class Experiment:
     **Arguments:**
     - `name`: of its files and on the command line.
     - `question`: in one line.
-    - `one_run`, `grid`: what `nf.sweep` is called with; `grid(quick)` is the small grid or the full one.
-    - `figure`: from the dataset of the sweep to a figure; it computes nothing that takes long.
-    - `claims`: from the dataset to what it says, as `judge` calls it.
+    - `axes`: name → axis of the sweep, or a function, a setting that depends on axes.
+    - `one_run`: what `nf.sweep` is called with.
+    - `panels`: the rows of its figure, or a function from the runs to them.
+    - `claims`: statement → what decides it, such as those in `judgments`: a function from it and the runs to claims.
+    - `derive`: what panels and claims share: from the runs to the same with further variables, in little time.
+    - `draw`: a figure of its own, in place of panels.
+    - `note`: what the legend says beside the number of seeds.
     - `seconds`: what the quick and the full grid take on two cores, for the estimate of what is left.
     """
 
     name: str
     question: str
+    axes: Mapping[str, Axis | Callable[..., Any]]
     one_run: Callable[..., Trajectory]
-    grid: Callable[[bool], Grid]
-    figure: "Callable[[xarray.Dataset], Figure]"
-    claims: "Callable[[xarray.Dataset], Sequence[Claim]]"
-    seconds: tuple[int, int]
+    claims: Mapping[str, Callable[[str, Runs], Iterable[Claim]]]
+    panels: Sequence[Sequence[Panel]] | Callable[[Runs], Sequence[Sequence[Panel]]] = ()
+    derive: Callable[[Runs], Runs] = lambda runs: runs
+    draw: "Callable[[Runs], Figure] | None" = None
+    note: str = ""
+    seconds: tuple[int, int] = (20, 60)
 
-    def judge(self, dataset: "xarray.Dataset") -> list[Claim]:
+    def grid(self, size: str = "full") -> Grid:
+        """What is run at a size."""
+        return grid(self.axes, size)
+
+    def figure(self, dataset: Runs) -> "Figure":
+        """Its panels with one legend, of the runs that came to their end."""
+        runs = self._prepared(dataset)
+        if self.draw is not None:
+            return self.draw(runs)
+        rows = self.panels(runs) if callable(self.panels) else self.panels
+        columns = max(map(len, rows))
+        sheet, axes = new_figure(columns, len(rows))
+        sheet.set_figwidth(max(sheet.get_figwidth(), _NARROWEST))
+        entries: dict[str, Any] = {}
+        for i, row in enumerate(rows):
+            own = axes[i * columns : (i + 1) * columns]
+            for panel, ax in zip(row, own, strict=False):
+                entries |= panel(ax, runs)
+            for ax in own[len(row) :]:
+                ax.remove()
+        shown = f"median and 10–90 % over {dataset.sizes['seed']} seeds"
+        legend_below(sheet, entries, f"{shown}; {self.note}" if self.note else shown)
+        return sheet
+
+    def judge(self, dataset: Runs) -> list[Claim]:
         """What the runs say. Of runs that failed the claims have NaN, and may have too few others to say anything."""
         try:
-            return list(self.claims(of_finished(dataset)))
+            runs = self._prepared(dataset)
+            return [claim for statement, judge in self.claims.items() for claim in judge(statement, runs)]
         except Exception as error:  # of whatever computes with these numbers
             count = Count.of(dataset)
             if not count.failed:
                 raise
             return [Claim(self.question, "", f"not enough runs came to their end ({error})", count.told(), "undecided")]
 
-
-def quantiles(values: "xarray.DataArray | np.ndarray", form: str = "{:.2g}") -> str:
-    """Median (10 %–90 %) of what is finite among the values, as text; "undefined" where nothing is."""
-    finite = np.asarray(values, float).ravel()
-    finite = finite[np.isfinite(finite)]
-    if not finite.size:
-        return "undefined"
-    low, median, high = (form.format(each) for each in np.quantile(finite, (0.1, 0.5, 0.9)))
-    return f"{median} ({low}–{high})"
+    def _prepared(self, dataset: Runs) -> Runs:
+        """The runs with what is derived from them, and with what figures call the axes."""
+        labels = {name: axis.label for name, axis in self.axes.items() if isinstance(axis, Axis) and axis.label}
+        named = {name: dataset[name].assign_attrs(long_name=label) for name, label in labels.items() if name in dataset}
+        return self.derive(of_finished(dataset.assign_coords(named)))

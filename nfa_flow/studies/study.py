@@ -15,8 +15,10 @@ from ..checks import require_choice, wrong
 from ..run.files import write_file
 from ..sweep import load_sweep, sweep
 from ..sweep.progress import Tally, bar, clock
+from .axes import SIZES
 from .claims import Claim
 from .experiment import Experiment
+from .old_experiment import OldExperiment
 
 if TYPE_CHECKING:
     import xarray
@@ -33,36 +35,38 @@ class Study:
 
     name: str
     source: str
-    experiments: tuple[Experiment, ...]
+    experiments: tuple[Experiment | OldExperiment, ...]
 
-    def __getitem__(self, name: str) -> Experiment:
+    def __getitem__(self, name: str) -> Experiment | OldExperiment:
         return self._chosen([name])[0]
 
     def run(
         self,
         out: str | os.PathLike,
         *,
-        quick: bool = False,
+        size: str = "full",
         only: Sequence[str] | None = None,
         accept: str | Sequence[str] = (),
         progress: bool = True,
     ) -> "dict[str, xarray.Dataset]":
         """Run the experiments, each into a store of its own, or what is missing of them there.
 
-        **Arguments:** `out`: folder for the stores, `<experiment>.zarr`, and their tables, `<experiment>.csv`; `quick`:
-        few and small runs, which show that everything works, rather than the full grids; `only`: names of experiments,
-        all by default; `accept`: as in `nf.sweep`; `progress`: show a bar on stderr, with the time left.
+        **Arguments:** `out`: folder for the stores, `<experiment>.zarr`, and their tables, `<experiment>.csv`; `size`:
+        "full", "quick" for few and small runs, which show that everything works, or "tiny" for the least that runs, as
+        tests need it; `only`: names of experiments, all by default; `accept`: as in `nf.sweep`; `progress`: show a bar
+        on stderr, with the time left.
         **Returns:** name → dataset of the experiment's sweep.
         **Raises:** ValueError for an unknown experiment, and outside float64; what `nf.sweep` raises. Whatever was
         finished is kept, and the same call goes on from there.
         """
         if jnp.zeros(()).dtype != jnp.float64:
             raise ValueError('`jax_enable_x64` must be set for a study (`jax.config.update("jax_enable_x64", True)`).')
+        require_choice("size", size, SIZES)
         chosen, results = self._chosen(only), {}
-        with _shown(chosen, quick, progress) as show:
+        with _shown(chosen, size, progress) as show:
             for experiment in chosen:
                 store = Path(out) / f"{experiment.name}.zarr"
-                grid = experiment.grid(quick)
+                grid = experiment.grid(size)
                 options = {"store": store, "accept": accept, "progress": show(experiment)}
                 results[experiment.name] = sweep(experiment.one_run, grid, **options)
         return results
@@ -95,7 +99,7 @@ class Study:
         lines = [f"{each.name:<16} {each.question} ({clock(each.seconds[1])})" for each in self.experiments]
         return "\n".join([f"{self.name}: {self.source}", *lines])
 
-    def _chosen(self, names: Sequence[str] | None) -> list[Experiment]:
+    def _chosen(self, names: Sequence[str] | None) -> list[Experiment | OldExperiment]:
         known = {experiment.name: experiment for experiment in self.experiments}
         for name in names or ():
             require_choice("experiment", name, known)
@@ -140,16 +144,16 @@ def read_claims(path: Path) -> list[dict[str, str]]:
 
 @contextmanager
 def _shown(
-    chosen: Sequence[Experiment], quick: bool, progress: bool
-) -> Iterator[Callable[[Experiment], bool | Callable[[Tally], None]]]:
+    chosen: Sequence[Experiment | OldExperiment], size: str, progress: bool
+) -> Iterator[Callable[[Experiment | OldExperiment], bool | Callable[[Tally], None]]]:
     """For each experiment, what its sweep tells its counts to: one bar over the whole study."""
     if not progress:
         yield lambda experiment: False
         return
     with bar("study") as show:
-        left = _TimeLeft({each.name: each.seconds[0 if quick else 1] for each in chosen})
+        left = _TimeLeft({each.name: each.seconds[size == "full"] for each in chosen})
 
-        def show_experiment(experiment: Experiment) -> Callable[[Tally], None]:
+        def show_experiment(experiment: Experiment | OldExperiment) -> Callable[[Tally], None]:
             place = chosen.index(experiment) + 1
 
             def tell(tally: Tally) -> None:

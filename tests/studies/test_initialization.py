@@ -99,7 +99,7 @@ def test_departure_lies_between_observations_and_is_undefined_for_those_who_stay
 
 
 def test_each_claim_fails_with_its_law():
-    laws = lambda dataset: [claim.holds for claim in INITIALIZATION.claims(dataset) if claim.holds is not None]
+    laws = lambda dataset: [claim.holds for claim in INITIALIZATION.judge(dataset) if claim.holds is not None]
     broken = lambda dataset: [place for place, holds in enumerate(laws(dataset)) if not holds]
     error, imbalance, saddle, horizon, stays, rank, best = range(7)
     assert laws(made()) == [True] * 7

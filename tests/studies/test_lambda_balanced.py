@@ -28,13 +28,13 @@ def dataset():
 
 
 def test_claims_hold_along_the_flow_and_fail_off_the_identity(dataset):
-    claims = LAMBDA_BALANCED.claims(dataset)
+    claims = LAMBDA_BALANCED.judge(dataset)
     assert [claim.holds for claim in claims] == [True] * 6 + [None]
     off = dataset.assign({"nfm": 1.001 * dataset["nfm"]})
     off["exponent.exponent"] = dataset["exponent.exponent"] + 1e-3
     off["exponent.exponent_at_end"] = dataset["b"] - dataset["exponent.exponent_at_end"]
     off["end_to_end"] = dataset["end_to_end"] * (1 + 1e-3 * dataset["b"])
-    assert [claim.holds for claim in LAMBDA_BALANCED.claims(off)] == [False] * 6 + [None]
+    assert [claim.holds for claim in LAMBDA_BALANCED.judge(off)] == [False] * 6 + [None]
 
 
 def test_a_run_that_failed_is_left_out_and_leaves_the_claims_about_it_undecided(dataset):

@@ -107,7 +107,7 @@ def made(*, identity=1e-12, over=-0.01, status="completed"):
 
 
 def test_each_claim_fails_with_its_law():
-    verdicts = lambda dataset: [claim.holds for claim in LINEAR_LAYERS.claims(dataset)]
+    verdicts = lambda dataset: [claim.holds for claim in LINEAR_LAYERS.judge(dataset)]
     reports = [None] * 5
     assert verdicts(made()) == [True, True, *reports]
     assert verdicts(made(identity=1e-6)) == [False, True, *reports]
@@ -116,7 +116,7 @@ def test_each_claim_fails_with_its_law():
 
 
 def test_the_reports_tell_whether_more_layers_help_and_that_kinks_are_not_certified():
-    trend, report, kinked, _, untrained = LINEAR_LAYERS.claims(made())[2:]
+    trend, report, kinked, _, untrained = LINEAR_LAYERS.judge(made())[2:]
     assert trend.statement == "tanh head, exact flow: error at 1/k, from k = 1 to 2"
     assert trend.measured == (
         "0.87 (0.87–0.87) → 0.59 (0.59–0.59), smaller in 8 of 8 seeds, "

@@ -53,11 +53,11 @@ def test_only_runs_that_fit_are_judged_and_all_others_are_counted():
 
 
 def test_the_claim_needs_one_network_that_fits_and_violates():
-    claims = RANDOM_RELU.claims(MIXED)
+    claims = RANDOM_RELU.judge(MIXED)
     assert claims[0].holds and claims[0].measured == "2 of 4 that fit"
     assert "4 of 6 fit, 1 undefined, 1 with any α, 1 failed" in claims[-1].measured
     kept = made([FIT] * 3, [0.01, 0.02, 0.05], [0.5] * 3, ["completed"] * 3)
-    assert not RANDOM_RELU.claims(kept)[0].holds
+    assert not RANDOM_RELU.judge(kept)[0].holds
 
 
 def test_the_interval_holds_its_fraction_also_at_the_ends():

@@ -51,9 +51,9 @@ def test_fewer_inputs_than_samples_leave_linear_features_dependent():
 
 def test_cifar_10_takes_part_where_the_environment_says_where_it_is(monkeypatch):
     monkeypatch.delenv(CIFAR10, raising=False)
-    assert RICH_DATA.grid(True).dimensions["images"] == ("digits",)
+    assert RICH_DATA.grid("quick").dimensions["images"] == ("digits",)
     monkeypatch.setenv(CIFAR10, "somewhere")
-    assert RICH_DATA.grid(True).dimensions["images"] == ("digits", "CIFAR-10")
+    assert RICH_DATA.grid("quick").dimensions["images"] == ("digits", "CIFAR-10")
 
 
 def made(*, dim="case", names=(FLOW,), power=0.0, smallest=0.01, independence=0.03, left=1e-9, status="completed"):
@@ -78,7 +78,7 @@ def made(*, dim="case", names=(FLOW,), power=0.0, smallest=0.01, independence=0.
 
 
 def verdicts(experiment, dataset):
-    return [claim.holds for claim in experiment.claims(dataset)]
+    return [claim.holds for claim in experiment.judge(dataset)]
 
 
 def test_each_claim_on_features_fails_with_its_law():
@@ -87,11 +87,11 @@ def test_each_claim_on_features_fails_with_its_law():
     assert verdicts(FEATURES, made(power=-0.5)) == [True, True, None, False, True, *reports, True, None]
     assert verdicts(FEATURES, made(independence=1e-6)) == [True, True, None, True, False, *reports, True, None]
     assert verdicts(FEATURES, made(left=0.39)) == [True, True, None, True, True, *reports, False, None]
-    assert verdicts(FEATURES, made(status="diverged")) == [None] * 11
+    assert set(verdicts(FEATURES, made(status="diverged"))) == {None}
 
 
 def test_nothing_is_claimed_outside_of_the_theorem():
-    outside = FEATURES.claims(made(names=(FLOW, "ReLU, SGD", "identity, SGD")))
+    outside = FEATURES.judge(made(names=(FLOW, "ReLU, SGD", "identity, SGD")))
     of_others = [claim for claim in outside if claim.statement.startswith(("ReLU", "identity"))]
     assert len(of_others) == 18 and all(claim.holds is None for claim in of_others)
     assert sum("outside of the theorem" in claim.expected for claim in of_others) == 8

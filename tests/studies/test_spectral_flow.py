@@ -56,7 +56,7 @@ def test_runs_that_never_get_there_have_no_time():
 
 
 def test_each_claim_fails_with_its_law():
-    verdicts = lambda dataset: [claim.holds for claim in FLOW.claims(dataset)]
+    verdicts = lambda dataset: [claim.holds for claim in FLOW.judge(dataset)]
     times, updates = [True, True, None, True], [True, True, None, None]
     assert verdicts(made()) == [*times, *updates]
     assert verdicts(made(slower=0.5)) == [False, False, None, False, *updates]

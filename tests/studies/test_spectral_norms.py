@@ -151,7 +151,7 @@ def made(names, *, tilt=0.0, start=1.0):
 
 
 def test_the_claims_on_parametrizations_fail_with_their_laws():
-    verdicts = lambda dataset: [claim.holds for claim in NORMS.claims(dataset)]
+    verdicts = lambda dataset: [claim.holds for claim in NORMS.judge(dataset)]
     held = verdicts(made(SCHEMES))
     told_twice = sum(is_told_at_end(CASES[name]) for name in SCHEMES)
     assert held == [True] * (1 + len(SCHEMES) + told_twice)
@@ -160,7 +160,7 @@ def test_the_claims_on_parametrizations_fail_with_their_laws():
 
 
 def test_the_claims_say_which_parametrizations_break_the_condition():
-    claims = {claim.statement.split(":")[0]: claim for claim in NORMS.claims(made(SCHEMES))}
+    claims = {claim.statement.split(":")[0]: claim for claim in NORMS.judge(made(SCHEMES))}
     assert claims["GD, Spectral, 1 step"].expected == f"0, 0, 0: as the condition asks, {WITHIN}"
     assert claims["GD, NTP, 20 steps"].expected == f"−0.5, −0.5, 0: not the condition, {WITHIN}"
     assert claims["Adam, SP, one rate, 1 step"].expected == f"0, +1, +1: not the condition, {WITHIN}"
@@ -168,14 +168,14 @@ def test_the_claims_say_which_parametrizations_break_the_condition():
 
 
 def test_the_claims_on_updates_fail_with_their_laws():
-    verdicts = lambda dataset: [claim.holds for claim in UPDATES.claims(dataset)]
+    verdicts = lambda dataset: [claim.holds for claim in UPDATES.judge(dataset)]
     powers = 2 * len(NAMES)
     assert verdicts(made(NAMES)) == [True] + [True] * powers + [True] * 3 + [None] * len(NAMES)
     assert verdicts(made(NAMES, tilt=0.5)) == [False] + [False] * powers + [True] * 3 + [None] * len(NAMES)
 
 
 def test_the_report_on_updates_has_the_baseline():
-    report = UPDATES.claims(made(NAMES))[-1]
+    report = UPDATES.judge(made(NAMES))[-1]
     assert report.statement == "Muon, rescaled, 1 step, n = 256, hidden layer"
     assert "stable rank 3 (3–3) of 256; alignment 0.7 (0.69–0.71), turned at random 0.11 (0.11–0.11)" in report.measured
 

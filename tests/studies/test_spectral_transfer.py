@@ -45,7 +45,7 @@ def test_the_best_rate_is_unknown_where_it_is_the_last_one_tried():
     runs = made(powers=dict.fromkeys(NAMES, 2.0)).isel(count=0).sel(case="normalized")
     assert np.isnan(best_rates(runs, "normalized").sel(width=256)).all()
     assert np.isfinite(best_rates(runs, "normalized").sel(width=64)).all()
-    claim = TRANSFER.claims(made(powers=dict.fromkeys(NAMES, 2.0)))[NAMES.index("normalized")]
+    claim = TRANSFER.judge(made(powers=dict.fromkeys(NAMES, 2.0)))[NAMES.index("normalized")]
     assert claim.holds is None and claim.measured.startswith("undefined")
 
 
@@ -57,7 +57,7 @@ def test_runs_that_blow_up_are_never_best():
 
 
 def test_the_claims_fail_where_the_best_rate_stays_or_moves_against_theory():
-    verdicts = lambda powers: [claim.holds for claim in TRANSFER.claims(made(powers=powers))][: len(NAMES)]
+    verdicts = lambda powers: [claim.holds for claim in TRANSFER.judge(made(powers=powers))][: len(NAMES)]
     judged = [None if POWERS[name] is None else True for name in NAMES]
     assert verdicts(AS_PROMISED) == judged
     stays = [None if power is None else power == 0 for power in POWERS.values()]
@@ -67,7 +67,7 @@ def test_the_claims_fail_where_the_best_rate_stays_or_moves_against_theory():
 
 
 def test_the_report_tells_what_the_narrow_network_s_rate_costs_the_wide_one():
-    reports = {claim.statement: claim for claim in TRANSFER.claims(made(powers=AS_PROMISED))[len(NAMES) :]}
+    reports = {claim.statement: claim for claim in TRANSFER.judge(made(powers=AS_PROMISED))[len(NAMES) :]}
     # The best rates tried are at octaves 0 and −2, the vertices at log₂ 1.1 = .1375 from there: e^{−3 + .1 · 1.8625²}.
     bad = reports["GD, SP, one rate: the best rate of n = 64 on n = 256"].measured
     assert bad == "loss 0.07 (0.07–0.071) of the start, at its own best rate 0.05 (0.05–0.05)"
@@ -83,9 +83,9 @@ def test_the_figure_has_a_panel_per_case_and_one_of_best_rates(tmp_path):
     assert titles == [*NAMES, "best rates (colors of titles)"]
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_the_grids_have_every_rate_that_the_slope_needs(quick):
-    axes = {axis.name: axis for axis in TRANSFER.grid(quick).axes}
+@pytest.mark.parametrize("size", ["quick", "full"])
+def test_the_grids_have_every_rate_that_the_slope_needs(size):
+    axes = {axis.name: axis for axis in TRANSFER.grid(size).axes}
     widths, octaves = axes["width"].values, axes["octave"].values
     # The best rate of the widest networks is lower by as many octaves as they are wider.
     assert octaves[0] < -np.log2(widths[-1] / widths[0]) and octaves[-1] > 1

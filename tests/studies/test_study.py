@@ -12,9 +12,11 @@ import optax
 import pytest
 
 import nfa_flow as nf
-from nfa_flow.plot.style import new_figure
-from nfa_flow.studies import Claim, Experiment, Study, judged
-from nfa_flow.studies.experiment import quantiles
+from nfa_flow.studies import Claim, Experiment, Study
+from nfa_flow.studies.axes import batched, seeds
+from nfa_flow.studies.judgments import Judged
+from nfa_flow.studies.panels import AtEnd
+from nfa_flow.studies.runs import quantiles
 from nfa_flow.studies.study import _TimeLeft, write_claims
 from nfa_flow.sweep.identity.describe import describe
 from nfa_flow.sweep.progress import Tally
@@ -27,45 +29,40 @@ def one_run(key, rate):
     return nf.gradient_descent(net, data, optax.sgd(0.1), 3, weight_decay=rate, observe=observe, progress=False)
 
 
-def figure(dataset):
-    sheet, axes = new_figure()
-    nf.plot.at_end(dataset, "loss", against="rate", ax=axes[0])
-    return sheet
-
-
-def claims(dataset):
-    losses = dataset["loss_at_end"]
-    return [
-        judged("the loss is positive", "> 0", quantiles(losses), bool((losses > 0).all()), dataset, ["loss_at_end"])
-    ]
-
-
-def grid(quick):
-    return nf.Grid(rate=[0.0, 0.1], seed=range(2 if quick else 3))
-
-
-FIRST = Experiment("first", "Is it positive?", one_run, grid, figure, claims, seconds=(1, 30))
+FIRST = Experiment(
+    "first",
+    "Is it positive?",
+    axes={"rate": batched([0.0, 0.1]), "seed": seeds(3, quick=2, tiny=1)},
+    one_run=one_run,
+    panels=[[AtEnd("loss", against="rate")]],
+    claims={
+        "the loss is positive": Judged(
+            "> 0", lambda runs: (quantiles(runs["loss_at_end"]), bool((runs["loss_at_end"] > 0).all())), ["loss_at_end"]
+        )
+    },
+    seconds=(1, 30),
+)
 STUDY = Study("small", "nobody 2026", (FIRST, dataclasses.replace(FIRST, name="second")))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
-    STUDY.run(out, quick=True, progress=False)
+    STUDY.run(out, size="quick", progress=False)
     return out
 
 
 def test_each_experiment_has_a_store_and_they_load_as_they_came(folder):
     results = STUDY.load(folder)
     assert list(results) == ["first", "second"]
-    again = STUDY.run(folder, quick=True, progress=False)
+    again = STUDY.run(folder, size="quick", progress=False)
     assert all(again[name].identical(results[name]) for name in results)
 
 
 def test_only_what_is_missing_runs(folder):
     written = {file: file.stat().st_mtime_ns for file in folder.glob("*.zarr/runs/*")}
     assert len(written) >= 2
-    STUDY.run(folder, quick=True, progress=True)
+    STUDY.run(folder, size="quick", progress=True)
     assert {file: file.stat().st_mtime_ns for file in folder.glob("*.zarr/runs/*")} == written
 
 
@@ -125,6 +122,8 @@ def test_bad_arguments_are_refused(tmp_path):
         STUDY["third"]
     with pytest.raises(ValueError, match="`experiment` must be one of"):
         STUDY.run(tmp_path, only=["first", "third"])
+    with pytest.raises(ValueError, match="`size` must be one of"):
+        STUDY.run(tmp_path, size="small")
     with pytest.raises(FileNotFoundError, match="no experiment of the study small"):
         STUDY.load(tmp_path)
     with jax.enable_x64(False), pytest.raises(ValueError, match="`jax_enable_x64` must be set"):

@@ -31,7 +31,7 @@ def made(*, of_imbalance=1.0, of_error=1.0, start=0.5):
 
 
 def verdicts(dataset):
-    return [claim.holds for claim in WEIGHT_DECAY.claims(dataset)]
+    return [claim.holds for claim in WEIGHT_DECAY.judge(dataset)]
 
 
 def test_the_rate_of_an_exponential_is_found_where_it_is_to_be_used():

@@ -5,14 +5,29 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from ... import measure, nets
+from ...data import Dataset, linear_teacher
 from ...nets.initialization import Weights
 from ...problem.losses import Loss
 
 # What a trajectory at a relative tolerance of 1e-9 may miss a law of the exact flow by.
 EXACT = 1e-7
+
+INPUTS, OUTPUTS = 10, 5
+ERROR_AT = "relative error of NFM $\\propto$ AGOP$^{{{}}}$"  # to be given an exponent
+
+
+def teacher(key: PRNGKeyArray) -> Dataset:
+    """The data of linear networks: 200 samples of a linear teacher with label noise."""
+    return linear_teacher(key, 200, INPUTS, OUTPUTS, noise=0.1)
+
+
+def widths(depth: int) -> list[int]:
+    """Of a network that learns from `teacher`, with as many neurons as inputs in each layer but the last."""
+    return [INPUTS] * depth + [OUTPUTS]
 
 
 class OneOf(nets.AbstractInitialization):
@@ -33,3 +48,8 @@ def observables(power: float | Float[Array, ""], loss: Loss = "mse") -> dict[str
         "relative_error": measure.alignment(power, metric="relative_error"),
         "exponent": measure.fit_exponent,
     }
+
+
+def imbalance(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
+    """(Σ_l ‖D_l‖²_F)^{1/2}, the size of the balance matrices."""
+    return jnp.sqrt(sum(jnp.sum(D**2) for D in measure.balance(net, data)))

@@ -18,7 +18,7 @@ from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..training import Descent, Untrained
 
 if TYPE_CHECKING:
@@ -156,11 +156,11 @@ def _claim_sign(dataset: "xarray.Dataset", training: str, trained: np.ndarray, u
     return judged(statement, expected, measured, bool(holds), _both(dataset, training), _SCORES)
 
 
-CONVENTIONS = Experiment(
+CONVENTIONS = OldExperiment(
     name="conventions",
     question="Do the published definitions of alignment score the same network alike?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(20, 45),

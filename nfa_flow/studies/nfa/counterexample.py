@@ -20,7 +20,7 @@ from ...plot.style import AT_START, GRAY, color_of, house_style, label_of, legen
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, zipped
 from ..claims import Claim, judged
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from .common import EXACT, observables
 
 if TYPE_CHECKING:
@@ -215,11 +215,11 @@ def _agree(measured: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.nanmax(np.abs(measured - expected[:, None])) <= _AGREES)
 
 
-COUNTEREXAMPLE = Experiment(
+COUNTEREXAMPLE = OldExperiment(
     name="counterexample",
     question="Can a network fit its data exactly and violate the ansatz at every exponent?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(10, 15),

@@ -26,7 +26,7 @@ from ...plot.style import GRAY, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..training import Descent, ExactFlow, Untrained
 from .common import EXACT
 
@@ -323,11 +323,11 @@ def _claim_overall(runs: "xarray.Dataset", noise: float, steadier: list[str]) ->
     return reported(statement, f"{', '.join(counts)} of {len(steadier)}", runs, expected="Adam, by the paper")
 
 
-LABEL_NOISE = Experiment(
+LABEL_NOISE = OldExperiment(
     name="label-noise",
     question="What does label noise do to the ansatz and the features, and is Adam steadier than SGD with momentum?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(25, 120),

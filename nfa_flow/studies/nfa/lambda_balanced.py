@@ -22,7 +22,7 @@ from ...plot.style import AT_START, GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..training import ExactFlow
 from .common import EXACT, observables
 
@@ -206,11 +206,11 @@ def _scores(runs: "xarray.Dataset", prefix: str = "") -> str:
     return f"α̂ {quantiles(exponent, '{:.3f}')}; error {quantiles(error)}"
 
 
-LAMBDA_BALANCED = Experiment(
+LAMBDA_BALANCED = OldExperiment(
     name="lambda-balanced",
     question="How does the ansatz bend where the balance of a linear network is not zero but bI?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(15, 20),

@@ -30,7 +30,7 @@ from ...plot.style import AT_START, GRAY, color_of, house_style, label_of, legen
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..training import Descent, ExactFlow
 from .common import EXACT, observables
 
@@ -237,11 +237,11 @@ def _by_k(values: "xarray.DataArray") -> str:
     return ", ".join(f"{value:.2g}" for value in medians.values)
 
 
-LINEAR_LAYERS = Experiment(
+LINEAR_LAYERS = OldExperiment(
     name="linear-layers",
     question="How near to 1/k do k linear layers in front of a nonlinear one come, and what decides that?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(25, 230),

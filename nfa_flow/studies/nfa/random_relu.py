@@ -18,7 +18,7 @@ from ...plot.style import GRAY, color_of, label_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ..claims import Claim, finished, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..training import Descent, ExactFlow
 
 if TYPE_CHECKING:
@@ -249,11 +249,11 @@ def _tail(errors: np.ndarray) -> str:
     return "; ".join([quantiles(errors), *shares]) if errors.size else "undefined"
 
 
-RANDOM_RELU = Experiment(
+RANDOM_RELU = OldExperiment(
     name="random-relu",
     question="How common is it that a random ReLU network fits its data and violates the ansatz at every exponent?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(18, 440),

@@ -26,8 +26,8 @@ from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment, quantiles
 from ..held_out import held_out_score
+from ..old_experiment import OldExperiment, quantiles
 from ..training import Descent, ExactFlow
 from .common import EXACT
 
@@ -233,11 +233,11 @@ def _median(values: "xarray.DataArray | np.ndarray") -> str:
     return f"{np.median(finite):.2g}" if finite.size else "undefined"
 
 
-REAL_DATA = Experiment(
+REAL_DATA = OldExperiment(
     name="real-data",
     question="What is left of the ansatz on real data, by squared loss and by cross-entropy?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(60, 250),

@@ -22,7 +22,7 @@ from ...plot.style import color_of, house_style, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
 from ..claims import Claim, judged
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from .common import EXACT, OneOf, observables
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def one_run(
     data = linear_teacher(data_key, _SAMPLES, _INPUTS, _OUTPUTS, noise=0.1)
     net = nets.MLP([_INPUTS] * depth + [_OUTPUTS], key=net_key, init=OneOf(tuple(INITS.values()), init))
     options = {"save_at": t1 * jnp.asarray(_FRACTIONS), "rtol": 1e-9, "progress": False}
-    observe = observables(1 / depth) | {"imbalance": imbalance}
+    observe = observables(1 / depth) | {"imbalance": _old_imbalance}
     return gradient_flow(net, data, t1, weight_decay=weight_decay, observe=observe, **options)
 
 
-def imbalance(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
+def _old_imbalance(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
     """(Σ_l ‖D_l‖²_F)^{1/2}, the size of the balance matrices."""
     return jnp.sqrt(sum(jnp.sum(D**2) for D in measure.balance(net, data)))
 
@@ -220,11 +220,11 @@ def _claim_collapse(collapsed: "xarray.Dataset") -> Claim:
     return judged(statement, "undefined in all runs", measured, count == total, collapsed)
 
 
-WEIGHT_DECAY = Experiment(
+WEIGHT_DECAY = OldExperiment(
     name="weight-decay",
     question="Does weight decay bring unbalanced linear networks to the ansatz, and how fast?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(20, 60),

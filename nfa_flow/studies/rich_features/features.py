@@ -30,7 +30,7 @@ from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
 from ...width import width_limit
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..width_fits import WITHIN, draw_slope, exponent, set_widths, told
 from .common import HIDDEN, SCHEMES, SGD, Flow, holds, network, places, widths_of
 from .feature_change import FeatureChange
@@ -223,11 +223,11 @@ def _report_zero(mup: "xarray.Dataset") -> Claim:
     return reported(f"{FLOW}, muP: what is left of the loss at t = {_T1:g}", measured, mup, expected=expected)
 
 
-FEATURES = Experiment(
+FEATURES = OldExperiment(
     name="features",
     question="Do features move at every width, and stay linearly independent, and who learns to zero error?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(70, 1100),

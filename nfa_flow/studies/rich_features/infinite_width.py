@@ -24,7 +24,7 @@ from ...sweep import Grid, looped
 from ...theory import LinearMuP, infinite_deep_linear_mup
 from ...width import WidthLimit, width_limit
 from ..claims import Claim, judged
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from ..width_fits import WITHIN, draw_slope, exponent, set_widths, told
 from .common import holds
 
@@ -190,11 +190,11 @@ def _claims(runs: "xarray.Dataset", layers: int) -> list[Claim]:
     return found
 
 
-INFINITE_WIDTH = Experiment(
+INFINITE_WIDTH = OldExperiment(
     name="infinite-width",
     question="How fast do linear networks under muP approach the infinite one, and its deviation from the ansatz?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(45, 350),

@@ -19,8 +19,8 @@ from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
 from ..claims import Claim, reported
-from ..experiment import Experiment, quantiles
 from ..held_out import held_out_score
+from ..old_experiment import OldExperiment, quantiles
 from ..width_fits import set_widths
 from .common import SGD, network, places, widths_of
 from .feature_change import FeatureChange
@@ -109,11 +109,11 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     return found
 
 
-RICH_DATA = Experiment(
+RICH_DATA = OldExperiment(
     name="rich-data",
     question="Are features as rich on images: digits, and CIFAR-10 where the variable NFA_FLOW_CIFAR10 says where?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(35, 140),

@@ -23,7 +23,7 @@ from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
 from ...width import WidthExponent
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from ..width_fits import WITHIN, exponent, set_widths, told
 from .common import (
     GD,
@@ -207,11 +207,11 @@ def _judged(
     return judged(statement, f"{expected}, {WITHIN}", measured, verdict(fits, law), runs, names)
 
 
-FLOW = Experiment(
+FLOW = OldExperiment(
     name="flow",
     question="Does the time scale of the exact flow transfer from narrow to wide networks?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(30, 110),

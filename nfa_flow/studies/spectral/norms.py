@@ -16,7 +16,7 @@ from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
 from ..claims import Claim, judged
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from ..width_fits import WITHIN, exponent, set_widths, told
 from .common import (
     ADAM,
@@ -225,11 +225,11 @@ def claim_powers(dataset: "xarray.Dataset", name: str, step: int) -> Claim:
     )
 
 
-NORMS = Experiment(
+NORMS = OldExperiment(
     name="norms",
     question="In which parametrizations do weights and updates keep to the spectral condition as the width grows?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(30, 200),

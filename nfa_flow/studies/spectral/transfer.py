@@ -18,7 +18,7 @@ from ...run.trajectory import Trajectory
 from ...sweep import Grid, batched, looped
 from ...width import WidthExponent
 from ..claims import Claim, finished, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..width_fits import TOLERANCE, WITHIN, exponent, set_widths, told
 from .common import (
     ADAM,
@@ -190,11 +190,11 @@ def _report(runs: "xarray.Dataset", name: str) -> Claim:
     return reported(f"{name}: the best rate of n = {n[0]} on n = {n[-1]}", measured, runs)
 
 
-TRANSFER = Experiment(
+TRANSFER = OldExperiment(
     name="transfer",
     question="Does the best learning rate of a narrow network serve a wide one?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(25, 500),

@@ -13,7 +13,7 @@ import numpy as np
 from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...sweep import Grid
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..width_fits import WITHIN, exponent, set_widths, told
 from .common import LAYERS, draw_sizes, powers_as_text, shape_of, verdict
 from .norms import CASES, STEPS, claim_powers, grid_of, of_layer, one_run, powers_of_step
@@ -123,11 +123,11 @@ def _report(runs: "xarray.Dataset", name: str) -> Claim:
     return reported(f"{name}, 1 step, n = {n}, hidden layer", measured, runs)
 
 
-UPDATES = Experiment(
+UPDATES = OldExperiment(
     name="updates",
     question="Do normalized updates and Muon keep to the condition, and are their updates like those of GD and Adam?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(10, 80),

@@ -28,7 +28,7 @@ from ...plot.style import GRAY, PALETTE, entries_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ..claims import Claim, reported
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from ..training import Untrained
 from .common import middle
 
@@ -119,11 +119,11 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     return found
 
 
-DIGITS = Experiment(
+DIGITS = OldExperiment(
     name="digits",
     question="What spikes does a step leave in the features of real data?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(15, 15),

@@ -21,7 +21,7 @@ from ...sweep import Grid, looped
 from ...theory import ridge_losses
 from ...width import WidthLimit, width_limit
 from ..claims import Claim, judged
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from ..training import Untrained
 from .common import NOISE, PENALTY, PHI, PSI, TEACHER, draw, energy, expansion
 
@@ -117,11 +117,11 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     return found
 
 
-FREE_SPIKES = Experiment(
+FREE_SPIKES = OldExperiment(
     name="free-spikes",
     question="Do the losses with free spikes tend to their limits?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(20, 240),

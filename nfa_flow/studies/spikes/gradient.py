@@ -14,7 +14,7 @@ from ...plot.style import entries_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ..claims import Claim, judged
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from ..training import Untrained
 from .common import PHI, TEACHER, THEORY, direction_of, draw, expansion
 
@@ -140,11 +140,11 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     return found
 
 
-GRADIENT = Experiment(
+GRADIENT = OldExperiment(
     name="gradient",
     question="Of which rank-one matrix does the first gradient come near, and how do its rows scatter around it?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(10, 60),

@@ -25,7 +25,7 @@ from ...theory import (
     spike_matrix,
 )
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment, quantiles
+from ..old_experiment import OldExperiment, quantiles
 from .common import (
     NOISE,
     PENALTY,
@@ -196,11 +196,11 @@ def _claim_finite(runs: "xarray.Dataset", teacher: HermiteSeries, activation: st
     return reported(f"{label}: losses beside those with spikes of their size, all α", told, runs)
 
 
-RIDGE_ERROR = Experiment(
+RIDGE_ERROR = OldExperiment(
     name="ridge-error",
     question="What does ridge regression gain from one step, and how much of it do the spikes explain?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(20, 560),

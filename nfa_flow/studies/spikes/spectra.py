@@ -14,7 +14,7 @@ from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ...theory import feature_bulk_edge, feature_outliers, spike_matrix
 from ..claims import Claim, judged
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from .common import PHI, PSI, TEACHER, THEORY, direction_of, draw, expansion, look
 
 if TYPE_CHECKING:
@@ -120,11 +120,11 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     return found
 
 
-SPECTRA = Experiment(
+SPECTRA = OldExperiment(
     name="spectra",
     question="What does one step do to the spectrum of the features, and is it where it is predicted?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(15, 80),

@@ -19,7 +19,7 @@ from ...theory import (
     spike_sizes,
 )
 from ..claims import Claim, judged, reported
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from .common import PHI, PSI, SOURCE, TEACHER, THEORY, direction_of, draw, expansion, look, middle
 
 if TYPE_CHECKING:
@@ -158,11 +158,11 @@ def _claim_alignment(runs: "xarray.Dataset", activation: str) -> Claim:
     return reported(statement, ", ".join(f"{each:.3f}" for each in overlap), runs.isel(alpha=[-1]))
 
 
-SPIKES = Experiment(
+SPIKES = OldExperiment(
     name="spikes",
     question="How many spikes does a step leave, how large are they, and what do they consist of?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(25, 640),

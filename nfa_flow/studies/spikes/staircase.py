@@ -14,7 +14,7 @@ from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ...theory import spike_boundaries, spike_orders
 from ..claims import Claim, reported
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from .common import TEACHER, draw, expansion, look
 from .ridge_error import limit, of_finite_spikes
 
@@ -86,11 +86,11 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     return found
 
 
-STAIRCASE = Experiment(
+STAIRCASE = OldExperiment(
     name="staircase",
     question="Is there a staircase in alpha at sizes within reach?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(20, 530),

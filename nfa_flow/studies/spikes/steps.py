@@ -16,7 +16,7 @@ from ...plot.style import PALETTE, entries_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
 from ...sweep import Grid, looped
 from ..claims import Claim, reported
-from ..experiment import Experiment
+from ..old_experiment import OldExperiment
 from .common import TEACHER, draw, look, middle
 
 if TYPE_CHECKING:
@@ -100,11 +100,11 @@ def claims(dataset: "xarray.Dataset") -> list[Claim]:
     return [*found, reported(statement, f"off by {100 * off:.1f} %", compared)]
 
 
-STEPS = Experiment(
+STEPS = OldExperiment(
     name="steps",
     question="Does one large step do what many small ones or the flow do in the same time?",
     one_run=one_run,
-    grid=grid,
+    make_grid=grid,
     figure=figure,
     claims=claims,
     seconds=(30, 210),

@@ -158,8 +158,8 @@ def test_a_derivative_of_ones_own_shows():
 
 def test_an_experiment_of_a_study_counts_with_its_text_and_constants():
     found = describe(depth.one_run)
-    assert "linear_teacher" in found["source"] and found["_SAMPLES"] == "200"
     assert found["observables.source"].startswith("def observables(")
-    assert found["linear_teacher"].startswith("nfa_flow.data.")
+    assert found["teacher.source"].startswith("def teacher(") and found["teacher.INPUTS"] == "10"
+    assert found["teacher.linear_teacher"].startswith("nfa_flow.data.")
     training = describe_value(depth.TRAININGS["GD .03"])
     assert training["steps"] == "1000" and "gradient_descent" in training["type.__call__.source"]

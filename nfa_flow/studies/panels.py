@@ -1,0 +1,289 @@
+"""The panels of an experiment's figure: medians and bands of its runs, with baselines and what theory has for them.
+
+A panel draws runs into axes and gives the entries of the legend, label → artist; a function that does so is a panel
+too. Theory is dashed and black. The same networks at t = 0 are dotted; other, untrained ones are gray with dots and
+dashes. All else is the median over the seeds with its 10–90 %.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..plot.at_end import draw_ends
+from ..plot.bands import bands
+from ..plot.style import AT_START, GRAY, color_of, label_of, legend_inside, swatch, text_of
+from .runs import UNTRAINED, Runs, Values, Where, at_the_end, chosen
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Entries = dict[str, Any]
+Panel = Callable[["Axes", Runs], Entries]
+
+THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5}
+START: dict[str, Any] = {"color": GRAY, "linestyle": ":", "linewidth": 1.2, "zorder": 0}
+BASELINE: dict[str, Any] = START | {"linestyle": "-."}
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A power law as theory: a line of this slope in logarithms, through the middle of the medians.
+
+    **Arguments:** `power`: one, or label of the hue → power (None for no line); `through`: the settings of the medians
+    that it passes, by default all.
+    """
+
+    power: float | Mapping[Any, float | None]
+    through: Where = field(default_factory=dict)
+
+
+# What theory has for a panel: a number; a function of the horizontal axis; a variable of the runs, such as a closed
+# form for each of them; or a power law.
+Law = float | str | Slope | Callable[[np.ndarray], Any]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """What the panels share.
+
+    **Arguments:** `name`: of a variable; `of`: the settings of the runs that are drawn, as in `runs.chosen`; `hue`: the
+    dimension that colors tell apart; `law`: theory, and `theory` what it is, in a legend of its own; `baseline`: the
+    label of other, untrained networks, which are drawn where it is given, from the variable `untrained.NAME`;
+    `own_legend`: whether the axes say what colors are, where they are something else in other panels; `title`; `label`:
+    of the vertical axis; `axis`: settings of the axes besides.
+    """
+
+    name: str
+    _: KW_ONLY
+    hue: str | None = None
+    of: Where = field(default_factory=dict)
+    law: Law | None = None
+    theory: str = ""
+    baseline: str = ""
+    own_legend: bool = False
+    title: str = ""
+    label: str = ""
+    axis: Mapping[str, Any] = field(default_factory=dict)
+
+    def _finish(self, ax: "Axes", runs: Runs, against: str, xlabel: str) -> None:
+        ax.set(title=self.title, ylabel=self.label or label_of(self.name), xlabel=xlabel)
+        ax.set(**self.axis)
+
+    def _legend(self, ax: "Axes", runs: Runs, **style: Any) -> Entries:
+        """What colors are, and the law, in the legend of the figure unless they are of these axes only."""
+        hues, law = (
+            _hues(runs, self.hue, **style),
+            {} if self.law is None else {self.theory or "theory": swatch(**THEORY)},
+        )
+        legend_inside(ax, (hues if self.own_legend else {}) | (law if self.theory else {}))
+        return ({} if self.own_legend else hues) | ({} if self.theory else law)
+
+
+@dataclass(frozen=True)
+class Through(_Panel):
+    """An observable through time; a law is a function of time, a number, or a variable of the runs."""
+
+    def __call__(self, ax: "Axes", dataset: Runs) -> Entries:
+        runs = chosen(dataset, self.of)
+        if runs is None:
+            return _nothing(ax, self.title)
+        bands(runs, self.name, hue=self.hue, ax=ax, legend=False)
+        self._finish(ax, runs, "time", ax.get_xlabel())
+        entries = {AT_START: swatch(**START)}
+        if self.baseline:
+            entries |= _across(ax, runs, self.name, self.baseline)
+        if self.law is not None:
+            self._draw_law(ax, runs)
+        return self._legend(ax, runs) | entries
+
+    def _draw_law(self, ax: "Axes", runs: Runs) -> None:
+        if isinstance(self.law, int | float):
+            ax.axhline(self.law, **THEORY)
+            return
+        times = runs["time"].values[1:]
+        if isinstance(self.law, str):
+            lines = runs[self.law].median("seed").transpose("time", ...).values[1:].reshape(times.size, -1)
+        else:
+            lines = self.law(times)  # type: ignore[operator]
+        ax.plot(times, lines, **THEORY)
+
+
+@dataclass(frozen=True)
+class AtEnd(_Panel):
+    """A number that each run has, such as an observable at its end, against a setting: medians with bars.
+
+    **Arguments:** `against`: the dimension along the horizontal axis; `starts`: whether the same networks at t = 0 are
+    drawn.
+    """
+
+    against: str
+    _: KW_ONLY
+    starts: bool = False
+
+    def __call__(self, ax: "Axes", dataset: Runs) -> Entries:
+        runs = chosen(dataset, self.of)
+        if runs is None:
+            return _nothing(ax, self.title)
+        values = self._values(runs, at_the_end(runs, self.name))
+        places = draw_ends(ax, values, self.against, hue=self.hue)
+        self._finish(ax, runs, self.against, _long_name(runs, self.against) or self.against.replace("_", " "))
+        entries: Entries = {}
+        if self.starts:
+            start = self._values(runs, runs[self.name].isel(time=0)).median("seed")
+            for i, each in enumerate(_by_hue(start, self.hue)):
+                ax.plot(places, each, **START | {"color": color_of(i, values.sizes.get(self.hue, 1))})
+            entries[AT_START] = swatch(**START)
+        if self.baseline:
+            null = at_the_end(runs, f"{UNTRAINED}{self.name}")
+            if self.against in null.dims:
+                null = null.median([dim for dim in null.dims if dim != self.against])
+                entries[self.baseline] = ax.plot(places, null, **BASELINE)[0]
+            else:
+                entries |= _across(ax, runs, self.name, self.baseline)
+        if self.law is not None:
+            limits = ax.get_ylim()
+            self._draw_law(ax, runs, values, places)
+            if isinstance(self.law, Slope):
+                ax.set_ylim(limits)
+        return self._legend(ax, runs, marker="o", markersize=3.5) | entries
+
+    def _values(self, runs: Runs, values: Values) -> Values:
+        """Without the dimensions of one value that are not drawn."""
+        used = {self.against, self.hue, "seed"}
+        return values.squeeze([dim for dim in values.dims if dim not in used and values.sizes[dim] == 1], drop=True)
+
+    def _draw_law(self, ax: "Axes", runs: Runs, values: Values, places: np.ndarray) -> None:
+        law, x = self.law, values[self.against].values
+        if isinstance(law, int | float):
+            ax.axhline(law, **THEORY)
+        elif isinstance(law, str):
+            exact = self._values(runs, at_the_end(runs, law))
+            for each in _by_hue(exact.median("seed") if "seed" in exact.dims else exact, self.hue):
+                ax.plot(places, each, **THEORY)
+        elif isinstance(law, Slope):
+            _draw_slopes(ax, law, values.median("seed"), self.against, self.hue, places)
+        else:
+            fine = _between(x, ax.get_xscale()) if x.dtype.kind == "f" and np.array_equal(places, x) else x
+            ax.plot(places if fine is x else fine, law(fine), **THEORY)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class AgainstWidth(AtEnd):
+    """A size at the end against the width, both logarithmic and over a decade at least: flat looks flat."""
+
+    against: str = "width"
+
+    def _finish(self, ax: "Axes", runs: Runs, against: str, xlabel: str) -> None:
+        super()._finish(ax, runs, against, xlabel)
+        set_widths(ax, runs[against].values)
+
+
+def set_widths(ax: "Axes", widths: np.ndarray) -> None:
+    """Logarithmic axes, of widths and of sizes, these of a decade at least."""
+    ax.set(xscale="log", yscale="log", xlabel="width $n$")
+    ax.set_xticks(widths, [str(width) for width in widths])
+    ax.set_xticks([], minor=True)
+    low, high = np.log10(ax.get_ylim())
+    if high - low < 1:
+        ax.set_ylim(10 ** ((low + high - 1) / 2), 10 ** ((low + high + 1) / 2))
+
+
+@dataclass(frozen=True)
+class Points(_Panel):
+    """One number of each run against another, both logarithmic unless `axis` says otherwise.
+
+    **Arguments:** `against`: the name of the other, and `xlabel` its label; a law is a function of it, or a power law.
+    """
+
+    against: str
+    _: KW_ONLY
+    xlabel: str = ""
+
+    def __call__(self, ax: "Axes", dataset: Runs) -> Entries:
+        runs = chosen(dataset, self.of)
+        if runs is None:
+            return _nothing(ax, self.title)
+        x, y = (at_the_end(runs, name) for name in (self.against, self.name))
+        size = {"s": 7, "linewidth": 0, "alpha": 0.6}
+        if self.baseline:
+            ax.scatter(
+                *(at_the_end(runs, f"{UNTRAINED}{name}") for name in (self.against, self.name)), color=GRAY, **size
+            )
+        for i, (xs, ys) in enumerate(zip(_by_hue(x, self.hue), _by_hue(y, self.hue), strict=True)):
+            ax.scatter(xs.values.ravel(), ys.values.ravel(), color=color_of(i, x.sizes.get(self.hue, 1)), **size)
+        ax.set(xscale="log", yscale="log")
+        self._finish(ax, runs, self.against, self.xlabel or label_of(self.against))
+        if self.law is not None:
+            limits, places = ax.axis(), _between(x.values[np.isfinite(x.values)], ax.get_xscale())
+            if isinstance(self.law, Slope):
+                x_0, y_0 = (float(each.sel(self.law.through).median()) for each in (x, y))
+                ax.plot(places, y_0 * (places / x_0) ** self.law.power, **THEORY)  # type: ignore[operator]
+            else:
+                ax.plot(places, self.law(places), **THEORY)  # type: ignore[operator]
+            ax.axis(limits)
+        return self._legend(ax, runs, marker="o", linewidth=0, markersize=3)
+
+
+def _nothing(ax: "Axes", title: str) -> Entries:
+    """What is left of a panel whose settings the runs do not have."""
+    ax.set_title(title)
+    ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center")
+    return {}
+
+
+def _across(ax: "Axes", runs: Runs, name: str, label: str) -> Entries:
+    """Untrained networks, whatever the setting, as a line across the panel."""
+    null = at_the_end(runs, f"{UNTRAINED}{name}").values
+    finite = null[np.isfinite(null)]
+    return {label: ax.axhline(float(np.median(finite)), **BASELINE)} if finite.size else {}
+
+
+def _hues(runs: Runs, hue: str | None, **style: Any) -> Entries:
+    """The legend of the colors."""
+    if hue is None:
+        return {}
+    labels = runs[hue].values.tolist()
+    return {legend_text(runs, hue, label): swatch(color_of(i, len(labels)), **style) for i, label in enumerate(labels)}
+
+
+def legend_text(runs: Runs, dim: str, label: Any) -> str:
+    """A label in a legend: a word as it is, a number with the symbol of its axis."""
+    if isinstance(label, str):
+        return label
+    symbol = _long_name(runs, dim).partition("$")[2].partition("$")[0]
+    return f"${symbol} = {text_of(label)}$" if symbol else f"{dim.replace('_', ' ')} = {text_of(label)}"
+
+
+def _long_name(runs: Runs, dim: str) -> str:
+    return runs[dim].attrs.get("long_name", "") if dim in runs.coords else ""
+
+
+def _by_hue(values: Values, hue: str | None) -> list[Values]:
+    if hue is None or hue not in values.dims:
+        return [values]
+    return [values.sel({hue: label}) for label in values[hue].values]
+
+
+def _draw_slopes(ax: "Axes", law: Slope, medians: Values, against: str, hue: str | None, places: np.ndarray) -> None:
+    x = medians[against]
+    if isinstance(law.power, Mapping):
+        powers = [(medians.sel({hue: label}), law.power.get(label)) for label in medians[hue].values.tolist()]
+    else:
+        powers = [(medians, law.power)]
+    for each, power in powers:
+        anchor = each.sel(law.through)
+        known: Any = np.log(anchor.where(anchor > 0))
+        if power is not None and bool(known.notnull().any()):
+            center = (
+                float(np.exp(np.log(x.where(known.notnull())).mean()))
+                if against in anchor.dims
+                else float(anchor[against])
+            )
+            ax.plot(places, float(np.exp(known.mean())) * (x / center) ** power, **THEORY)
+
+
+def _between(x: np.ndarray, scale: str) -> np.ndarray:
+    """Many places from the first setting to the last."""
+    return (np.geomspace if scale == "log" else np.linspace)(x.min(), x.max(), 50)
