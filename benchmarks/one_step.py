@@ -67,10 +67,10 @@ def cell(n: str | int, way: str) -> dict[str, Any]:
     n = int(n)
     data_key, net_key = jax.random.split(jax.random.key(0))
     teacher = nf.theory.hermite_series([0, 1, 0.5**0.5])
-    data = nf.data.single_index(data_key, 2 * n, n // 4, noise=0.5, link=teacher)
+    data = nf.data.single_index(2 * n, n // 4, key=data_key, noise=0.5, link=teacher)
     batch, x, y = nf.Dataset(data.x[:n], data.y[:n]), data.x[n:], data.y[n:, 0]
     del data
-    net = nf.one_step.two_layer_net(net_key, n // 4, n // 4, "relu")
+    net = nf.one_step.two_layer_net(n // 4, n // 4, "relu", key=net_key)
     seconds: dict[str, float] = {}
     after = timed(seconds, "step", lambda: nf.one_step.one_step(net, batch, n**ALPHA))
     F = timed(seconds, "features", lambda: nf.one_step.features(after, x))

@@ -43,14 +43,14 @@ MOST_FOR_DENSE = 2000  # parameters, for the exact diagonal
 def multi_index(activation: str, widths: list[int], samples: int, stretch: float = 1.0):
     """A network that learns a staircase of two directions of inputs that are `stretch` times standard normal."""
     data_key, net_key = jax.random.split(jax.random.key(0))
-    data = nf.data.multi_index(data_key, samples, widths[0], rank=2)
+    data = nf.data.multi_index(samples, widths[0], rank=2, key=data_key)
     return nf.nets.MLP(widths, key=net_key, activation=activation), nf.Dataset(stretch * data.x, data.y)
 
 
 def deep_linear():
     """Three linear layers that start close to the saddle at zero."""
     data_key, net_key = jax.random.split(jax.random.key(0))
-    data = nf.data.linear_teacher(data_key, 100, 10, 3, noise=0.1)
+    data = nf.data.linear_teacher(100, 10, 3, key=data_key, noise=0.1)
     return nf.nets.MLP([10, 10, 10, 3], key=net_key, init=nf.nets.Gaussian(0.03)), data
 
 

@@ -21,14 +21,14 @@ class Problem(NamedTuple):
 
 def multi_index_problem(activation: str, scale: float = 1.0) -> tuple[nf.nets.MLP, nf.Dataset]:
     """A network 10-32-32-1 of 1 376 parameters that learns a staircase of two directions from 256 noisy samples."""
-    data = nf.data.multi_index(jax.random.key(0), 256, 10, rank=2, noise=0.1)
+    data = nf.data.multi_index(256, 10, rank=2, key=jax.random.key(0), noise=0.1)
     init = nf.nets.Gaussian(scale)
     return nf.nets.MLP([10, 32, 32, 1], key=jax.random.key(1), activation=activation, init=init), data
 
 
 def deep_linear() -> tuple[nf.nets.MLP, nf.Dataset]:
     """Three linear layers that start close to the saddle at zero, and leave it at about t = 30."""
-    data = nf.data.linear_teacher(jax.random.key(0), 256, 10, 3, noise=0.1)
+    data = nf.data.linear_teacher(256, 10, 3, key=jax.random.key(0), noise=0.1)
     return nf.nets.MLP([10, 10, 10, 3], key=jax.random.key(1), init=nf.nets.Gaussian(0.07)), data
 
 
@@ -42,7 +42,7 @@ def teacher_student() -> tuple[nf.nets.MLP, nf.Dataset]:
 
 def wide_tanh(width: int) -> tuple[nf.nets.MLP, nf.Dataset]:
     """A tanh network with two hidden layers of this width, on 64 samples: for costs against P = width² + 11 width."""
-    data = nf.data.multi_index(jax.random.key(0), 64, 10, rank=2, noise=0.1)
+    data = nf.data.multi_index(64, 10, rank=2, key=jax.random.key(0), noise=0.1)
     return nf.nets.MLP([10, width, width, 1], key=jax.random.key(1), activation="tanh"), data
 
 

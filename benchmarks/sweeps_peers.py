@@ -133,7 +133,7 @@ class Case:
     @property
     def data(self) -> nf.Dataset:
         """Noisy samples of a staircase of two directions."""
-        return nf.data.multi_index(jax.random.key(0), self.samples, self.widths[0], rank=2, noise=0.1)
+        return nf.data.multi_index(self.samples, self.widths[0], rank=2, key=jax.random.key(0), noise=0.1)
 
     @property
     def loss_of_zero(self) -> float:

@@ -45,11 +45,11 @@ SECONDS = 60  # for a call; compiling takes some of them
 SETTING = """
 import jax, jax.numpy as jnp, numpy as np, optax, nfa_flow as nf
 KEY = jax.random.key(0)
-DATA = nf.data.linear_teacher(KEY, 12, 3, 2)
+DATA = nf.data.linear_teacher(12, 3, 2, key=KEY)
 NET = nf.nets.MLP([3, 4, 2], key=KEY, activation="tanh")
 LINEAR = nf.nets.MLP([3, 3, 2], key=KEY)
-TWO_LAYERS = nf.one_step.two_layer_net(KEY, 3, 4, "relu", outputs=2)
-HERMITE, LINK = nf.theory.hermite("relu", orders=8), nf.theory.hermite_series([0, 1, 0.5])
+TWO_LAYERS = nf.one_step.two_layer_net(3, 4, "relu", key=KEY, outputs=2)
+HERMITE, LINK = nf.theory.hermite("relu", max_order=8), nf.theory.hermite_series([0, 1, 0.5])
 DIRECTION = nf.theory.gradient_direction(nf.theory.hermite(LINK), 0.5, activation=HERMITE)
 SYMMETRIC, MATRIX = jnp.eye(3) + 0.1, jnp.arange(6.0).reshape(2, 3) / 7
 OBSERVE = {"loss": nf.measure.loss, "alignment": nf.measure.alignment(0.5)}
@@ -137,8 +137,6 @@ GOOD = {
     "label": ["None", "'a label'"],
     "last": ["1.0"],
     "layer": ["1", "2", "lambda net: net.layers[0]"],
-    "layers": ["2"],
-    "learning_rate": ["None", "0.1"],
     "legend": ["True", "False"],
     "like": ["None", "NET"],
     "left": ["jnp.eye(6)[:, :2]"],
@@ -163,7 +161,7 @@ GOOD = {
     "one_run": ["one_run"],
     "optimizer": ["OPTIMIZER", "optax.adam(0.01)"],
     "order": ["2"],
-    "orders": ["(1, 2)", "4"],
+    "orders": ["(1, 2)"],
     "outputs": ["1", "2"],
     "over": ["'seed'"],
     "own": ["0.1"],

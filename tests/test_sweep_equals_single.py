@@ -11,7 +11,7 @@ import pytest
 
 import nfa_flow as nf
 
-DATA = nf.data.multi_index(jax.random.key(5), 12, 3, 2)
+DATA = nf.data.multi_index(12, 3, 2, key=jax.random.key(5))
 FRACTIONS = np.array([0.0, 0.1, 0.5, 1.0])
 QUIET = {"progress": False, "throw": False}
 

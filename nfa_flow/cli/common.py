@@ -88,7 +88,7 @@ class Teacher:
         import nfa_flow as nf
 
         further = {"rank": 2} if self.name == "multi_index" else {}
-        return getattr(nf.data, self.name)(key, samples, self.inputs, noise=noise, **further)
+        return getattr(nf.data, self.name)(samples, self.inputs, key=key, noise=noise, **further)
 
 
 def start_jax(dtype: str, *, cache: bool) -> None:

@@ -9,10 +9,10 @@ from ..checks import require_instance, require_key, require_number
 from .dataset import Dataset
 
 
-def add_label_noise(key: PRNGKeyArray, data: Dataset, std: float | Float[Array, ""]) -> Dataset:
+def add_label_noise(data: Dataset, std: float | Float[Array, ""], *, key: PRNGKeyArray) -> Dataset:
     """The same data with independent N(0, std²) added to every target.
 
-    **Arguments:** `key`: PRNG key; `data`: any data set; `std`: standard deviation ≥ 0 of the noise (can be traced).
+    **Arguments:** `data`: any data set; `std`: standard deviation ≥ 0 of the noise (can be traced); `key`: PRNG key.
     **Returns:** a data set of the same shapes.
     **Raises:** ValueError for a negative `std`.
     """

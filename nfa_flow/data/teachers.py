@@ -43,11 +43,11 @@ SINGLE_INDEX_LINKS: dict[str, Callable] = {
 
 
 def linear_teacher(
-    key: PRNGKeyArray,
     samples: int,
     inputs: int,
     outputs: int = 1,
     *,
+    key: PRNGKeyArray,
     rank: int | None = None,
     noise: float | Float[Array, ""] = 0.0,
     whiten: bool = False,
@@ -59,8 +59,8 @@ def linear_teacher(
     have standard deviation 1/√inputs. The index is an orthonormal basis of its row space.
 
     **Arguments:**
-    - `key`: PRNG key.
     - `samples`, `inputs`, `outputs`: n, d and c.
+    - `key`: PRNG key.
     - `rank`: of A, at most min(inputs, outputs); full if None.
     - `noise`: standard deviation of the label noise.
     - `whiten`: make S_xx of the sample exactly I, before the targets are computed.
@@ -82,15 +82,15 @@ def linear_teacher(
         right = jax.random.normal(right_key, (rank, inputs), x.dtype)
         A = jax.random.normal(left_key, (outputs, rank), x.dtype) @ right / (rank * inputs) ** 0.5
     index, _ = jnp.linalg.qr(right.T)
-    return add_label_noise(noise_key, Dataset(x, x @ A.T, index=index), noise)
+    return add_label_noise(Dataset(x, x @ A.T, index=index), noise, key=noise_key)
 
 
 def multi_index(
-    key: PRNGKeyArray,
     samples: int,
     inputs: int,
     rank: int,
     *,
+    key: PRNGKeyArray,
     outputs: int = 1,
     noise: float | Float[Array, ""] = 0.0,
     link: Link = "staircase",
@@ -104,9 +104,9 @@ def multi_index(
     With several outputs each one is the named link of its own random rotation of z.
 
     **Arguments:**
-    - `key`: PRNG key.
     - `samples`, `inputs`: n and d.
     - `rank`: r ≤ d, the dimension of the subspace.
+    - `key`: PRNG key.
     - `outputs`: c, for a named link; a function decides this by itself.
     - `noise`: standard deviation of the label noise.
     - `link`: a name, or a function from z (n × r) to targets (n or n × c).
@@ -135,14 +135,14 @@ def multi_index(
     if jnp.ndim(y) not in (1, 2) or y.shape[0] != samples or (outputs > 1 and y.shape[1:] != (outputs,)):
         expected = f"({samples}, {outputs})" if outputs > 1 else f"({samples},) or ({samples}, c)"
         raise wrong("link", f"a function from shape {z.shape} to shape {expected}", f"one to shape {jnp.shape(y)}")
-    return add_label_noise(noise_key, Dataset(x, y, index=index), noise)
+    return add_label_noise(Dataset(x, y, index=index), noise, key=noise_key)
 
 
 def single_index(
-    key: PRNGKeyArray,
     samples: int,
     inputs: int,
     *,
+    key: PRNGKeyArray,
     noise: float | Float[Array, ""] = 0.0,
     link: Link = "hermite",
     covariance: ArrayLike | None = None,
@@ -159,9 +159,9 @@ def single_index(
     """
     function = named_function("link", link, SINGLE_INDEX_LINKS, "of the index coordinate")
     return multi_index(
-        key,
         samples,
         inputs,
+        key=key,
         rank=1,
         noise=noise,
         link=lambda z: function(z[:, 0]),

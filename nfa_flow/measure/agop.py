@@ -32,7 +32,7 @@ MEMORY = 2**25
 
 def agop(
     net: Any,
-    x: Samples,
+    data: Samples,
     *,
     layer: Layer | None = None,
     centered: bool = False,
@@ -41,14 +41,14 @@ def agop(
 ) -> Float[Array, "h h"]:
     """Average gradient outer product AGOP = E[J(x)ᵀJ(x)] with respect to the input of the network, or of a layer.
 
-    J is the full c × d Jacobian, and E the mean over samples, weighted if `x` is a `Dataset` with weights. Without a
+    J is the full c × d Jacobian, and E the mean over samples, weighted if `data` is a `Dataset` with weights. Without a
     layer d is the number of all entries of a sample, whatever its shape: 64 for images of 8 × 8, and 24 for sequences
     of 6 tokens with 4 entries (`A.reshape(6, 4, 6, 4)` has the blocks between tokens). At a layer d is its fan-in; at a
     convolution that is the size of a patch, and E is also the mean over positions.
 
     **Arguments:**
     - `net`: an `MLP`, `equinox.nn.MLP` or `Sequential`, or any module from a sample to a vector "c".
-    - `x`: samples, a `Dataset`, or an iterable of batches of either (without weights), read once.
+    - `data`: samples, a `Dataset`, or an iterable of batches of either (without weights), read once.
     - `layer`: None for the whole input; l = 1 … L, counting the layers with weights; or a function from the network to
       an `equinox.nn.Linear` or `Conv` in it, such as `lambda net: net.conv2`, for the part of the Jacobian that goes
       through that layer. In a module of unknown order 1 is its whole input too.
@@ -59,17 +59,17 @@ def agop(
 
     **Returns:** a symmetric d × d matrix, positive semi-definite up to rounding; where that matters, as
     for a small variance beside a large mean, take `agop_factor`.
-    **Raises:** ValueError naming `net`, `x`, `layer`, `loss` or `memory`.
+    **Raises:** ValueError naming `net`, `data`, `layer`, `loss` or `memory`.
     **Source:** Radhakrishnan et al. 2024 (Science), eq. 1; Beaglehole et al. 2024 for deeper layers and convolutions.
     """
     total = jacobian_sum_kind(factor=False, centered=centered)
-    K, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
+    K, W = jacobian_sum(net, data, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return K if W is None else _sandwich(K, W)
 
 
 def agop_factor(
     net: Any,
-    x: Samples,
+    data: Samples,
     *,
     layer: Layer | None = None,
     centered: bool = False,
@@ -81,13 +81,13 @@ def agop_factor(
     It has derivatives forwards only (`jax.jvp`).
     """
     total = jacobian_sum_kind(factor=True, centered=centered)
-    R, W = jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
+    R, W = jacobian_sum(net, data, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
     return R if W is None else _product(R, W)
 
 
 def preactivation_agop(
     net: Any,
-    x: Samples,
+    data: Samples,
     *,
     layer: Layer = 1,
     factor: bool = False,
@@ -108,37 +108,35 @@ def preactivation_agop(
     if find_layer(net, layer) is None:
         raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
     total = jacobian_sum_kind(factor=factor, centered=centered)
-    return jacobian_sum(net, x, total, layer=layer, loss=loss, memory=memory)[0]
+    return jacobian_sum(net, data, total, layer=layer, loss=loss, memory=memory)[0]
 
 
 def jacobian_sum(
     net: Any,
-    x: Samples,
+    data: Samples,
     total: AbstractJacobianSum,
     *,
     layer: Layer | None,
     loss: Loss | None = None,
     memory: int = MEMORY,
     where_cheapest: bool = False,
-    argument: str = "x",
 ) -> tuple[Float[Array, "r k"], Float[Array, "k h"] | None]:
     """(what B = df/dz adds up to, W_l); at the input of a module (what J adds up to, None).
 
-    **Arguments:** as in `agop`; `where_cheapest`: what J = B W_l adds up to, and None, if that has fewer columns;
-    `argument`: the name of `x` in errors.
+    **Arguments:** as in `agop`; `where_cheapest`: what J = B W_l adds up to, and None, if that has fewer columns.
     """
     require_number("memory", memory, at_least=1)
     net = at_least_single(net)
     position = find_layer(net, layer)
     function = Function(Tap(net, position), None if loss is None else resolve(loss))
-    batches = _batches(x, loss is not None, net, argument)
+    batches = _batches(data, loss is not None, net)
     W = function.tap.weight
     multiply = where_cheapest and W is not None and W.shape[1] < W.shape[0]
     if type(net) is MLP and net.is_linear and loss is None and position is not None:
         for _ in batches:  # read and checked all the same
             pass
         return _of_linear(net, total, position), W
-    if is_whole(x):
+    if is_whole(data):
         samples, weight = next(batches)
         return _sum(function, total, samples, weight, memory, multiply), None if multiply else W
     state, count, k = None, 0, 0
@@ -204,50 +202,50 @@ def _product(R: Float[Array, "r k"], W: Float[Array, "k h"]) -> Float[Array, "r 
     return R @ W
 
 
-def _batches(x: Samples, with_targets: bool, net: Any, argument: str) -> Iterator[tuple[Sample, Array]]:
+def _batches(data: Samples, with_targets: bool, net: Any) -> Iterator[tuple[Sample, Array]]:
     """Each batch as ((x, y or None), weights)."""
-    whole = is_whole(x)
-    if not whole and not isinstance(x, Iterable):
-        raise wrong(argument, "samples, a `Dataset`, or an iterable of batches of either", repr(x))
+    whole = is_whole(data)
+    if not whole and not isinstance(data, Iterable):
+        raise wrong("data", "samples, a `Dataset`, or an iterable of batches of either", repr(data))
     empty = True
-    batches: Iterable[Any] = [x] if whole else x  # pyright: ignore[reportAssignmentType]  (a Dataset is whole)
+    batches: Iterable[Any] = [data] if whole else data  # pyright: ignore[reportAssignmentType]  (a Dataset is whole)
     for batch in batches:
         empty = False
         if isinstance(batch, Dataset):
             if batch.weight is not None and not whole:
-                raise wrong(argument, "an iterable of batches without weights", "a batch of a weighted `Dataset`")
+                raise wrong("data", "an iterable of batches without weights", "a batch of a weighted `Dataset`")
             batch = in_precision_of(net, batch)
             samples, targets, weight = batch.x, batch.y, batch.sample_weight
         elif with_targets:
-            raise wrong(argument, "a `Dataset` (or batches of them), for the loss needs targets", _described(batch))
+            raise wrong("data", "a `Dataset` (or batches of them), for the loss needs targets", _described(batch))
         else:
-            samples, targets = in_precision_of(net, _samples(argument, batch)), None
+            samples, targets = in_precision_of(net, _samples(batch)), None
             weight = jnp.full(len(samples), 1 / len(samples), samples.dtype)
-        require_inputs(argument, net, samples)
+        require_inputs(net, samples)
         yield (samples, targets if with_targets else None), weight
     if empty:
-        raise wrong(argument, "an iterable with at least one batch", "empty")
+        raise wrong("data", "an iterable with at least one batch", "empty")
 
 
-def is_whole(x: Any) -> bool:
+def is_whole(data: Any) -> bool:
     """Whether these are samples in memory, which can be differentiated, rather than batches that are read once."""
-    return isinstance(x, Dataset | jax.Array | np.ndarray)
+    return isinstance(data, Dataset | jax.Array | np.ndarray)
 
 
-def whole_batch(net: Any, x: Samples, argument: str = "x") -> tuple[Sample, Float[Array, " n"]]:
+def whole_batch(net: Any, data: Samples) -> tuple[Sample, Float[Array, " n"]]:
     """Samples or a `Dataset` as ((x, None), weights), where batches will not do."""
-    if not is_whole(x):
-        raise wrong(argument, "samples or a `Dataset`, all at once", _described(x))
-    return next(_batches(x, False, net, argument))
+    if not is_whole(data):
+        raise wrong("data", "samples or a `Dataset`, all at once", _described(data))
+    return next(_batches(data, False, net))
 
 
-def _samples(argument: str, x: Any) -> Float[Array, "n ..."]:
+def _samples(x: Any) -> Float[Array, "n ..."]:
     if isinstance(x, np.ma.MaskedArray):
-        raise wrong(argument, "samples without a mask (drop or fill in what is missing)", "a masked array")
+        raise wrong("data", "samples without a mask (drop or fill in what is missing)", "a masked array")
     if not isinstance(x, jax.Array | np.ndarray) or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise wrong(argument, "an array of floating-point samples", _described(x))
+        raise wrong("data", "an array of floating-point samples", _described(x))
     if x.ndim < 2 or 0 in x.shape:
-        raise wrong(argument, "samples in rows, with at least one of them and one input", f"of shape {x.shape}")
+        raise wrong("data", "samples in rows, with at least one of them and one input", f"of shape {x.shape}")
     return jnp.asarray(x)
 
 

@@ -24,7 +24,7 @@ class AgopEstimate(NamedTuple):
 
 def agop_estimate(
     net: Any,
-    x: Samples,
+    data: Samples,
     *,
     probes: int,
     key: PRNGKeyArray,
@@ -34,12 +34,12 @@ def agop_estimate(
     """Estimate AGOP = E[JᵀJ] from `probes` vector–Jacobian products per sample, whatever the number of outputs.
 
     With v of independent random signs E[(Jᵀv)(Jᵀv)ᵀ] = JᵀJ. Every sample has probes of its own, which depend on `key`
-    and its place in `x` only, so that the error shrinks with √(samples · probes). The standard error is estimated from
-    the spread among the probes of each sample; it is that of the probing alone, with the samples given.
+    and its place in `data` only, so that the error shrinks with √(samples · probes). The standard error is estimated
+    from the spread among the probes of each sample; it is the error of probing alone, for these samples.
 
-    **Arguments:** `net`, `x` (samples or a `Dataset`), `layer`, `memory`: as in `agop`; `probes`: at least 2.
+    **Arguments:** `net`, `data` (samples or a `Dataset`), `layer`, `memory`: as in `agop`; `probes`: at least 2.
     **Returns:** an `AgopEstimate`.
-    **Raises:** ValueError naming `net`, `x`, `layer` or `probes`.
+    **Raises:** ValueError naming `net`, `data`, `layer` or `probes`.
     **Source:** Hutchinson 1990 (random signs); `agop` is exact, and as cheap where the outputs are not more than the
     probes.
     """
@@ -47,7 +47,7 @@ def agop_estimate(
     require_number("memory", memory, at_least=1)
     require_key("key", key)
     net = at_least_single(net)
-    samples, weight = whole_batch(net, x)
+    samples, weight = whole_batch(net, data)
     return _estimate(Tap(net, find_layer(net, layer)), samples, weight, key, probes, memory)
 
 

@@ -15,7 +15,7 @@ from ..run.observation import loss_or_default
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .gram_power import gram_power, power_derivative, power_from_spectrum
-from .layer import Layer, by_code, layer_weight
+from .layer import Layer, by_code, layer_weight, require_net
 
 METRICS = (
     "cosine",
@@ -49,6 +49,7 @@ class Alignment(eqx.Module):
         """The score of a network on data; `loss`: that of a run, where it was left open."""
         if self.from_run:
             return replace(self, loss=loss_or_default(loss))(net, data)
+        require_net(net)
         # Batches are read once, so they are not among the values that derivatives are taken of.
         return _score(net, data, self) if is_whole(data) else _value(self.pair(net, data), self.power, self.metric)
 

@@ -22,7 +22,7 @@ class BestCosine(NamedTuple):
     exponent: Float[Array, ""]
 
 
-def best_cosine(net: Any, x: Samples, *, layer: Layer = 1) -> BestCosine:
+def best_cosine(net: Any, data: Samples, *, layer: Layer = 1) -> BestCosine:
     """The largest cosine between NFM and AGOP^α over all α > 0, and the relative error there: no exponent does better.
 
     What is left of the error is no matter of α, and the ansatz fails for the network at every exponent where it is
@@ -35,7 +35,7 @@ def best_cosine(net: Any, x: Samples, *, layer: Layer = 1) -> BestCosine:
     equally well, as for an AGOP of rank one. All three are NaN where NFM or AGOP is zero to working precision.
     **Source:** the ansatz: Radhakrishnan et al. 2024; that it can fail at every α: Tansley, Massart & Cartis 2026.
     """
-    return _best(feature_pair(net, x, layer, argument="x"))
+    return _best(feature_pair(net, data, layer))
 
 
 @eqx.filter_jit

@@ -28,7 +28,7 @@ class ExponentFit(NamedTuple):
     spread: Float[Array, ""]
 
 
-def fit_exponent(net: Any, x: Samples, *, layer: Layer = 1) -> ExponentFit:
+def fit_exponent(net: Any, data: Samples, *, layer: Layer = 1) -> ExponentFit:
     """Fit α in NFM ∝ AGOP^α: the slope of log vᵀ NFM v against log vᵀ AGOP v over the eigenvectors v of AGOP.
 
     Directions whose singular value of the Jacobian factor (r × k) is within 100·max(r, k) rounding errors of zero, of
@@ -40,7 +40,7 @@ def fit_exponent(net: Any, x: Samples, *, layer: Layer = 1) -> ExponentFit:
     **Returns:** an `ExponentFit` of scalars.
     **Source:** Tansley, Massart & Cartis 2026 (the exponent); the common-basis fit is ours.
     """
-    values = spectrum_along_agop(net, x, layer, "x")
+    values = spectrum_along_agop(net, data, layer)
     return _fit(values, jnp.sum(layer_weight(net, layer) ** 2))
 
 

@@ -70,16 +70,14 @@ def feature_pair(
     loss: Loss | None = None,
     initial: Float[Array, "_ _"] | None = None,
     agop_of_change: bool = False,
-    argument: str = "data",
 ) -> FeaturePair:
     """The pair for layer `layer`; arguments as in `agop` and `alignment`.
 
-    **Arguments:** `factor`: with the factor F of AGOP, or with AGOP assembled; `reduce`: to a small basis; `argument`:
-    the name of `data` in errors.
+    **Arguments:** `factor`: with the factor F of AGOP, or with AGOP assembled; `reduce`: to a small basis.
     """
     net, kind = at_least_single(net), jacobian_sum_kind(factor=factor, centered=centered)
     cheapest = not agop_of_change
-    total, W = jacobian_sum(net, data, kind, layer=layer, loss=loss, where_cheapest=cheapest, argument=argument)
+    total, W = jacobian_sum(net, data, kind, layer=layer, loss=loss, where_cheapest=cheapest)
     weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))
     if agop_of_change and find_layer(net, layer) is None:
         raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")

@@ -42,7 +42,7 @@ def head_matrix(net: MLP, data: Samples) -> Float[Array, "m m"]:
     **Source:** Tansley, Massart & Cartis 2026 (linear layers before a nonlinear head); the condition on B is ours.
     """
     total = jacobian_sum_kind(factor=False, centered=False)
-    return jacobian_sum(net, data, total, layer=leading_linear_layers(net), argument="data")[0]
+    return jacobian_sum(net, data, total, layer=leading_linear_layers(net))[0]
 
 
 def head_anisotropy(net: MLP, data: Samples) -> Float[Array, ""]:

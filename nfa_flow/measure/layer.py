@@ -204,15 +204,20 @@ def _begins_with_matrix(net: Any) -> bool:
     return is_sequential(net)
 
 
-def require_inputs(argument: str, net: Any, x: Float[Array, "n ..."]) -> None:
-    """Raise unless `net` is a function, and samples are of the shape that it takes, as far as that is known."""
+def require_net(net: Any) -> None:
+    """Raise unless `net` is a function."""
     if not callable(net):
         raise wrong("net", "a network, which maps one sample to a prediction", described(net))
+
+
+def require_inputs(net: Any, x: Float[Array, "n ..."]) -> None:
+    """Raise unless `net` is a function, and samples are of the shape that it takes, as far as that is known."""
+    require_net(net)
     if type(net) not in (MLP, eqx.nn.MLP):
         return
     inputs = net.widths[0] if isinstance(net, MLP) else net.in_size
     if isinstance(inputs, int) and x.shape[1:] != (inputs,):
-        raise wrong(argument, f"of {inputs} inputs, like the network", f"of shape {x.shape}")
+        raise wrong("data", f"of {inputs} inputs, like the network", f"of shape {x.shape}")
 
 
 def _has_no_matrix(module: Any) -> bool:

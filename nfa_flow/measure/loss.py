@@ -18,7 +18,7 @@ from .layer import require_inputs
 
 @from_run("loss")
 @full_precision
-def loss(net: Any, data: Dataset, loss: Loss | None = None) -> Float[Array, ""]:
+def loss(net: Any, data: Dataset, *, loss: Loss | None = None) -> Float[Array, ""]:
     """The weighted mean loss ℒ of the samples; for "mse" that is (1/2n) Σ‖f(x_i) − y_i‖². No weight decay.
 
     As an observable of a run it is the loss that the run minimizes; of a given loss use
@@ -32,7 +32,7 @@ def loss(net: Any, data: Dataset, loss: Loss | None = None) -> Float[Array, ""]:
     loss = loss_or_default(loss)
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`, for the loss needs targets", f"a {type(data).__name__}")
-    require_inputs("data", net, data.x)
+    require_inputs(net, data.x)
     net, data = at_least_single(net), in_precision_of(net, data)
     require_fitting(loss, prediction_of(net, data.x), data.y)
     losses = jax.vmap(loss)(jax.vmap(net)(data.x), data.y)

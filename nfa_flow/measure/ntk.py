@@ -29,20 +29,20 @@ from .agop import MEMORY, Samples, whole_batch
 _RTOL = 1e-6
 
 
-def ntk(net: Any, x: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
+def ntk(net: Any, data: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
     """The empirical neural tangent kernel Θ = J Jᵀ, entry (i·c + a, j·c + b) being ∇f_a(x_i)·∇f_b(x_j).
 
     Gradients are with respect to all floating-point arrays of the network.
 
-    **Arguments:** `net`: any module from a sample to a vector "c"; `x`: n samples or a `Dataset`, whose weights do not
-    count here; `memory`: about how many bytes to use beside the result.
+    **Arguments:** `net`: any module from a sample to a vector "c"; `data`: n samples or a `Dataset`, whose weights are
+    ignored here; `memory`: about how many bytes to use in addition to the result.
     **Returns:** a positive semi-definite matrix, n·c × n·c, samples first, symmetric up to rounding.
-    **Raises:** ValueError naming `net`, `x` or `memory`.
+    **Raises:** ValueError naming `net`, `data` or `memory`.
     **Source:** Jacot, Gabriel & Hongler 2018.
     """
     require_number("memory", memory, at_least=1)
     net = at_least_single(net)
-    (samples, _), _ = whole_batch(net, x)
+    (samples, _), _ = whole_batch(net, data)
     return _ntk(net, samples, int(memory), None)
 
 
@@ -69,7 +69,7 @@ def ntk_eigenvalues(
     mobility = own_mobility(net) if mobility is None else mobility
     net = at_least_single(net)
     root = None if mobility is None else root_mobility(mobility, net, eqx.filter(net, eqx.is_inexact_array))
-    (samples, _), weight = whole_batch(net, data, "data")
+    (samples, _), weight = whole_batch(net, data)
     theta = _ntk(net, samples, int(memory), root)
     if count is not None:
         require_integer("count", count, at_least=1)

@@ -29,10 +29,10 @@ class Null(NamedTuple):
 
 def null_alignment(
     net: Any,
-    key: PRNGKeyArray,
     data: Dataset | Float[Array, "n d"],
     observable: Callable[[Any, Any], PyTree],
     *,
+    key: PRNGKeyArray,
     draws: int = 32,
     untrained: Callable[[PRNGKeyArray], Any] | None = None,
 ) -> Null:
@@ -42,9 +42,9 @@ def null_alignment(
     square; biases and everything else stay. A trained network and its null then differ in the arrangement of the
     weights, not in their size. Observables of the change since a start measure the draws against that same start.
 
-    **Arguments:** `net`: the network whose score is to be judged; `key`: decides the draws; `data`; `observable`:
-    `(net, data) -> array` or tree of arrays, such as `alignment(1/3)`; `draws`: how many, at least 2; `untrained`:
-    instead, a function from a key to an untrained network, such as `lambda key: MLP(widths, key=key, init=...)`.
+    **Arguments:** `net`: the network whose score is to be judged; `data`; `observable`: `(net, data) -> array` or tree
+    of arrays, such as `alignment(1/3)`; `key`: decides the draws; `draws`: how many, at least 2; `untrained`: instead,
+    a function from a key to an untrained network, such as `lambda key: MLP(widths, key=key, init=...)`.
     **Returns:** a `Null`, its trees in the structure of what the observable returns. NaN where any draw is undefined.
     **Raises:** ValueError naming `draws`, `data` or `observable`.
     """

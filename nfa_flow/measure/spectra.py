@@ -19,7 +19,7 @@ from ..numerics.kernel import kernel
 from ..numerics.precision import at_least_single
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
-from .layer import Layer, is_tied, layer_weight, unfolded, weighted_layers
+from .layer import Layer, is_tied, layer_weight, require_net, unfolded, weighted_layers
 
 
 class Spectrum(NamedTuple):
@@ -116,12 +116,13 @@ class AlongAgop(NamedTuple):
     resolution: Float[Array, ""]
 
 
-def spectrum_along_agop(net: Any, data: Samples, layer: Layer, argument: str = "data") -> AlongAgop:
-    """What of the spectrum belongs to AGOP's eigenbasis; `argument`: the name of `data` in errors."""
+def spectrum_along_agop(net: Any, data: Samples, layer: Layer) -> AlongAgop:
+    """What of the spectrum belongs to AGOP's eigenbasis."""
+    require_net(net)
     if is_whole(data):
-        return AlongAgop(*_of_agop(net, data, layer, argument))
+        return AlongAgop(*_of_agop(net, data, layer))
     # Batches are read once, so they are not among the values that derivatives are taken of.
-    return AlongAgop(*_value(feature_pair(net, data, layer, argument=argument)))
+    return AlongAgop(*_value(feature_pair(net, data, layer)))
 
 
 def _spectrum(net: Any, data: Samples, layer: Layer) -> tuple[Spectrum, Float[Array, ""]]:
@@ -131,15 +132,15 @@ def _spectrum(net: Any, data: Samples, layer: Layer) -> tuple[Spectrum, Float[Ar
 
 
 @eqx.filter_custom_jvp
-def _of_agop(net: Any, data: Any, layer: Layer, argument: str) -> tuple[Array, Array, Array, Array]:
-    return _value(feature_pair(net, data, layer, argument=argument))
+def _of_agop(net: Any, data: Any, layer: Layer) -> tuple[Array, Array, Array, Array]:
+    return _value(feature_pair(net, data, layer))
 
 
 @_of_agop.def_jvp
 def _of_agop_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     """The value through a factor, its derivative through assembled matrices, which zero eigenvalues do not disturb."""
-    net, data, layer, _ = primals
-    matrices = lambda net, data, layer, _: feature_pair(net, data, layer, factor=False, reduce=False)
+    net, data, layer = primals
+    matrices = lambda net, data, layer: feature_pair(net, data, layer, factor=False, reduce=False)
     full, change = eqx.filter_jvp(matrices, primals, tangents)
     pair = feature_pair(net, data, layer)
     return _value(pair), _slope(pair, full, change)

@@ -166,15 +166,15 @@ class ABC(AbstractParametrization):
         return (first + gradient, *(mu + gradient - 1 for mu in between), last - 1)
 
     def at_depth(self, depth: int) -> "ABC":
-        """The exponents of a network of so many layers (two have no hidden-to-hidden layer), one entry per layer.
+        """The exponents of a network of `depth` layers (two have no hidden-to-hidden layer), one entry per layer.
 
-        **Raises:** ValueError naming `depth` where the exponents are of another number of layers.
+        **Raises:** ValueError naming `depth` if the exponents are those of another number of layers.
         """
         require_integer("depth", depth, at_least=2)
         if depth == len(self.a):
             return self
         if len(self.a) != 3:
-            raise wrong("depth", f"{len(self.a)}, for each of which there are exponents", depth)
+            raise wrong("depth", f"{len(self.a)}, the number of layers that the exponents are given for", depth)
         spread = lambda each: (each[0], *[each[1]] * (depth - 2), each[2])
         return replace(self, a=spread(self.a), b=spread(self.b), c=spread(self.c))
 
@@ -198,9 +198,9 @@ class ABC(AbstractParametrization):
         require_layers(self.name, widths)
         if len(set(widths[1:-1])) > 1:
             raise wrong("widths", f"equal in all hidden layers for {self.name} (`Spectral` takes any)", list(widths))
-        n, layers = float(widths[1]), self.at_depth(len(widths) - 1)
-        first, *others = (n**-sigma for sigma in layers.std_exponents)
-        return Effective((first / widths[0] ** 0.5, *others), tuple(n**-mu for mu in layers.mobility_exponents))
+        n, own = float(widths[1]), self.at_depth(len(widths) - 1)
+        first, *others = (n**-sigma for sigma in own.std_exponents)
+        return Effective((first / widths[0] ** 0.5, *others), tuple(n**-mu for mu in own.mobility_exponents))
 
     def bias_mobility(self, widths: Sequence[int]) -> tuple[float, ...]:
         """That of the input layer's weights; 1 at the outputs, whose number does not grow."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..checks import described, is_traced, real_array, require_integers, require_key, wrong
+from ..data import Dataset
 from ..nets import MLP
 from ..numerics.kernel import kernel
 from ..numerics.precision import single_or_wider
@@ -15,14 +16,14 @@ from ..theory import Hermite
 from ..theory.hermite import require_expansion
 
 
-def features(net: MLP, x: Float[Array, "n d"]) -> Float[Array, "n N"]:
+def features(net: MLP, data: Dataset | Float[Array, "n d"]) -> Float[Array, "n N"]:
     """F = σ(XWᵀ), the input of the readout.
 
-    **Arguments:** `net`: of two layers; `x`: the batch.
+    **Arguments:** `net`: of two layers; `data`: the batch, as an array of inputs or a `Dataset`.
     **Returns:** one row per sample.
     """
     _require_net(net)
-    return _features(net, _inputs(net, x))
+    return _features(net, _inputs(net, data))
 
 
 def _require_net(net: Any) -> None:
@@ -30,21 +31,24 @@ def _require_net(net: Any) -> None:
         raise wrong("net", "an `MLP` of two layers, as from `two_layer_net`", described(net))
 
 
-def _inputs(net: MLP, x: Any) -> Float[Array, "n d"]:
-    return real_array("x", x, "n", net.widths[0]).astype(net.weights[0].dtype)
+def _inputs(net: MLP, data: Any) -> Float[Array, "n d"]:
+    x = data.x if isinstance(data, Dataset) else data
+    return real_array("data", x, "n", net.widths[0]).astype(net.weights[0].dtype)
 
 
-def gaussian_features(key: PRNGKeyArray, net: MLP, x: Float[Array, "n d"], activation: Hermite) -> Float[Array, "n N"]:
+def gaussian_features(
+    net: MLP, data: Dataset | Float[Array, "n d"], activation: Hermite, *, key: PRNGKeyArray
+) -> Float[Array, "n N"]:
     """c_1 XWᵀ + c_{>1} Z with independent normal Z: as good as the features before the step, for spectra and losses.
 
-    **Arguments:** `key`: PRNG key; `net`: as it starts; `x`: the batch; `activation`: the expansion of σ.
+    **Arguments:** `net`: as it starts; `data`: as in `features`; `activation`: the expansion of σ; `key`: PRNG key.
     **Returns:** one row per sample.
     **Source:** Montanari & Saeed 2022; Moniri et al. 2024.
     """
     require_key("key", key)
     _require_net(net)
     require_expansion("activation", activation)
-    return _gaussian_features(key, net.weights[0], _inputs(net, x), activation)
+    return _gaussian_features(key, net.weights[0], _inputs(net, data), activation)
 
 
 def powers(x: Float[Array, "n d"], beta: Float[Array, " d"], orders: Sequence[int]) -> Float[Array, "n s"]:

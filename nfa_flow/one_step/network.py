@@ -77,22 +77,22 @@ class SphereRows(AbstractInitialization):
 
 
 def two_layer_net(
-    key: PRNGKeyArray,
     inputs: int,
     width: int,
     activation: Activation,
     *,
+    key: PRNGKeyArray,
     outputs: int = 1,
     dtype: DTypeLike | None = None,
 ) -> MLP:
     """f(x) = aᵀ(σ(Wx) − E[σ(Z)]) with weights as in `SphereRows`.
 
-    **Arguments:** `key`: PRNG key; `inputs`, `width`, `outputs`: d, N and c; `activation`: σ, a name or a function,
-    whose mean is taken off; `dtype`: of the weights.
+    **Arguments:** `inputs`, `width`, `outputs`: d, N and c; `activation`: σ, a name or a function, whose mean is
+    subtracted; `key`: PRNG key; `dtype`: of the weights.
     **Returns:** an `MLP`.
     **Raises:** ValueError as `nf.theory.hermite` and `nf.nets.MLP` do.
     """
     for argument, size in {"inputs": inputs, "width": width, "outputs": outputs}.items():
         require_integer(argument, size, at_least=1)
-    centered = Centered(resolve(activation), float(expanded("activation", activation, orders=1).coefficients[0]))
+    centered = Centered(resolve(activation), float(expanded("activation", activation, max_order=1).coefficients[0]))
     return MLP([inputs, width, outputs], key=key, activation=centered, init=SphereRows(), dtype=dtype)

@@ -19,7 +19,7 @@ class RidgeFit(NamedTuple):
     train: Float[Array, ""]
 
     def test(
-        self, F: Float[Array, "m N"], y: Float[Array, " m"], free: Float[Array, "m s"] | None = None
+        self, F: Float[Array, "m N"], y: Float[Array, " m"], *, free: Float[Array, "m s"] | None = None
     ) -> Float[Array, ""]:
         """The mean of (y − Fa − Ub)² over new samples; arguments as in `ridge_fit`."""
         F, y, U = _problem(F, y, free)

@@ -71,7 +71,9 @@ def bands(
     return ax
 
 
-def sweep_overview(dataset: xarray.Dataset, names: Sequence[str], over: str = "seed", hue: str | None = None) -> Figure:
+def sweep_overview(
+    dataset: xarray.Dataset, names: Sequence[str], *, over: str = "seed", hue: str | None = None
+) -> Figure:
     """Several observables of a sweep side by side, with one legend; arguments as in `bands`."""
     require_dataset(dataset)
     require_names(names, _known(dataset))

@@ -43,7 +43,7 @@ def infinite_deep_linear_mup(
     S_xx: ArrayLike,
     S_yx: ArrayLike,
     *,
-    layers: int,
+    depth: int,
     alpha: Number | None = None,
     beta: Number = 1.0,
     rtol: Number = 1e-6,
@@ -54,7 +54,7 @@ def infinite_deep_linear_mup(
     longer until that changes nothing by more than `rtol` of its largest entry.
 
     **Arguments:** `times`: (t,), non-negative, ascending; `S_xx`: XᵀX/samples, (d, d), and `S_yx`: YᵀX/samples, (c, d),
-    for data in rows; `layers`: L ≥ 2; `alpha`: variance of the entries of W_1 at the start, 1/d by default; `beta`: n²
+    for data in rows; `depth`: L ≥ 2; `alpha`: variance of the entries of W_1 at the start, 1/d by default; `beta`: n²
     times that of W_L; `rtol`: relative error, at least 1e-9.
     **Returns:** a `LinearMuP`: W_1ᵀW_1/n, P = W_L⋯W_1, nW_LW_Lᵀ and AGOP = PᵀP.
     **Raises:** ValueError for shapes that do not fit or an argument out of range; RuntimeError where words become too
@@ -62,13 +62,13 @@ def infinite_deep_linear_mup(
     """
     S_yx = as_array("S_yx", S_yx, "c", "d")
     S_xx = as_array("S_xx", S_xx, S_yx.shape[1], S_yx.shape[1])
-    require_integer("layers", layers, at_least=2)
+    require_integer("depth", depth, at_least=2)
     alpha, beta = start_variances(alpha, beta, S_yx.shape[1])
     require_number("rtol", rtol, at_least=1e-9)
     length, shorter, change = _FIRST_LENGTH, None, np.inf
     while True:
-        words = word_matrices(layers - 1, length)
-        if layers > 2 and _neurons(words, S_yx.shape) > _LARGEST:
+        words = word_matrices(depth - 1, length)
+        if depth > 2 and _neurons(words, S_yx.shape) > _LARGEST:
             raise RuntimeError(
                 f"words of {length} letters take layers of more than {_LARGEST} neurons, and the last change by longer "
                 f"words was {'not yet known' if shorter is None else f'{change:.1e}'}, `rtol` is {rtol:g}: allow a "
@@ -77,7 +77,7 @@ def infinite_deep_linear_mup(
         network = _flow(times, _start(words, S_yx.shape, alpha, beta), S_xx, S_yx)
         if shorter is not None:
             change = _change(shorter, network)
-        if layers == 2 or change <= rtol:  # between two layers no word has any letter
+        if depth == 2 or change <= rtol:  # between two layers no word has any letter
             return network
         shorter, length = network, length + _MORE
 

@@ -92,38 +92,38 @@ def hermite_series(coefficients: ArrayLike) -> HermiteSeries:
     return HermiteSeries(tuple(c.tolist()))
 
 
-def hermite(function: Activation | HermiteSeries, *, orders: int = 12) -> Hermite:
+def hermite(function: Activation | HermiteSeries, *, max_order: int = 12) -> Hermite:
     """The Hermite coefficients of an activation, a link, or any function of an array.
 
     Kinks and jumps may be anywhere and need not be told. A bump that is narrower than 0.01 may be missed.
 
-    **Arguments:** `function`: a name as in `nf.nets.ACTIVATIONS`, or a function of an array, elementwise; `orders`: the
-    last order K ≥ 1.
+    **Arguments:** `function`: a name as in `nf.nets.ACTIVATIONS`, or a function of an array, elementwise;
+    `max_order`: the last order K ≥ 1.
     **Returns:** a `Hermite`, in float64 whatever JAX is set to.
     **Raises:** ValueError for a function that is not finite or not piecewise smooth, or whose E[f(Z)²] is infinite or
     not settled within |Z| ≤ 20.
     """
-    return expanded("function", function, orders)
+    return expanded("function", function, max_order)
 
 
-def expanded(argument: str, function: Activation | HermiteSeries, orders: int) -> Hermite:
+def expanded(argument: str, function: Activation | HermiteSeries, max_order: int) -> Hermite:
     """`hermite`, of what a caller knows under the name `argument`."""
-    require_integer("orders", orders, at_least=1)
+    require_integer("max_order", max_order, at_least=1)
     if isinstance(function, HermiteSeries):
-        c = np.zeros(max(orders + 1, len(function.coefficients)))
+        c = np.zeros(max(max_order + 1, len(function.coefficients)))
         c[: len(function.coefficients)] = function.coefficients
         squares = factorials(len(c)) * c**2
         return Hermite(c, float(np.sum(squares)), float(np.arange(len(c)) @ squares))
     rules = adapted_rules(argument, resolve(function, argument), _RANGE)
-    (scaled, root), (scaled_roughly, root_roughly) = (_moments(rule, orders) for rule in rules)
+    (scaled, root), (scaled_roughly, root_roughly) = (_moments(rule, max_order) for rule in rules)
     if root == 0:
-        return Hermite(np.zeros(orders + 1), 0.0, 0.0)
+        return Hermite(np.zeros(max_order + 1), 0.0, 0.0)
     ends = Rule(*(part[[0, -1]] for part in rules[0]))
     if np.max(ends.values * normal_density(ends.nodes) * ends.values) > _TAIL * root**2:
         raise wrong(argument, "of finite E[f(Z)²], settled within |Z| ≤ 20", f"{function}, which grows too fast")
     error = max(np.max(np.abs(scaled - scaled_roughly)), abs(root - root_roughly)) / root
     slope_square = float(np.sum(rules[0].weights * rules[0].slopes ** 2 * normal_density(rules[0].nodes)))
-    return Hermite(scaled / np.sqrt(factorials(orders + 1)), root**2, slope_square, float(error))
+    return Hermite(scaled / np.sqrt(factorials(max_order + 1)), root**2, slope_square, float(error))
 
 
 def require_expansion(argument: str, value: Any) -> None:
@@ -143,18 +143,18 @@ def information_exponent(expansion: Hermite) -> int | None:
     return next((k for k in range(1, len(expansion.coefficients)) if expansion.has(k)), None)
 
 
-def monomials_in_hermite(orders: int) -> Float[np.ndarray, "j i"]:
-    """H of z^j = Σ_i H_ji He_i(z) for j, i ≤ `orders`: H_ji = j! / (2^m m! i!) where j − i = 2m ≥ 0, else 0."""
-    H = np.zeros((orders + 1, orders + 1))
-    for j in range(orders + 1):
+def monomials_in_hermite(max_order: int) -> Float[np.ndarray, "j i"]:
+    """H of z^j = Σ_i H_ji He_i(z) for j, i ≤ `max_order`: H_ji = j! / (2^m m! i!) where j − i = 2m ≥ 0, else 0."""
+    H = np.zeros((max_order + 1, max_order + 1))
+    for j in range(max_order + 1):
         for m in range(j // 2 + 1):
             H[j, j - 2 * m] = factorial(j) // (2**m * factorial(m) * factorial(j - 2 * m))
     return H
 
 
-def normalized_hermite(z: Float[np.ndarray, " n"], orders: int) -> Float[np.ndarray, "k n"]:
-    """He_k(z)/√k! for k = 0 … `orders`."""
-    return hermeval(z, np.diag(factorials(orders + 1) ** -0.5))
+def normalized_hermite(z: Float[np.ndarray, " n"], max_order: int) -> Float[np.ndarray, "k n"]:
+    """He_k(z)/√k! for k = 0 … `max_order`."""
+    return hermeval(z, np.diag(factorials(max_order + 1) ** -0.5))
 
 
 def normal_density(z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -162,10 +162,10 @@ def normal_density(z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
 
 
-def _moments(rule: Rule, orders: int) -> tuple[Float[np.ndarray, " k"], float]:
+def _moments(rule: Rule, max_order: int) -> tuple[Float[np.ndarray, " k"], float]:
     """√k! c_k and the root of E[f(Z)²]."""
     weighted = rule.weights * rule.values * normal_density(rule.nodes)
-    return normalized_hermite(rule.nodes, orders) @ weighted, float(np.sqrt(np.sum(weighted * rule.values)))
+    return normalized_hermite(rule.nodes, max_order) @ weighted, float(np.sqrt(np.sum(weighted * rule.values)))
 
 
 def factorials(count: int) -> Float[np.ndarray, " k"]:

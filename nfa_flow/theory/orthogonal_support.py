@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from ..checks import require_integer, wrong
+from ..checks import wrong
 from ._host import ArrayLike, as_array, as_times
 from .scalar_mode import scalar_mode
+
+_ANGLES = 400  # exponents tried before the best is refined, equally spaced in arctan α
 
 
 class OrthogonalSupport(NamedTuple):
@@ -79,13 +81,12 @@ def diagonal_cosine(nfm: ArrayLike, agop: ArrayLike, power: ArrayLike) -> Float6
     return np.asarray(np.sum(nfm * agop_power, axis=-1) / norms)
 
 
-def best_diagonal_cosine(nfm: ArrayLike, agop: ArrayLike, *, samples: int = 400) -> tuple[float, float]:
+def best_diagonal_cosine(nfm: ArrayLike, agop: ArrayLike) -> tuple[float, float]:
     """The exponent α ≥ 0 that aligns AGOP^α best with NFM, and that cosine: no exponent does better.
 
     α = 0 means that the supremum over α > 0 is not attained, as when the two order their eigenvalues oppositely.
 
-    **Arguments:** `nfm`, `agop`: diagonals, (d,), positive; `samples`: exponents tried before the best is refined,
-    equally spaced in arctan α.
+    **Arguments:** `nfm`, `agop`: diagonals, (d,), positive.
     **Returns:** (α, cosine).
     **Raises:** ValueError for diagonals that are not positive or differ in length.
     """
@@ -93,14 +94,13 @@ def best_diagonal_cosine(nfm: ArrayLike, agop: ArrayLike, *, samples: int = 400)
 
     nfm = _positive("nfm", nfm, "d")
     agop = _positive("agop", agop, nfm.size)
-    require_integer("samples", samples, at_least=3)
-    angles = np.linspace(0, np.pi / 2, samples, endpoint=False)
+    angles = np.linspace(0, np.pi / 2, _ANGLES, endpoint=False)
     best = int(np.argmax(diagonal_cosine(nfm, agop, np.tan(angles))))
 
     def loss(angle):
         return -diagonal_cosine(nfm, agop, np.tan(angle))
 
-    bounds = angles[max(best - 1, 0)], angles[min(best + 1, samples - 1)]
+    bounds = angles[max(best - 1, 0)], angles[min(best + 1, _ANGLES - 1)]
     refined: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12})
     angle = min(angles[best], refined.x, key=loss)
     return float(np.tan(angle)), float(-loss(angle))

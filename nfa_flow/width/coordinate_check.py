@@ -67,7 +67,7 @@ class CoordinateCheck:
 
 
 def coordinate_check(
-    build: Callable[[int, PRNGKeyArray], MLP],
+    build: Callable[..., MLP],
     train: Callable[[MLP, Dataset], MLP],
     data: Dataset,
     widths: Sequence[int],
@@ -82,7 +82,7 @@ def coordinate_check(
     + 2e ≤ `tolerance`, and is broken if |exponent − promised| − 2e > `tolerance`; in between it is open.
 
     **Arguments:**
-    - `build`: `(width, key) -> MLP`, with a parametrization.
+    - `build`: `(width, key=) -> MLP`, with a parametrization.
     - `train`: `(net, data) -> net`, such as `lambda net, data: nf.gradient_flow(net, data, 1.0).net`: to the same time,
       or for the same number of steps, at every width.
     - `data`: a fixed set, also for the sizes.
@@ -97,7 +97,7 @@ def coordinate_check(
     require_widths(widths)
     require_integer("seeds", seeds, at_least=1)
     require_number("tolerance", tolerance, above=0)
-    nets = [[build(n, each) for each in jax.random.split(jax.random.fold_in(key, n), seeds)] for n in widths]
+    nets = [[build(n, key=each) for each in jax.random.split(jax.random.fold_in(key, n), seeds)] for n in widths]
     parametrization = [_parametrization_of(net) for row in nets for net in row][0]
     promises = promised_exponents(parametrization, nets[0][0].depth)
     trained = lambda net: called("train", "a function (net, data) to the trained network", train, net, data)
@@ -109,7 +109,7 @@ def coordinate_check(
 
 def _parametrization_of(net: Any) -> AbstractParametrization:
     if not isinstance(net, MLP) or net.parametrization is None:
-        raise wrong("build", "a function (width, key) to an `MLP` with a parametrization", f"one to {net!r}")
+        raise wrong("build", "a function (width, key=) to an `MLP` with a parametrization", f"one to {net!r}")
     return net.parametrization
 
 

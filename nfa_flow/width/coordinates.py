@@ -38,7 +38,7 @@ class Coordinates(eqx.Module):
             raise wrong("net", f"of the widths {self.initial.widths} of `initial`", net.widths)
         if not isinstance(data, Dataset):
             raise wrong("data", "a `Dataset`", f"a {type(data).__name__}")
-        require_inputs("data", net, data.x)
+        require_inputs(net, data.x)
         first, net = at_least_single((self.initial, net))
         data = in_precision_of(net, data)
         before, after = (_activations(each, data.x) for each in (first, net))

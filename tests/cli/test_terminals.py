@@ -14,7 +14,7 @@ import nfa_flow as nf
 from nfa_flow.cli.terminal import print_anywhere
 from nfa_flow.run.interrupts import never_ignored
 
-DATA = nf.data.linear_teacher(jax.random.key(0), 10, 3)
+DATA = nf.data.linear_teacher(10, 3, key=jax.random.key(0))
 NET = nf.nets.MLP([3, 2, 1], key=jax.random.key(1), activation="relu", parametrization="muP")
 
 

@@ -11,9 +11,9 @@ N, D = 40, 6
 
 def _teachers(**options):
     return [
-        linear_teacher(KEY, N, D, 2, **options),
-        multi_index(KEY, N, D, 2, **options),
-        single_index(KEY, N, D, **options),
+        linear_teacher(N, D, 2, key=KEY, **options),
+        multi_index(N, D, 2, key=KEY, **options),
+        single_index(N, D, key=KEY, **options),
     ]
 
 
@@ -24,14 +24,14 @@ def _residual(features, y):
 
 
 def test_a_linear_teacher_without_noise_is_a_linear_map():
-    data = linear_teacher(KEY, N, D, 3)
+    data = linear_teacher(N, D, 3, key=KEY)
     assert (data.samples, data.inputs, data.outputs) == (N, D, 3)
     assert _residual(data.x, data.y) < 1e-13
 
 
 def test_a_linear_teacher_has_entries_of_variance_one_over_inputs():
     for rank in (None, 10):
-        data = linear_teacher(KEY, 120, 100, 100, rank=rank)
+        data = linear_teacher(120, 100, 100, rank=rank, key=KEY)
         A = np.linalg.lstsq(data.x, np.asarray(data.y))[0]
         # The Gaussian factors make ≥ 10·100 independent squares: relative error √(2/1000) = .045.
         np.testing.assert_allclose(np.mean(A**2), 1 / 100, rtol=4 * 0.045)
@@ -39,7 +39,7 @@ def test_a_linear_teacher_has_entries_of_variance_one_over_inputs():
 
 @pytest.mark.parametrize(("rank", "expected"), [(None, 3), (2, 2), (1, 1)])
 def test_the_index_of_a_linear_teacher_spans_its_row_space(rank, expected):
-    data = linear_teacher(KEY, N, D, 3, rank=rank)
+    data = linear_teacher(N, D, 3, rank=rank, key=KEY)
     assert data.index.shape == (D, expected)
     assert np.linalg.matrix_rank(data.y) == expected
     assert _residual(data.x @ data.index, data.y) < 1e-13
@@ -56,14 +56,14 @@ def test_whitened_teachers_have_the_identity_as_second_moment():
 
 
 def test_targets_are_computed_from_the_whitened_inputs():
-    data = linear_teacher(KEY, N, D, 2, whiten=True)
+    data = linear_teacher(N, D, 2, key=KEY, whiten=True)
     assert _residual(data.x, data.y) < 1e-13
 
 
 def test_inputs_have_the_given_covariance():
     factor = jax.random.normal(KEY, (3, 2))
     covariance = factor @ factor.T  # of rank two: one direction has no variance
-    x = linear_teacher(KEY, 20_000, 3, covariance=covariance).x
+    x = linear_teacher(20_000, 3, key=KEY, covariance=covariance).x
     # Entries of a sample covariance err by ≤ √2·‖covariance‖/√n.
     scale = np.linalg.norm(covariance, 2)
     np.testing.assert_allclose(x.T @ x / 20_000, covariance, atol=4 * 2**0.5 * scale / 20_000**0.5)
@@ -78,7 +78,7 @@ def test_named_links_follow_their_formulas():
         "relu_sum": lambda z: np.maximum(z, 0).sum(axis=1),
     }
     for link, formula in formulas.items():
-        data = multi_index(KEY, N, D, 3, link=link)
+        data = multi_index(N, D, 3, key=KEY, link=link)
         np.testing.assert_allclose(data.y[:, 0], formula(np.asarray(data.x @ data.index)), atol=1e-13)
     formulas = {
         "hermite": lambda z: z + (z**2 - 1) / np.sqrt(2),
@@ -86,27 +86,27 @@ def test_named_links_follow_their_formulas():
         "relu": lambda z: np.maximum(z, 0),
     }
     for link, formula in formulas.items():
-        data = single_index(KEY, N, D, link=link)
+        data = single_index(N, D, key=KEY, link=link)
         np.testing.assert_allclose(data.y, formula(np.asarray(data.x @ data.index)), atol=1e-13)
 
 
 def test_a_link_can_be_a_function():
-    data = multi_index(KEY, N, D, 2, link=lambda z: jnp.tanh(z))
+    data = multi_index(N, D, 2, key=KEY, link=lambda z: jnp.tanh(z))
     np.testing.assert_allclose(data.y, jnp.tanh(data.x @ data.index), atol=1e-13)
-    data = single_index(KEY, N, D, link=jnp.sin)
+    data = single_index(N, D, key=KEY, link=jnp.sin)
     np.testing.assert_allclose(data.y, jnp.sin(data.x @ data.index), atol=1e-13)
 
 
 def test_several_outputs_are_the_link_of_different_rotations_of_the_index():
     # The sum of squares is the one link that no rotation changes; the product changes with every one.
-    data = multi_index(KEY, N, D, 2, outputs=3, link="product")
+    data = multi_index(N, D, 2, key=KEY, outputs=3, link="product")
     z1, z2 = np.asarray(data.x @ data.index).T
     assert _residual(np.stack([z1**2, z1 * z2, z2**2], axis=1), data.y) < 1e-13
     assert np.linalg.matrix_rank(data.y) > 1
 
 
 def test_index_directions_are_uniform_up_to_sign():
-    directions = jax.vmap(lambda key: single_index(key, 1, 3).index[:, 0])(jax.random.split(KEY, 4000))
+    directions = jax.vmap(lambda key: single_index(1, 3, key=key).index[:, 0])(jax.random.split(KEY, 4000))
     # Means of n uniform directions err by 1/√(3n), second moments by less.
     np.testing.assert_allclose(directions.mean(axis=0), np.zeros(3), atol=4 / (3 * 4000) ** 0.5)
     np.testing.assert_allclose(directions.T @ directions / 4000, np.eye(3) / 3, atol=4 / (3 * 4000) ** 0.5)
@@ -122,8 +122,8 @@ def test_noise_levels_share_inputs_and_truth():
 @pytest.mark.parametrize(
     "teacher",
     [
-        lambda key, noise: linear_teacher(key, N, D, 2, rank=2, noise=noise, whiten=True),
-        lambda key, noise: multi_index(key, N, D, 2, outputs=2, noise=noise, covariance=jnp.eye(D)),
+        lambda key, noise: linear_teacher(N, D, 2, rank=2, key=key, noise=noise, whiten=True),
+        lambda key, noise: multi_index(N, D, 2, key=key, outputs=2, noise=noise, covariance=jnp.eye(D)),
     ],
     ids=["linear", "multi"],
 )
@@ -161,28 +161,40 @@ def test_the_counterexample_can_be_batched_over_epsilon():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: linear_teacher(KEY, 0, D), "`samples` must be a whole number of at least 1, but was 0"),
-        (lambda: linear_teacher(KEY, N, 0), "`inputs` must be a whole number"),
-        (lambda: linear_teacher(KEY, N, D, 0), "`outputs` must be a whole number"),
-        (lambda: linear_teacher(KEY, N, D, 2, rank=3), r"`rank` must be at most min\(inputs, outputs\) = 2, but was 3"),
-        (lambda: linear_teacher(KEY, N, D, noise=-0.1), "`noise` must be a non-negative number, but was -0.1"),
-        (lambda: linear_teacher(KEY, 3, D, whiten=True), "`samples` must be at least inputs = 6 .*, but was 3"),
-        (lambda: linear_teacher(KEY, N, D, covariance=jnp.eye(2)), r"`covariance` must be an array of shape \(6, 6\)"),
+        (lambda: linear_teacher(0, D, key=KEY), "`samples` must be a whole number of at least 1, but was 0"),
+        (lambda: linear_teacher(N, 0, key=KEY), "`inputs` must be a whole number"),
+        (lambda: linear_teacher(N, D, 0, key=KEY), "`outputs` must be a whole number"),
         (
-            lambda: linear_teacher(KEY, N, 2, covariance=jnp.diag(jnp.array([1.0, -1.0]))),
+            lambda: linear_teacher(N, D, 2, rank=3, key=KEY),
+            r"`rank` must be at most min\(inputs, outputs\) = 2, but was 3",
+        ),
+        (lambda: linear_teacher(N, D, key=KEY, noise=-0.1), "`noise` must be a non-negative number, but was -0.1"),
+        (lambda: linear_teacher(3, D, key=KEY, whiten=True), "`samples` must be at least inputs = 6 .*, but was 3"),
+        (
+            lambda: linear_teacher(N, D, key=KEY, covariance=jnp.eye(2)),
+            r"`covariance` must be an array of shape \(6, 6\)",
+        ),
+        (
+            lambda: linear_teacher(N, 2, key=KEY, covariance=jnp.diag(jnp.array([1.0, -1.0]))),
             "`covariance` .* eigenvalue -1",
         ),
         (
-            lambda: linear_teacher(KEY, N, 2, covariance=jnp.array([[1.0, 1.0], [0.0, 1.0]])),
+            lambda: linear_teacher(N, 2, key=KEY, covariance=jnp.array([[1.0, 1.0], [0.0, 1.0]])),
             "`covariance` .* symmetric",
         ),
-        (lambda: multi_index(KEY, N, D, 7), "`rank` must be at most inputs = 6, but was 7"),
-        (lambda: multi_index(KEY, N, D, 2, outputs=0), "`outputs` must be a whole number"),
-        (lambda: multi_index(KEY, N, D, 2, noise=-1.0), "`noise` must be a non-negative number"),
-        (lambda: multi_index(KEY, N, D, 2, link="stair"), '`link` must be one of "staircase", "product", "relu_sum"'),
-        (lambda: multi_index(KEY, N, D, 2, link=lambda z: z.sum()), r"`link` must be a function .* one to shape \(\)"),
-        (lambda: multi_index(KEY, N, D, 2, outputs=3, link=jnp.tanh), r"`link` .* to shape \(40, 3\), but was"),
-        (lambda: single_index(KEY, N, D, link="staircase"), '`link` must be one of "hermite", "quadratic", "relu"'),
+        (lambda: multi_index(N, D, 7, key=KEY), "`rank` must be at most inputs = 6, but was 7"),
+        (lambda: multi_index(N, D, 2, key=KEY, outputs=0), "`outputs` must be a whole number"),
+        (lambda: multi_index(N, D, 2, key=KEY, noise=-1.0), "`noise` must be a non-negative number"),
+        (
+            lambda: multi_index(N, D, 2, key=KEY, link="stair"),
+            '`link` must be one of "staircase", "product", "relu_sum"',
+        ),
+        (
+            lambda: multi_index(N, D, 2, key=KEY, link=lambda z: z.sum()),
+            r"`link` must be a function .* one to shape \(\)",
+        ),
+        (lambda: multi_index(N, D, 2, key=KEY, outputs=3, link=jnp.tanh), r"`link` .* to shape \(40, 3\), but was"),
+        (lambda: single_index(N, D, key=KEY, link="staircase"), '`link` must be one of "hermite", "quadratic", "relu"'),
         (lambda: orthogonal_support(jnp.array([1.0, 0.0]), jnp.ones(2) / 2), "`targets` must be positive everywhere"),
         (
             lambda: orthogonal_support(jnp.ones((1, 2)), jnp.ones(2) / 2),

@@ -79,7 +79,7 @@ def test_a_constant_column_becomes_zero(constant):
 @pytest.mark.parametrize("transform", [whiten, standardize])
 def test_the_index_space_is_carried_along(transform):
     # Targets linear in the old index coordinates are linear (with an intercept) in the new ones, without residual.
-    data = multi_index(jax.random.key(1), N, D, 2, covariance=np.diag([4.0, 1.0, 0.2, 9.0]))
+    data = multi_index(N, D, 2, key=jax.random.key(1), covariance=np.diag([4.0, 1.0, 0.2, 9.0]))
     new = transform(data)
     assert not _same_span(new.index, data.index)
     np.testing.assert_allclose(new.index.T @ new.index, np.eye(2), atol=1e-13)

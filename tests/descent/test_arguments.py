@@ -9,7 +9,7 @@ import pytest
 import nfa_flow as nf
 
 KEY = jax.random.key(0)
-DATA = nf.data.linear_teacher(KEY, 10, 3, 2)
+DATA = nf.data.linear_teacher(10, 3, 2, key=KEY)
 NET = nf.nets.MLP([3, 4, 2], key=KEY)
 
 GROWS = optax.GradientTransformation(

@@ -13,7 +13,7 @@ OPTIMIZER = optax.adam(0.01)
 
 @pytest.fixture(scope="module")
 def data():
-    return nf.data.multi_index(jax.random.key(0), 20, 4, 2)
+    return nf.data.multi_index(20, 4, 2, key=jax.random.key(0))
 
 
 def train(key, data, optimizer=OPTIMIZER, **options):

@@ -15,7 +15,7 @@ SGD = optax.sgd(0.1)
 
 @pytest.fixture(scope="module")
 def data():
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 3, noise=0.3)
+    data = nf.data.linear_teacher(30, 4, 3, key=jax.random.key(0), noise=0.3)
     weight = np.random.default_rng(0).uniform(0.2, 1.0, size=30)
     return nf.Dataset(data.x, data.y, weight / weight.sum())
 

@@ -59,7 +59,7 @@ def test_the_key_decides_the_order():
 
 
 def test_a_batch_of_all_samples_is_the_full_batch():
-    data = nf.data.multi_index(jax.random.key(0), 20, 4, 2)
+    data = nf.data.multi_index(20, 4, 2, key=jax.random.key(0))
     data = nf.Dataset(data.x, data.y, np.arange(1, 21) / 210)
     net = nf.nets.MLP([4, 5, 1], key=jax.random.key(1), activation="tanh")
     optimizer = optax.sgd(0.1, momentum=0.9)

@@ -37,7 +37,7 @@ def law(D):
 
 @pytest.fixture(scope="module")
 def data():
-    return nf.data.linear_teacher(jax.random.key(0), 60, 6, 5, noise=0.2)
+    return nf.data.linear_teacher(60, 6, 5, key=jax.random.key(0), noise=0.2)
 
 
 INITIALIZATIONS = [nf.nets.Gaussian(1.0), nf.nets.Orthogonal(0.7), nf.nets.LambdaBalanced(0.4)]
@@ -55,7 +55,7 @@ def test_balance_decays_at_twice_the_weight_decay(init, data):
 
 def test_balance_law_holds_for_linear_layers_in_front_of_a_relu_head():
     """This trajectory crosses kinks, and does not slide along one, where no step would be small enough."""
-    data = nf.data.multi_index(jax.random.key(1), 10, 6, 2)
+    data = nf.data.multi_index(10, 6, 2, key=jax.random.key(1))
     net = nf.nets.MLP([6, 7, 5, 4, 1], key=jax.random.key(101), activation=["identity", "identity", "relu"])
 
     def active(net, data):
@@ -74,7 +74,7 @@ def test_balance_law_holds_for_linear_layers_in_front_of_a_relu_head():
 
 
 def test_balance_law_fails_across_tanh():
-    data = nf.data.multi_index(jax.random.key(0), 40, 6, 2)
+    data = nf.data.multi_index(40, 6, 2, key=jax.random.key(0))
     net = nf.nets.MLP([6, 7, 1], key=jax.random.key(2), activation="tanh", init=nf.nets.Gaussian(2.0))
     (D,) = balances(net, data)
     diagonal = np.diagonal(D, axis1=1, axis2=2)

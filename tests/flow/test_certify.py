@@ -12,7 +12,7 @@ from nfa_flow.run import drive
 
 def problem():
     net = nf.nets.MLP([3, 5, 2], key=jax.random.key(1), activation="tanh")
-    return net, nf.data.linear_teacher(jax.random.key(0), 30, 3, 2, noise=0.1)
+    return net, nf.data.linear_teacher(30, 3, 2, key=jax.random.key(0), noise=0.1)
 
 
 def error(run, exact, index):

@@ -105,7 +105,7 @@ def test_two_layers_with_weight_decay():
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_end_to_end_flow_of_balanced_nets_on_correlated_inputs(depth):
-    data = nf.data.linear_teacher(jax.random.key(0), 50, 5, 3, noise=0.1)
+    data = nf.data.linear_teacher(50, 5, 3, key=jax.random.key(0), noise=0.1)
     net = nf.nets.MLP([5, *[4] * (depth - 1), 3], key=jax.random.key(1), init=nf.nets.Balanced(0.5))
     times = np.linspace(0, 3, 13)
     run = nf.gradient_flow(net, data, 3.0, weight_decay=0.1, observe={"P": end_to_end}, save_at=times, **TIGHT)
@@ -146,7 +146,7 @@ def test_counterexample_over_twelve_decades_of_time(epsilon, cosine):
 
 def test_lambda_balanced_start_keeps_its_identity_along_a_long_flow():
     net = nf.nets.MLP([4, 3, 6], key=jax.random.key(0), init=nf.nets.LambdaBalanced(1.5, 0.3))
-    data = nf.data.linear_teacher(jax.random.key(1), 80, 4, 6, noise=0.5)
+    data = nf.data.linear_teacher(80, 4, 6, key=jax.random.key(1), noise=0.5)
     run = nf.gradient_flow(net, data, 50.0, observe={"nfm": nf.measure.nfm, "P": end_to_end}, **TIGHT)
     for computed, P in zip(run.observed["nfm"], np.asarray(run.observed["P"]), strict=True):
         identity = nf.theory.lambda_balanced_nfm(P, 1.5)

@@ -17,7 +17,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def data():
-    return nf.data.linear_teacher(jax.random.key(0), 20, 3, 2)
+    return nf.data.linear_teacher(20, 3, 2, key=jax.random.key(0))
 
 
 def runaway(prediction, target):

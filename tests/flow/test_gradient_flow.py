@@ -32,7 +32,7 @@ class Wrapped(eqx.Module):
 
 @pytest.fixture(scope="module")
 def data():
-    return nf.data.multi_index(jax.random.key(0), 40, 5, 2, noise=0.1)
+    return nf.data.multi_index(40, 5, 2, key=jax.random.key(0), noise=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def parameters(net):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_linear_nets_flow_alike_through_moments_and_samples(bias, weighted):
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 5, 3, noise=0.2)
+    data = nf.data.linear_teacher(30, 5, 3, key=jax.random.key(0), noise=0.2)
     if weighted:
         weight = np.random.default_rng(0).uniform(size=30)
         data = nf.Dataset(data.x, data.y + 1.0, weight / weight.sum())
@@ -193,7 +193,7 @@ def test_any_module_and_any_loss(data):
     observe = {
         "trace": lambda net, data: jnp.trace(nf.measure.agop(net, data)),
         "cosine": nf.measure.alignment(1 / 2),
-        "loss": lambda net, data: nf.measure.loss(net, data, absolute),
+        "loss": lambda net, data: nf.measure.loss(net, data, loss=absolute),
     }
     run = nf.gradient_flow(module, data, 5.0, loss=absolute, observe=observe, **QUIET)
     assert run.status == "completed"
@@ -221,7 +221,7 @@ def test_without_observables_the_minimized_loss_is_recorded(net, data):
 
 def test_a_second_call_with_the_same_shapes_compiles_nothing(compilations):
     def run(seed, decay, t1, rtol):
-        data = nf.data.linear_teacher(jax.random.key(seed), 30, 5, 3, noise=0.2)
+        data = nf.data.linear_teacher(30, 5, 3, key=jax.random.key(seed), noise=0.2)
         net = nf.nets.MLP([5, 4, 3], key=jax.random.key(seed), init=nf.nets.Balanced(0.3))
         return nf.gradient_flow(
             net,
@@ -259,7 +259,7 @@ def test_memory_of_the_compiled_solve_does_not_grow_with_the_steps(net, data):
 @pytest.mark.parametrize("solver, vectors", [(nf.flow.NDF(), NDF_VECTORS), (nf.flow.TSRKC3(), 18)])
 def test_a_solve_needs_the_memory_of_so_many_parameter_vectors(solver, vectors):
     """XLA's own account, network and work space together, where the parameters outweigh the data."""
-    data = nf.data.multi_index(jax.random.key(0), 4, 5, 2)
+    data = nf.data.multi_index(4, 5, 2, key=jax.random.key(0))
     net = nf.nets.MLP([5, 300, 300, 1], key=jax.random.key(1), activation="tanh")
 
     def solve(net):
@@ -363,7 +363,7 @@ def test_long_float32_times_lose_no_steps():
     """Without float64 a million steps of 0.01 add up to 1e4, and a flow that starts late goes on."""
     code = """
 import diffrax, jax, nfa_flow as nf
-data = nf.data.linear_teacher(jax.random.key(0), 10, 2, 1)
+data = nf.data.linear_teacher(10, 2, 1, key=jax.random.key(0))
 net = nf.nets.MLP([2, 1], key=jax.random.key(1))
 run = nf.gradient_flow(net, data, 1e4, solver=diffrax.Euler(), dt0=0.01, max_steps=2_000_000, progress=False)
 assert abs(run.stats["steps"] - 1_000_000) <= 1, run

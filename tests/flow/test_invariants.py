@@ -13,7 +13,7 @@ from nfa_flow.problem.objective import make_objective
 from nfa_flow.run.observation import make_observer
 
 TIMES = [0.0, 1.0, 5.0, 20.0]
-DATA = nf.data.linear_teacher(jax.random.key(0), 30, 3, 2, noise=0.1)
+DATA = nf.data.linear_teacher(30, 3, 2, key=jax.random.key(0), noise=0.1)
 TANH = nf.nets.MLP([3, 5, 2], key=jax.random.key(1), activation="tanh")
 LINEAR = nf.nets.MLP([3, 5, 2], key=jax.random.key(1))
 # One pair of layers with a law, with biases, and one without.

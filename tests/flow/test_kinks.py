@@ -12,7 +12,7 @@ import pytest
 import nfa_flow as nf
 from nfa_flow.flow.kinks import find_kinks
 
-DATA = nf.data.linear_teacher(jax.random.key(0), 50, 5, 2)
+DATA = nf.data.linear_teacher(50, 5, 2, key=jax.random.key(0))
 KEY = jax.random.key(1)
 
 

@@ -15,7 +15,7 @@ TIGHT = {"rtol": 1e-9, "progress": False}
 
 def problem(activation="tanh"):
     net = nf.nets.MLP([3, 5, 4, 2], key=jax.random.key(1), activation=activation)
-    return net, nf.data.linear_teacher(jax.random.key(0), 30, 3, 2, noise=0.1)
+    return net, nf.data.linear_teacher(30, 3, 2, key=jax.random.key(0), noise=0.1)
 
 
 def by_hand(net, data, t1, weight_decay):

@@ -9,8 +9,8 @@ import nfa_flow as nf
 
 DATA = {
     "digits": nf.data.digits,
-    "noisy teacher, c = 1": lambda: nf.data.linear_teacher(jax.random.key(1), 200, 20, 1, noise=0.3),
-    "noisy teacher, c = 3": lambda: nf.data.linear_teacher(jax.random.key(1), 200, 20, 3, noise=0.3),
+    "noisy teacher, c = 1": lambda: nf.data.linear_teacher(200, 20, 1, key=jax.random.key(1), noise=0.3),
+    "noisy teacher, c = 3": lambda: nf.data.linear_teacher(200, 20, 3, key=jax.random.key(1), noise=0.3),
 }
 # Half of them hold the rank exactly or almost, the other half amply; odd on purpose.
 WIDTHS = {2: [31], 3: [10, 31], 4: [31, 11, 31], 6: [31, 11, 13, 10, 31]}
@@ -60,7 +60,7 @@ def test_the_error_falls_with_the_tolerance(name, save_at, least_slope):
 @pytest.mark.parametrize("depth", [2, 3])
 def test_an_unbalanced_start_with_weight_decay_approaches_the_ansatz(depth):
     """The relative error falls like exp(−2λt) where AGOP does not vanish."""
-    data = nf.data.linear_teacher(jax.random.key(1), 200, 3, 3, whiten=True)
+    data = nf.data.linear_teacher(200, 3, 3, key=jax.random.key(1), whiten=True)
     net = nf.nets.MLP([3, *[5] * (depth - 1), 3], key=jax.random.key(0), init=nf.nets.Gaussian(1.5))
     decay = 0.1 if depth == 2 else 0.05
     error = nf.measure.alignment(1 / depth, metric="fixed_scale_error")
@@ -75,7 +75,7 @@ def test_an_unbalanced_start_with_weight_decay_approaches_the_ansatz(depth):
 
 def test_a_collapsed_network_has_an_undefined_alignment():
     """Three layers under a weight decay that kills every mode: the ansatz is 0/0 in the end, and no number."""
-    data = nf.data.linear_teacher(jax.random.key(1), 100, 4, 2, whiten=True)
+    data = nf.data.linear_teacher(100, 4, 2, key=jax.random.key(1), whiten=True)
     net = nf.nets.MLP([4, 5, 5, 2], key=jax.random.key(0), init=nf.nets.Balanced(1e-3))
     run = nf.gradient_flow(
         net,

@@ -11,7 +11,7 @@ from nfa_flow.problem.objective import make_objective
 
 @pytest.fixture(scope="module")
 def problem():
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    data = nf.data.linear_teacher(30, 4, 2, key=jax.random.key(0))
     return nf.nets.MLP([4, 5, 2], key=jax.random.key(1)), data
 
 

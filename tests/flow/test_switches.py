@@ -11,7 +11,7 @@ import nfa_flow as nf
 
 
 def flow(dtype="float64", activation="tanh", **options):
-    data = nf.data.linear_teacher(jax.random.key(0), 20, 3, 1).astype(dtype)
+    data = nf.data.linear_teacher(20, 3, 1, key=jax.random.key(0)).astype(dtype)
     net = nf.nets.MLP([3, 4, 1], key=jax.random.key(1), activation=activation)
     net = jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, net)
     observe = {"loss": nf.measure.loss, "sharpness": nf.measure.Sharpness()}

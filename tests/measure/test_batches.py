@@ -197,13 +197,16 @@ def test_a_convolution_can_be_probed():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (iter([]), "`x` must be an iterable with at least one batch, but was empty"),
+        (iter([]), "`data` must be an iterable with at least one batch, but was empty"),
         (iter([Dataset(X, Y, jnp.full(11, 1 / 11))]), "batches without weights"),
-        (jnp.ones((3, 4), int), "`x` must be an array of floating-point samples, but was of type int64"),
-        (jnp.ones((3, 4), complex), "`x` must be an array of floating-point samples, but was of type complex128"),
-        (jnp.ones(4), r"`x` must be samples in rows, with at least one of them and one input, but was of shape \(4,\)"),
+        (jnp.ones((3, 4), int), "`data` must be an array of floating-point samples, but was of type int64"),
+        (jnp.ones((3, 4), complex), "`data` must be an array of floating-point samples, but was of type complex128"),
+        (
+            jnp.ones(4),
+            r"`data` must be samples in rows, with at least one of them and one input, but was of shape \(4,\)",
+        ),
         (jnp.ones((0, 4)), "at least one of them"),
-        (3.0, "`x` must be samples, a `Dataset`, or an iterable of batches of either, but was 3.0"),
+        (3.0, "`data` must be samples, a `Dataset`, or an iterable of batches of either, but was 3.0"),
     ],
     ids=["empty", "weighted", "integers", "complex", "vector", "no samples", "number"],
 )
@@ -216,28 +219,34 @@ def test_samples_that_are_none_are_refused(x, message, no_type_checks):
     ("call", "message"),
     [
         (lambda: agop(NET, X, memory=0), "`memory` must be a finite number of at least 1, but was 0"),
-        (lambda: agop(NET, X, loss="mse"), "`x` must be a `Dataset` .*, for the loss needs targets"),
+        (lambda: agop(NET, X, loss="mse"), "`data` must be a `Dataset` .*, for the loss needs targets"),
         (lambda: agop(NET, Dataset(X, Y), loss="absolute"), "`loss` must be one of"),
         (lambda: agop(lambda x: x[0], X), "`net` must be a map from a sample to a vector of outputs"),
         (lambda: agop(lambda x: {"y": x}, X), "`net` must be a map from a sample to a vector of outputs"),
         (lambda: agop(lambda x: jnp.outer(x, x), X), r"to an array of shape \(4, 4\)"),
         (lambda: preactivation_agop(jnp.tanh, X), "`layer` must be a layer with weights"),
         (lambda: agop_estimate(MANY, X[:, :3], probes=1, key=KEY), "`probes` must be a whole number of at least 2"),
-        (lambda: agop_estimate(MANY, iter([X]), probes=2, key=KEY), "`x` must be samples or a `Dataset`, all at once"),
+        (
+            lambda: agop_estimate(MANY, iter([X]), probes=2, key=KEY),
+            "`data` must be samples or a `Dataset`, all at once",
+        ),
         (
             lambda: agop(NET, Dataset(X, Y[:, :1]), loss="mse"),
             "`net` must be a map to 1 output, like the data, but was",
         ),
         (lambda: loss(NET, Dataset(X, Y[:, :1])), "`net` must be a map to 1 output, like the data"),
-        (lambda: agop(balanced_net((4, 3, 2)), X[:, :3]), r"`x` must be of 4 inputs, .* but was of shape \(11, 3\)"),
-        (lambda: agop(NET, X[:, :3]), r"`x` must be of 4 inputs, like the network, but was of shape \(11, 3\)"),
-        (lambda: agop(NET, X[:, :, None]), r"`x` must be of 4 inputs, like the network, but was of shape \(11, 4, 1\)"),
+        (lambda: agop(balanced_net((4, 3, 2)), X[:, :3]), r"`data` must be of 4 inputs, .* but was of shape \(11, 3\)"),
+        (lambda: agop(NET, X[:, :3]), r"`data` must be of 4 inputs, like the network, but was of shape \(11, 3\)"),
+        (
+            lambda: agop(NET, X[:, :, None]),
+            r"`data` must be of 4 inputs, like the network, but was of shape \(11, 4, 1\)",
+        ),
         (lambda: agop(balanced_net((4, 3, 2)), iter([X, X[:, :3]])), r"but was of shape \(11, 3\)"),
-        (lambda: agop(eqx.nn.MLP(4, 2, 3, 1, key=KEY), X[:, :3]), "`x` must be of 4 inputs, like the network"),
+        (lambda: agop(eqx.nn.MLP(4, 2, 3, 1, key=KEY), X[:, :3]), "`data` must be of 4 inputs, like the network"),
         (lambda: agop(NET, Dataset(X, Y), loss=lambda f, y: f), "`loss` must be a function with one scalar per sample"),
         (lambda: loss(NET, Dataset(X[:, :3], Y)), "`data` must be of 4 inputs, like the network"),
-        (lambda: loss(NET, Dataset(X, Y), lambda f, y: f), "`loss` must be a function with one scalar per sample"),
-        (lambda: loss(NET, Dataset(X, Y), "cross_entropy"), "`data` must be of one-hot or probability targets"),
+        (lambda: loss(NET, Dataset(X, Y), loss=lambda f, y: f), "`loss` must be a function with one scalar per sample"),
+        (lambda: loss(NET, Dataset(X, Y), loss="cross_entropy"), "`data` must be of one-hot or probability targets"),
         (lambda: balance(MANY.layers[0]), "`net` must be an `nfa_flow.nets.MLP`, but was a Linear"),
         (lambda: alignment(1.0, initial=MANY)(NET, X), r"`initial` must be a network with a layer of shape \(5, 4\)"),
         (lambda: alignment(0.5, agop_of_change=True), "`initial` must be the network at the start"),
@@ -250,38 +259,30 @@ def test_a_wrong_argument_is_named(call, message, no_type_checks):
 
 def test_masked_samples_keys_and_arrays_for_names_are_refused_by_name(no_type_checks):
     masked = np.ma.masked_array(np.ones((5, 4)), mask=np.eye(5, 4))
-    with pytest.raises(ValueError, match="`x` must be samples without a mask"):
+    with pytest.raises(ValueError, match="`data` must be samples without a mask"):
         agop(NET, masked)
     with pytest.raises(ValueError, match="`metric` must be one of"):
         alignment(0.5, metric=np.ones(3))
 
 
 @pytest.mark.parametrize(
-    "measurement, argument",
-    [
-        (agop, "x"),
-        (best_cosine, "x"),
-        (fit_exponent, "x"),
-        (ntk_eigenvalues, "data"),
-        (spectrum, "data"),
-        (head_matrix, "data"),
-        (alignment(0.5), "data"),
-    ],
+    "measurement", [agop, best_cosine, fit_exponent, ntk_eigenvalues, spectrum, head_matrix, alignment(0.5)]
 )
-def test_samples_and_networks_are_named_as_the_measurement_names_them(measurement, argument, no_type_checks):
-    with pytest.raises(ValueError, match=f"`{argument}` must be .*but was of shape"):
+def test_samples_and_networks_are_named(measurement, no_type_checks):
+    with pytest.raises(ValueError, match="`data` must be .*but was of shape"):
         measurement(NET, jnp.ones(3))
-    with pytest.raises(ValueError, match="`net` must be"):
-        measurement(np.ones(3), X)
+    for net in (np.ones(3), np.ma.masked_array([1.0, 2.0], [0, 1])):
+        with pytest.raises(ValueError, match="`net` must be"):
+            measurement(net, X)
 
 
 def test_functions_that_raise_and_flags_that_are_none_are_named(no_type_checks):
     with pytest.raises(
         ValueError, match="`observable` must be a function .*raises ZeroDivisionError: division by zero"
     ):
-        null_alignment(NET, KEY, X, lambda net, data: 1 / 0)
+        null_alignment(NET, X, lambda net, data: 1 / 0, key=KEY)
     with pytest.raises(ValueError, match="`untrained` must be .*raises TypeError"):
-        null_alignment(NET, KEY, X, alignment(0.5), untrained=lambda: NET)
+        null_alignment(NET, X, alignment(0.5), key=KEY, untrained=lambda: NET)
     with pytest.raises(ValueError, match="`centered` must be True or False"):
         agop(NET, X, centered=jnp.ones(3))
     with pytest.raises(ValueError, match="`initial` must be a network"):

@@ -13,7 +13,7 @@ best = jax.jit(best_cosine)
 
 
 def test_the_best_exponent_of_a_balanced_linear_network_is_one_over_its_depth():
-    data = nf.data.linear_teacher(KEY, 20, 5, 3)
+    data = nf.data.linear_teacher(20, 5, 3, key=KEY)
     for depth in (2, 3):
         net = nf.nets.MLP([5] * depth + [3], key=KEY, init=nf.nets.Balanced(0.5))
         found = best(net, data)
@@ -23,7 +23,7 @@ def test_the_best_exponent_of_a_balanced_linear_network_is_one_over_its_depth():
 
 
 def test_no_exponent_on_a_fine_grid_does_better():
-    data = nf.data.linear_teacher(KEY, 20, 5)
+    data = nf.data.linear_teacher(20, 5, key=KEY)
     for seed in range(3):
         net = nf.nets.MLP([5, 8, 1], key=jax.random.key(seed), activation="relu")
         found = best(net, data)
@@ -35,7 +35,7 @@ def test_no_exponent_on_a_fine_grid_does_better():
 
 def test_single_precision_finds_it_too():
     net = nf.nets.MLP([5, 8, 3], key=KEY, activation="tanh")
-    data = nf.data.linear_teacher(KEY, 20, 5, 3)
+    data = nf.data.linear_teacher(20, 5, 3, key=KEY)
     expected = best(net, data)
     with jax.enable_x64(False):
         single = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float32)), (net, data))
@@ -46,7 +46,7 @@ def test_single_precision_finds_it_too():
 
 
 def test_the_best_exponent_is_undefined_for_zero_weights_and_for_an_agop_of_rank_one():
-    data = nf.data.linear_teacher(KEY, 20, 5)
+    data = nf.data.linear_teacher(20, 5, key=KEY)
     net = nf.nets.MLP([5, 8, 1], key=KEY)
     zero = net.with_weights([0 * W for W in net.weights])
     assert all(jnp.isnan(value) for value in best(zero, data))

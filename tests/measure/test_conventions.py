@@ -8,7 +8,7 @@ import nfa_flow as nf
 from nfa_flow.measure import preactivation_agop
 
 KEY = jax.random.key(0)
-DATA = nf.data.linear_teacher(jax.random.key(1), 50, 6, 2, noise=0.1)
+DATA = nf.data.linear_teacher(50, 6, 2, key=jax.random.key(1), noise=0.1)
 START = nf.nets.MLP((6, 7, 5, 2), key=KEY, activation="tanh")
 NET = nf.nets.MLP((6, 7, 5, 2), key=jax.random.key(2), activation="tanh")
 
@@ -131,7 +131,7 @@ def test_conventions_of_the_change_are_undefined_before_any_training():
 
 def test_wide_inputs_are_measured_in_a_small_basis_with_the_same_result():
     """Fewer neurons than inputs: W and W_0 together span less than the whole space, or just that."""
-    data = nf.data.linear_teacher(jax.random.key(1), 20, 9, 1)
+    data = nf.data.linear_teacher(20, 9, 1, key=jax.random.key(1))
     for width in (3, 4, 5):
         net, start = (nf.nets.MLP((9, width, 1), key=jax.random.key(s), activation="tanh") for s in (3, 4))
         full, reduced = nf.measure.agop(net, data), nf.measure.nfa_cosine_2022(start)(net, data)
@@ -154,7 +154,7 @@ def test_a_depth_is_a_whole_number():
 
 
 def test_the_docstrings_tell_what_untrained_networks_score():
-    data = nf.data.linear_teacher(jax.random.key(1), 500, 20, 1)
+    data = nf.data.linear_teacher(500, 20, 1, key=jax.random.key(1))
     net = nf.nets.MLP([20, 64, 64, 1], key=KEY, activation="relu")
     conventions = (
         nf.measure.nfa_pearson_2024,
@@ -165,7 +165,7 @@ def test_the_docstrings_tell_what_untrained_networks_score():
     scores = lambda net, data: (
         [convention()(net, data) for convention in conventions] + [nf.measure.nfa_of_depth(3)(net, data)]
     )
-    null = nf.measure.null_alignment(net, KEY, data, scores, draws=64)
+    null = nf.measure.null_alignment(net, data, scores, key=KEY, draws=64)
     told = [f"{float(mean):.2f}".lstrip("0") for mean in null.mean]
     assert told[:4] == [convention.__doc__.split("ntrained networks score ")[1][:3] for convention in conventions]
     assert told[4] == nf.measure.nfa_of_depth.__doc__.split("Untrained: ")[1][:3]
@@ -174,11 +174,11 @@ def test_the_docstrings_tell_what_untrained_networks_score():
 
 def test_the_null_is_the_mean_and_spread_over_networks_with_gaussian_weights_of_the_same_size():
     observable = nf.measure.alignment(0.5)
-    null = nf.measure.null_alignment(NET, KEY, DATA, observable, draws=8)
+    null = nf.measure.null_alignment(NET, DATA, observable, key=KEY, draws=8)
     np.testing.assert_allclose(null.mean, np.mean(null.values), rtol=1e-13)
     np.testing.assert_allclose(null.spread, np.std(null.values, ddof=1), rtol=1e-12)
     sizes = lambda net, data: [jnp.mean(W**2) for W in net.weights]
-    drawn = nf.measure.null_alignment(NET, KEY, DATA, sizes, draws=200)
+    drawn = nf.measure.null_alignment(NET, DATA, sizes, key=KEY, draws=200)
     # A mean of squares of P Gaussians scatters by √(2/P) of itself, and the mean of 200 of those √200 times less.
     for mean, W in zip(drawn.mean, NET.weights, strict=True):
         np.testing.assert_allclose(mean, jnp.mean(W**2), rtol=4 * np.sqrt(2 / W.size / 200))
@@ -187,7 +187,7 @@ def test_the_null_is_the_mean_and_spread_over_networks_with_gaussian_weights_of_
 def test_the_null_of_an_initialization_of_ones_own():
     untrained = lambda key: nf.nets.MLP((6, 7, 2), key=key, init=nf.nets.Balanced())
     error = nf.measure.alignment(1 / 2, metric="fixed_scale_error")
-    null = nf.measure.null_alignment(NET, KEY, DATA, error, draws=3, untrained=untrained)
+    null = nf.measure.null_alignment(NET, DATA, error, key=KEY, draws=3, untrained=untrained)
     assert jnp.max(null.values) < 1e-13
 
 
@@ -195,10 +195,10 @@ def test_the_null_keeps_biases_and_can_be_compiled():
     net = nf.nets.MLP((6, 7, 2), key=KEY, bias=True, activation="relu")
     net = eqx.tree_at(lambda net: net.layers[0].bias, net, jnp.arange(7.0))
     bias = lambda net, data: net.layers[0].bias
-    null = eqx.filter_jit(nf.measure.null_alignment)(net, KEY, DATA, bias, draws=2)
+    null = eqx.filter_jit(nf.measure.null_alignment)(net, DATA, bias, key=KEY, draws=2)
     np.testing.assert_array_equal(null.values, [np.arange(7.0)] * 2)
     conv = eqx.nn.Conv1d(1, 3, 2, key=KEY)
-    null = nf.measure.null_alignment(conv, KEY, DATA, lambda conv, data: (conv.bias, conv.weight), draws=2)
+    null = nf.measure.null_alignment(conv, DATA, lambda conv, data: (conv.bias, conv.weight), key=KEY, draws=2)
     np.testing.assert_array_equal(null.values[0], [conv.bias] * 2)
     assert not np.any(null.values[1] == conv.weight)
 
@@ -214,9 +214,9 @@ def test_the_null_keeps_biases_and_can_be_compiled():
 )
 def test_a_wrong_argument_of_the_null_is_named(data, observable, message, no_type_checks):
     with pytest.raises(ValueError, match=message):
-        nf.measure.null_alignment(NET, KEY, data, observable)
+        nf.measure.null_alignment(NET, data, observable, key=KEY)
 
 
 def test_one_draw_has_no_spread():
     with pytest.raises(ValueError, match="`draws` must be a whole number of at least 2, but was 1"):
-        nf.measure.null_alignment(NET, KEY, DATA, nf.measure.alignment(0.5), draws=1)
+        nf.measure.null_alignment(NET, DATA, nf.measure.alignment(0.5), key=KEY, draws=1)

@@ -33,7 +33,7 @@ def exact(*problem, **options):
 
 def problem(activation="tanh", dtype=None):
     net = nf.nets.MLP([3, 5, 2], key=jax.random.key(1), activation=activation, dtype=dtype)
-    return net, nf.data.linear_teacher(jax.random.key(0), 20, 3, 2, noise=0.3)
+    return net, nf.data.linear_teacher(20, 3, 2, key=jax.random.key(0), noise=0.3)
 
 
 def test_they_are_the_largest_eigenvalues_of_the_hessian():

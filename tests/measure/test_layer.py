@@ -216,7 +216,7 @@ def test_a_layer_that_shares_its_weights_is_measured_and_one_that_borrows_them_i
             measure(net, x)
     with pytest.raises(ValueError, match="`net` must be a network of layers with weights of their own"):
         nf.measure.spectral_norm(net)
-    null = nf.measure.null_alignment(net, KEYS[0], x, lambda net, x: agop(net, x), draws=2)
+    null = nf.measure.null_alignment(net, x, lambda net, x: agop(net, x), key=KEYS[0], draws=2)
     assert jnp.isfinite(null.mean).all()
 
 

@@ -237,8 +237,8 @@ def test_memory_may_be_in_scientific_notation(no_type_checks):
         (lambda: ntk(eqx.nn.MLP(D, "scalar", 5, 1, key=KEYS[0]), X), "`net` must be a map .* to a vector of outputs"),
         (lambda: ntk_eigenvalues(smooth(), X, count=0), "`count` must be a whole number of at least 1, but was 0"),
         (lambda: ntk_eigenvalues(smooth(), X, count=22), "`count` must be at most the number of predictions, 21, but"),
-        (lambda: ntk(smooth(), X[:, 1:]), "`x` must be of . inputs, like the network, but was of shape"),
-        (lambda: ntk(smooth(), jnp.arange(4)), "`x` must be an array of floating-point samples"),
+        (lambda: ntk(smooth(), X[:, 1:]), "`data` must be of . inputs, like the network, but was of shape"),
+        (lambda: ntk(smooth(), jnp.arange(4)), "`data` must be an array of floating-point samples"),
     ],
 )
 def test_a_wrong_argument_is_named(call, message):

@@ -21,9 +21,9 @@ SETTINGS = {"loss": LOSS, "weight_decay": DECAY}
 
 # name: (the observable as it is given to a run, the same with every setting given by hand)
 OBSERVABLES = {
-    "loss": (measure.loss, lambda net: measure.loss(net, DATA, LOSS)),
-    "bound loss": (functools.partial(measure.loss), lambda net: measure.loss(net, DATA, LOSS)),
-    "given loss": (eqx.Partial(measure.loss, loss="mse"), lambda net: measure.loss(net, DATA, "mse")),
+    "loss": (measure.loss, lambda net: measure.loss(net, DATA, loss=LOSS)),
+    "bound loss": (functools.partial(measure.loss), lambda net: measure.loss(net, DATA, loss=LOSS)),
+    "given loss": (eqx.Partial(measure.loss, loss="mse"), lambda net: measure.loss(net, DATA, loss="mse")),
     "enfa": (measure.enfa(), lambda net: measure.enfa(loss=LOSS)(net, DATA)),
     "crh": (eqx.Partial(measure.crh, layer=2), lambda net: measure.crh(net, DATA, layer=2, loss=LOSS)),
     "fact": (measure.fact, lambda net: measure.fact(net, DATA, **SETTINGS)),
@@ -60,7 +60,7 @@ def test_a_flow_observes_what_it_minimizes(flow, name):
 def test_gradient_descent_and_a_sweep_observe_it_too():
     settings = {"loss": LOSS, "observe": {"loss": measure.loss, "enfa": measure.enfa()}, "progress": False}
     descent = nf.gradient_descent(NET, DATA, optax.sgd(0.1), 3, **settings)
-    np.testing.assert_allclose(descent.observed["loss"][-1], measure.loss(descent.net, DATA, LOSS), rtol=1e-12)
+    np.testing.assert_allclose(descent.observed["loss"][-1], measure.loss(descent.net, DATA, loss=LOSS), rtol=1e-12)
     np.testing.assert_allclose(descent.observed["enfa"][-1], measure.enfa(loss=LOSS)(descent.net, DATA), rtol=1e-9)
 
     def flow(key, decay):
@@ -82,9 +82,9 @@ def test_a_function_of_ones_own_that_leaves_the_loss_open_is_refused_where_the_r
     np.testing.assert_allclose(squared.observed["loss"][0], measure.loss(NET, DATA), rtol=1e-12)
     with pytest.raises(ValueError, match="`loss` must be given .* minimizes `cross_entropy`, but was None"):
         nf.gradient_flow(NET, DATA, 0.1, loss=LOSS, observe=observe, progress=False)
-    given = {"loss": lambda net, data: measure.loss(net, data, LOSS)}
+    given = {"loss": lambda net, data: measure.loss(net, data, loss=LOSS)}
     run = nf.gradient_flow(NET, DATA, 0.1, loss=LOSS, observe=given, save_at=[0.0, 0.1], progress=False)
-    np.testing.assert_allclose(run.observed["loss"][0], measure.loss(NET, DATA, LOSS), rtol=1e-12)
+    np.testing.assert_allclose(run.observed["loss"][0], measure.loss(NET, DATA, loss=LOSS), rtol=1e-12)
 
 
 def test_by_hand_the_weight_decay_of_fact_must_be_given():

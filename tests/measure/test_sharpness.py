@@ -19,7 +19,7 @@ def dense_sharpness(net, data, loss="mse", weight_decay=0.0):
 def problem(seed=0, activation="tanh"):
     key = jax.random.key(seed)
     net = nf.nets.MLP([4, 6, 5, 3], key=key, activation=activation)
-    return net, nf.data.linear_teacher(key, 20, 4, 3, noise=0.3)
+    return net, nf.data.linear_teacher(20, 4, 3, key=key, noise=0.3)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "identity"])

@@ -34,7 +34,7 @@ MEASURES = {
     "loss": measure.loss,
     "ntk": measure.ntk_eigenvalues,
     "ntk by Lanczos": eqx.Partial(measure.ntk_eigenvalues, count=2),
-    "null": lambda net, data: measure.null_alignment(net, KEYS[3], data, measure.alignment(1.0), draws=2),
+    "null": lambda net, data: measure.null_alignment(net, data, measure.alignment(1.0), key=KEYS[3], draws=2),
     "sharpness": measure.Sharpness(),
     "ranks": measure.effective_rank,
     "norms": measure.spectral_norm,

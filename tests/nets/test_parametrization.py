@@ -106,7 +106,7 @@ def test_mup_without_multipliers_has_a_learning_rate_per_layer():
 STEPS, ETA = 20, 0.1
 OPTIMIZERS = {"sgd": optax.sgd(ETA), "adam": optax.adam(0.01, eps=0.0)}
 NAMES = list(OPTIMIZERS)
-DATA = nf.data.linear_teacher(jax.random.key(1), 20, D, 3, noise=0.1)
+DATA = nf.data.linear_teacher(20, D, 3, key=jax.random.key(1), noise=0.1)
 
 
 @partial(jax.jit, static_argnames="rule")

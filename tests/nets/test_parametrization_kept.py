@@ -7,7 +7,7 @@ import pytest
 
 import nfa_flow as nf
 
-DATA = nf.data.linear_teacher(jax.random.key(0), 20, 3, 2)
+DATA = nf.data.linear_teacher(20, 3, 2, key=jax.random.key(0))
 TSIT5 = diffrax.Tsit5()
 SCHEMES = {"muP": nf.nets.muP(), "Spectral": nf.nets.Spectral(), "abc": nf.nets.ABC((0, 0), (0, 0.5), (1, 0.5))}
 

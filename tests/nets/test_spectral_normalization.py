@@ -49,7 +49,7 @@ def test_zero_stays_zero_and_tiny_is_not_zero():
 
 def test_a_step_moves_each_layer_by_the_learning_rate_times_its_norm():
     net = nf.nets.MLP([3, 8, 2], key=jax.random.key(0), activation="tanh", bias=True)
-    data = nf.data.linear_teacher(jax.random.key(1), 20, 3, 2)
+    data = nf.data.linear_teacher(20, 3, 2, key=jax.random.key(1))
     optimizer = optax.chain(nf.nets.normalize_by_spectral_norm(), optax.sgd(0.1))
     run = nf.gradient_descent(net, data, optimizer, 1, time_per_step=1.0, progress=False)
     for before, after in zip(net.layers, run.net.layers, strict=True):

@@ -45,8 +45,8 @@ def draw(seed, activation, own_output, *, test_samples=0):
     """A network, the batch of its step, and fresh samples, of which the last are for testing."""
     data_key, net_key = jax.random.split(jax.random.key(seed))
     n = SIZES.samples
-    data = nf.data.single_index(data_key, 2 * n + test_samples, SIZES.inputs, noise=NOISE, link=LINK)
-    net = two_layer_net(net_key, SIZES.inputs, SIZES.width, activation)
+    data = nf.data.single_index(2 * n + test_samples, SIZES.inputs, key=data_key, noise=NOISE, link=LINK)
+    net = two_layer_net(SIZES.inputs, SIZES.width, activation, key=net_key)
     batch, x, y = nf.Dataset(data.x[:n], data.y[:n]), data.x[n:], data.y[n:, 0]
     return net, batch if own_output else cancel_output(net, batch), x, y
 
@@ -125,7 +125,7 @@ def test_traces_of_random_features_are_those_of_the_theory():
         net, batch, x, _ = draw(seed, "softplus", True)
         for F, traces in (
             (features(net, x), real),
-            (gaussian_features(jax.random.key(seed), net, x, activation), normal),
+            (gaussian_features(net, x, activation, key=jax.random.key(seed)), normal),
         ):
             R = jnp.linalg.inv(F @ F.T + PENALTY * SIZES.samples * jnp.eye(SIZES.samples))
             traces.append([jnp.trace(R), jnp.sum(x * (R @ x)) / SIZES.inputs])
@@ -152,7 +152,7 @@ def ridge():
         for orders in sets:
             U = powers(x, beta, orders) if orders else jnp.zeros((len(x), 0))
             fit = ridge_fit(F[:n], y[:n], PENALTY, free=U[:n])
-            rows.append(scale * [fit.train, fit.test(F[n:], y[n:], U[n:])])
+            rows.append(scale * [fit.train, fit.test(F[n:], y[n:], free=U[n:])])
         by_spikes.append(rows)
         fit = ridge_fit(x[:n], y[:n], PENALTY)
         of_inputs.append(scale * [fit.train, fit.test(x[n:], y[n:])])
@@ -180,7 +180,7 @@ def test_losses_on_the_inputs_are_the_linear_baseline(ridge):
 def test_losses_with_spikes_of_finite_size_are_those_of_the_features_plus_the_low_rank(own_output):
     activation, eta, K, n = hermite("relu"), 10.0, 3, SIZES.samples
     direction = gradient_direction(TEACHER, 0.3, noise=NOISE, activation=activation, own_output=own_output)
-    S = spike_matrix("relu", eta, direction, SIZES.width, orders=K)
+    S = spike_matrix("relu", eta, direction, SIZES.width, max_order=K)
     h = lambda z: jnp.stack([jnp.ones_like(z), z, (z**2 - 1) / 2**0.5, (z**3 - 3 * z) / 6**0.5], axis=1)
     draws = []
     for seed in range(10):
@@ -200,9 +200,9 @@ def test_a_teacher_without_linear_part_is_not_learned_by_a_step():
     link = hermite_series([0, 0, 1])
     gains = []
     for seed in range(4):
-        data = nf.data.single_index(jax.random.key(seed), 4 * SIZES.samples, SIZES.inputs, link=link)
+        data = nf.data.single_index(4 * SIZES.samples, SIZES.inputs, key=jax.random.key(seed), link=link)
         n, (x, y) = SIZES.samples, (data.x, data.y)
-        net = two_layer_net(jax.random.key(100 + seed), SIZES.inputs, SIZES.width, "relu")
+        net = two_layer_net(SIZES.inputs, SIZES.width, "relu", key=jax.random.key(100 + seed))
         after = one_step(net, nf.Dataset(x[:n], y[:n]), n**0.3)
         test = [
             ridge_fit(F[n : 2 * n], y[n : 2 * n, 0], PENALTY).test(F[2 * n :], y[2 * n :, 0])

@@ -9,7 +9,7 @@ from nfa_flow.theory import hermite
 
 
 def test_rows_are_on_the_sphere_and_the_readout_has_variance_one_over_the_width():
-    W, a = two_layer_net(jax.random.key(0), 30, 4000, "relu").weights
+    W, a = two_layer_net(30, 4000, "relu", key=jax.random.key(0)).weights
     np.testing.assert_allclose(jnp.sum(W**2, axis=1), 1, rtol=1e-12)
     # Means of 4000 squares: a² has the standard deviation √2, (√d w_1)² less.
     assert abs(jnp.sum(a**2) - 1) < 4 * (2 / 4000) ** 0.5
@@ -19,14 +19,14 @@ def test_rows_are_on_the_sphere_and_the_readout_has_variance_one_over_the_width(
 
 @pytest.mark.parametrize("name", ["relu", "softplus"])
 def test_the_activation_has_mean_zero(name):
-    (activation,) = two_layer_net(jax.random.key(0), 3, 4, name).activations
+    (activation,) = two_layer_net(3, 4, name, key=jax.random.key(0)).activations
     assert abs(hermite(activation).coefficients[0]) < 1e-14
     np.testing.assert_allclose(hermite(activation).coefficients[1:], hermite(name).coefficients[1:], atol=1e-13)
 
 
 def test_networks_of_one_activation_share_their_programs(compilations):
     applied = jax.jit(lambda net, x: net(x))
-    nets = [two_layer_net(jax.random.key(seed), 3, 4, "relu") for seed in range(2)]
+    nets = [two_layer_net(3, 4, "relu", key=jax.random.key(seed)) for seed in range(2)]
     assert jax.tree.structure(nets[0]) == jax.tree.structure(nets[1])
     x = jnp.ones(3)
     applied(nets[0], x)
@@ -36,7 +36,7 @@ def test_networks_of_one_activation_share_their_programs(compilations):
 
 
 def test_several_outputs_and_a_dtype():
-    net = two_layer_net(jax.random.key(0), 3, 4, "tanh", outputs=2, dtype=jnp.float32)
+    net = two_layer_net(3, 4, "tanh", key=jax.random.key(0), outputs=2, dtype=jnp.float32)
     assert net.widths == (3, 4, 2) and net.weights[0].dtype == jnp.float32
 
 
@@ -66,4 +66,4 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="`widths` must be"):
         MLP([2, 3, 3, 1], key=jax.random.key(0), init=SphereRows())
     with pytest.raises(ValueError, match="of finite E"):
-        two_layer_net(jax.random.key(0), 3, 4, lambda z: jnp.exp(z**2))
+        two_layer_net(3, 4, lambda z: jnp.exp(z**2), key=jax.random.key(0))

@@ -42,7 +42,7 @@ def test_the_test_loss_is_the_mean_square_on_new_samples():
     F, y, U = problem(20, 6)
     fit, alone = ridge_fit(F[:10], y[:10], PENALTY, free=U[:10]), ridge_fit(F[:10], y[:10], PENALTY)
     expected = np.mean((y[10:] - F[10:] @ fit.readout - U[10:] @ fit.free_readout) ** 2)
-    np.testing.assert_allclose(fit.test(F[10:], y[10:], U[10:]), expected, rtol=1e-12)
+    np.testing.assert_allclose(fit.test(F[10:], y[10:], free=U[10:]), expected, rtol=1e-12)
     np.testing.assert_allclose(alone.test(F[10:], y[10:]), np.mean((y[10:] - F[10:] @ alone.readout) ** 2), rtol=1e-12)
 
 

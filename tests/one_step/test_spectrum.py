@@ -31,7 +31,7 @@ def test_spectrum_is_the_singular_value_decomposition(shape):
 def test_a_bulk_has_no_spikes():
     counts = []
     for seed in range(40):
-        net = two_layer_net(jax.random.key(seed), 60, 100, "softplus")
+        net = two_layer_net(60, 100, "softplus", key=jax.random.key(seed))
         x = jax.random.normal(jax.random.key(1000 + seed), (200, 60))
         counts.append(observed_spikes(feature_spectrum(features(net, x)).singular_values))
     assert counts == [0] * 40
@@ -54,16 +54,16 @@ def test_overlap_is_the_share_within_the_span():
 
 
 def test_features_are_the_hidden_layer():
-    net = two_layer_net(jax.random.key(0), 3, 4, "relu")
+    net = two_layer_net(3, 4, "relu", key=jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (5, 3))
     expected = np.maximum(x @ net.weights[0].T, 0) - (2 * np.pi) ** -0.5
     np.testing.assert_allclose(features(net, x), expected, atol=1e-12)
 
 
 def test_gaussian_features_have_the_moments_of_the_features():
-    net, n = two_layer_net(jax.random.key(0), 40, 30, "relu"), 20_000
+    net, n = two_layer_net(40, 30, "relu", key=jax.random.key(0)), 20_000
     x = jax.random.normal(jax.random.key(1), (n, 40))
-    other = gaussian_features(jax.random.key(2), net, x, hermite("relu"))
+    other = gaussian_features(net, x, hermite("relu"), key=jax.random.key(2))
     covariance = [np.asarray(F.T @ F) / n for F in (features(net, x), other)]
     # The normal equivalent keeps c_1² WWᵀ and the variance; c_2² (w_iᵀw_j)²·2 ~ .08/40 off the diagonal is left out.
     np.testing.assert_allclose(np.diag(covariance[0]), np.diag(covariance[1]), atol=5 * 0.35 * (4 / n) ** 0.5)
@@ -94,7 +94,7 @@ def test_rounding_is_no_spike(shape):
 
 
 def test_the_rank_of_features_is_no_number_of_spikes():
-    net = two_layer_net(jax.random.key(0), 10, 100, "identity")
+    net = two_layer_net(10, 100, "identity", key=jax.random.key(0))
     F = features(net, jax.random.normal(jax.random.key(1), (300, 10)))
     assert jnp.linalg.matrix_rank(F) == 10
     assert observed_spikes(feature_spectrum(F).singular_values) == 0

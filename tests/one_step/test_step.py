@@ -15,10 +15,10 @@ SETTING = {"noise": 0.5, "activation": hermite("relu")}
 def problem(samples=30, inputs=5, width=8, activation="softplus", seed=0, outputs=1):
     data_key, net_key = jax.random.split(jax.random.key(seed))
     if outputs == 1:
-        data = nf.data.single_index(data_key, samples, inputs, noise=0.5)
+        data = nf.data.single_index(samples, inputs, key=data_key, noise=0.5)
     else:
-        data = nf.data.linear_teacher(data_key, samples, inputs, outputs)
-    return two_layer_net(net_key, inputs, width, activation, outputs=outputs), data
+        data = nf.data.linear_teacher(samples, inputs, outputs, key=data_key)
+    return two_layer_net(inputs, width, activation, key=net_key, outputs=outputs), data
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -19,17 +19,17 @@ def losses():
 
 
 def step():
-    data = nf.data.linear_teacher(KEY, 12, 3, 1)
-    net = nf.one_step.two_layer_net(KEY, 3, 4, "relu")
+    data = nf.data.linear_teacher(12, 3, 1, key=KEY)
+    net = nf.one_step.two_layer_net(3, 4, "relu", key=KEY)
     F, y = nf.one_step.features(nf.one_step.one_step(net, data, 0.5, steps=2), data.x), data.y[:, 0]
     U = nf.one_step.powers(data.x, nf.one_step.gradient_vector(net, data)[:, 0], (1, 2))
     fit = nf.one_step.ridge_fit(F, y, 0.1, free=U)
     overlap = nf.one_step.spike_overlap(nf.one_step.feature_spectrum(F, vectors=1).left, U)
-    return fit, fit.test(F, y, U), overlap, nf.one_step.cancel_output(net, data).y
+    return fit, fit.test(F, y, free=U), overlap, nf.one_step.cancel_output(net, data).y
 
 
 def starts():
-    data = nf.data.whiten(nf.data.add_label_noise(KEY, nf.data.linear_teacher(KEY, 12, 3, 2), 0.1))
+    data = nf.data.whiten(nf.data.add_label_noise(nf.data.linear_teacher(12, 3, 2, key=KEY), 0.1, key=KEY))
     nets = [nf.nets.MLP([3, 4, 2], key=KEY, parametrization=name) for name in ("NTP", "muP", "Spectral")]
     return [jax.vmap(net)(data.x) for net in nets]
 

@@ -25,7 +25,7 @@ OBSERVE = {
 
 @pytest.fixture(scope="module")
 def run():
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    data = nf.data.linear_teacher(30, 4, 2, key=jax.random.key(0))
     net = nf.nets.MLP([4, 5, 2], key=jax.random.key(1), init=nf.nets.Balanced(0.1))
     return nf.gradient_descent(net, data, optax.sgd(0.1), 60, observe=OBSERVE, progress=False)
 
@@ -150,7 +150,7 @@ def texts(legend):
 def test_an_overview_shows_by_default_all_that_the_runs_have(run, runs):
     figure = nf.plot.overview({"only": runs["only loss"]})
     assert [ax.get_ylabel() for ax in figure.axes] == ["loss $\\mathcal{L}$"]
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    data = nf.data.linear_teacher(30, 4, 2, key=jax.random.key(0))
     assert len(nf.plot.overview(nf.gradient_flow(run.net, data, 0.1, progress=False)).axes) == 1
     scalars = [name for name, values in flatten(run.observed).items() if values.ndim == 1]
     assert len(nf.plot.overview(run).axes) == len(scalars) > 4
@@ -172,7 +172,7 @@ def test_an_observable_has_a_legend_unless_it_has_none_of_its_own(runs):
 
 
 def test_time_that_counts_steps_is_told_from_that_of_the_flow(run):
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    data = nf.data.linear_teacher(30, 4, 2, key=jax.random.key(0))
     steps = nf.gradient_descent(run.net, data, optax.adam(0.1), 3, time_per_step=1.0, progress=False)
     ax = nf.plot.observable({"flow": run, "Adam": steps}, "loss")
     assert texts(ax.get_legend())[:2] == ["flow", "Adam (steps of an optimizer)"]

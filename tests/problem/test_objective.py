@@ -151,7 +151,7 @@ class Skipping(nf.nets.MLP):
 
 def test_a_subclass_of_the_linear_network_is_taken_for_what_it_computes():
     net = Skipping([3, 2, 3], key=jax.random.key(0))
-    data = nf.data.linear_teacher(jax.random.key(1), 12, 3, 3)
+    data = nf.data.linear_teacher(12, 3, 3, key=jax.random.key(1))
     parameters, objective = make_objective(net, data, "mse", 0.0)
     assert type(objective).__name__ == "SampleObjective"
     np.testing.assert_allclose(objective.loss(parameters), nf.measure.loss(net, data), rtol=1e-14)
@@ -175,7 +175,7 @@ def test_a_subclass_of_the_linear_network_is_taken_for_what_it_computes():
     ],
 )
 def test_parameters_of_several_dtypes_or_complex_ones_are_refused(cast, message):
-    data = nf.data.linear_teacher(jax.random.key(1), 12, 3, 3)
+    data = nf.data.linear_teacher(12, 3, 3, key=jax.random.key(1))
     net = eqx.nn.MLP(3, 3, 4, 1, key=jax.random.key(0))
     arrays, rest = eqx.partition(net, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(arrays)

@@ -12,7 +12,7 @@ import nfa_flow as nf
 from nfa_flow.problem.trained import trained_arrays
 
 KEY = jax.random.key(0)
-DATA = nf.data.linear_teacher(KEY, 10, 3, 2)
+DATA = nf.data.linear_teacher(10, 3, 2, key=KEY)
 SGD = optax.sgd(0.1)
 QUIET = {"observe": {}, "progress": False}
 stop = jax.lax.stop_gradient
@@ -91,7 +91,7 @@ class Tied(eqx.Module):
 
 
 def test_tied_weights_move_by_the_sum_of_their_gradients():
-    data = nf.data.linear_teacher(KEY, 10, 3, 3)
+    data = nf.data.linear_teacher(10, 3, 3, key=KEY)
     tied = Tied(jax.random.key(1))
     W = tied.shared()[0].weight
     free = nf.nets.MLP([3, 3, 3], key=KEY, activation="tanh").with_weights([W, W])

@@ -19,7 +19,7 @@ import nfa_flow as nf
 from nfa_flow.run import drive
 
 HERE = Path(__file__).parent
-DATA = nf.data.multi_index(jax.random.key(0), 24, 4, 2)
+DATA = nf.data.multi_index(24, 4, 2, key=jax.random.key(0))
 NET = nf.nets.MLP([4, 6, 1], key=jax.random.key(1), activation="tanh")
 ADAM = optax.adam(0.01)
 
@@ -247,7 +247,7 @@ def test_numbers_that_only_the_first_state_holds_tell_runs_apart(tmp_path, monke
     """A constant step, and a learning rate that the optimizer keeps in its state."""
     import diffrax
 
-    data = nf.data.linear_teacher(jax.random.key(0), 10, 2, 1)
+    data = nf.data.linear_teacher(10, 2, 1, key=jax.random.key(0))
     net = nf.nets.MLP([2, 1], key=jax.random.key(1))
 
     def euler(dt0):

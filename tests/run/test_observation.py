@@ -9,7 +9,7 @@ import nfa_flow as nf
 from nfa_flow.problem.objective import make_objective
 from nfa_flow.run.observation import empty_record, make_observer
 
-DATA = nf.data.linear_teacher(jax.random.key(0), 10, 3, 2)
+DATA = nf.data.linear_teacher(10, 3, 2, key=jax.random.key(0))
 NET = nf.nets.MLP([3, 4, 2], key=jax.random.key(1))
 
 

@@ -17,7 +17,7 @@ import xarray
 import nfa_flow as nf
 from nfa_flow.run.trees import flatten
 
-DATA = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+DATA = nf.data.linear_teacher(30, 4, 2, key=jax.random.key(0))
 SGD = optax.sgd(0.1)
 
 
@@ -307,7 +307,7 @@ class Negated(nf.nets.MLP):
 
 def test_a_subclass_of_the_network_is_not_taken_for_it(tmp_path):
     net = Negated([2, 2, 1], key=jax.random.key(0))
-    data = nf.data.linear_teacher(jax.random.key(1), 8, 2)
+    data = nf.data.linear_teacher(8, 2, key=jax.random.key(1))
     run = nf.gradient_flow(net, data, 0.1, save_at=[0.1], progress=False)
     run.save(tmp_path / "run.zarr")
     assert nf.Trajectory.load(tmp_path / "run.zarr").net is None

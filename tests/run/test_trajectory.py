@@ -20,7 +20,7 @@ OBSERVE = {
 
 @pytest.fixture(scope="module")
 def run():
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    data = nf.data.linear_teacher(30, 4, 2, key=jax.random.key(0))
     net = nf.nets.MLP([4, 5, 2], key=jax.random.key(1), init=nf.nets.Balanced(0.1))
     return nf.gradient_descent(
         net, data, optax.sgd(0.1), 20, observe=OBSERVE, save_at=[0, 5, 10, 20], save_nets=True, progress=False
@@ -29,7 +29,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def failed():
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 2)
+    data = nf.data.linear_teacher(30, 4, 2, key=jax.random.key(0))
     net = nf.nets.MLP([4, 5, 2], key=jax.random.key(1))
     return nf.gradient_descent(net, data, optax.sgd(1e3), 20, progress=False, throw=False)
 

@@ -37,7 +37,7 @@ def test_every_named_convention_is_in_the_table():
 
 
 def test_each_score_is_the_convention_of_its_name():
-    data = nf.data.multi_index(jax.random.key(0), 30, 5, 2)
+    data = nf.data.multi_index(30, 5, 2, key=jax.random.key(0))
     start, net = (nf.nets.MLP((5, 6, 4, 1), key=jax.random.key(i), activation="relu") for i in (1, 2))
     scores = conventions.conventions(start)(net, data)
     assert list(scores) == list(DEFINITIONS)

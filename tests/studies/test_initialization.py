@@ -45,7 +45,7 @@ def test_a_start_chosen_by_a_traced_place_is_that_start():
 
 
 def test_nothing_is_left_to_learn_of_least_squares_and_all_of_zero():
-    data = nf.data.linear_teacher(KEY, 30, 4, 2, noise=0.5)
+    data = nf.data.linear_teacher(30, 4, 2, key=KEY, noise=0.5)
     best = jnp.linalg.solve(data.S_xx, data.S_xy).T
     net = nf.nets.MLP([4, 2], key=KEY).with_weights([best])
     assert unlearnt(net, data) == pytest.approx(0, abs=1e-12)
@@ -53,7 +53,7 @@ def test_nothing_is_left_to_learn_of_least_squares_and_all_of_zero():
 
 
 def test_the_share_left_to_learn_is_that_of_the_loss():
-    data = nf.data.linear_teacher(KEY, 30, 4, 2, noise=0.5)
+    data = nf.data.linear_teacher(30, 4, 2, key=KEY, noise=0.5)
     net = nf.nets.MLP([4, 3, 2], key=KEY)
     loss = lambda A: nf.measure.loss(nf.nets.MLP([4, 2], key=KEY).with_weights([A]), data)
     least, zero = loss(jnp.linalg.solve(data.S_xx, data.S_xy).T), loss(jnp.zeros((2, 4)))
@@ -62,7 +62,7 @@ def test_the_share_left_to_learn_is_that_of_the_loss():
 
 
 def test_the_best_map_of_rank_four_leaves_the_smallest_mode_of_whitened_data():
-    data = nf.data.linear_teacher(KEY, 40, 6, 5, whiten=True)
+    data = nf.data.linear_teacher(40, 6, 5, key=KEY, whiten=True)
     A = jnp.linalg.solve(data.S_xx, data.S_xy).T
     U, s, Vt = jnp.linalg.svd(A, full_matrices=False)
     truncated = nf.nets.MLP([6, 5], key=KEY).with_weights([(U[:, :4] * s[:4]) @ Vt[:4]])

@@ -17,7 +17,7 @@ PAIR = label_noise.PAIRS[0]
 
 @pytest.fixture(scope="module")
 def data():
-    return nf.data.multi_index(jax.random.key(0), 40, 6, 2)
+    return nf.data.multi_index(40, 6, 2, key=jax.random.key(0))
 
 
 def gelu_network(first):
@@ -51,7 +51,7 @@ def test_the_angle_is_the_largest_of_those_to_the_leading_eigenvectors(data):
 
 
 def test_nothing_is_left_unfitted_by_least_squares_and_all_of_it_by_zero():
-    noisy = nf.data.linear_teacher(jax.random.key(0), 40, 6, 3, noise=1.0)
+    noisy = nf.data.linear_teacher(40, 6, 3, key=jax.random.key(0), noise=1.0)
     best = np.linalg.lstsq(np.asarray(noisy.x), np.asarray(noisy.y))[0].T
     net = nf.nets.MLP([6, 3], key=jax.random.key(1))
     shares = [float(label_noise.unfitted(net.with_weights([c * best]), noisy, is_linear=True)) for c in (0, 0.5, 1)]

@@ -62,7 +62,7 @@ def test_the_bound_vanishes_for_a_head_without_directions():
 
 @pytest.fixture(scope="module")
 def net_and_data():
-    data = nf.data.multi_index(jax.random.key(0), 30, 3, rank=2)
+    data = nf.data.multi_index(30, 3, rank=2, key=jax.random.key(0))
     net = nf.nets.MLP([3, 3, 3, 4, 1], key=jax.random.key(1), activation=["identity", "identity", "tanh"])
     balanced = nf.nets.Balanced()(jax.random.key(2), (3, 3, 3, 4), jnp.float64)
     return net.with_weights([*balanced, net.weights[-1]]), data

@@ -127,7 +127,7 @@ def test_each_claim_on_infinite_width_fails_with_its_law():
 @pytest.mark.parametrize("layers", [2, 3])
 def test_scores_of_a_network_are_those_that_the_library_measures(layers):
     net = nf.nets.MLP([4, *[9] * (layers - 1), 2], key=KEY, parametrization="muP")
-    data = nf.data.linear_teacher(KEY, 100, 4, 2, noise=0.1)  # as the experiment has them
+    data = nf.data.linear_teacher(100, 4, 2, key=KEY, noise=0.1)  # as the experiment has them
     found = scores(np.asarray(nf.measure.nfm(net) / 9)[None], np.asarray(net.affine()[0])[None], layers)
     error = nf.measure.alignment(1 / layers, metric="relative_error")(net, data)
     assert found["relative_error"] == pytest.approx(float(error), rel=1e-9)

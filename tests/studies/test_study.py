@@ -23,7 +23,7 @@ from nfa_flow.sweep.progress import Tally
 
 
 def one_run(key, rate):
-    data = nf.data.linear_teacher(key, 20, 3)
+    data = nf.data.linear_teacher(20, 3, key=key)
     net = nf.nets.MLP([3, 3, 1], key=key)
     observe = {"loss": nf.measure.loss}
     return nf.gradient_descent(net, data, optax.sgd(0.1), 3, weight_decay=rate, observe=observe, progress=False)

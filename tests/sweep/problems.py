@@ -6,7 +6,7 @@ import numpy as np
 
 import nfa_flow as nf
 
-DATA = nf.data.linear_teacher(jax.random.key(5), 30, 4, 1, noise=0.1)
+DATA = nf.data.linear_teacher(30, 4, 1, key=jax.random.key(5), noise=0.1)
 TIMES = np.array([0.0, 0.1, 1.0, 4.0])
 TSIT5 = diffrax.Tsit5()
 OBSERVE = {"loss": nf.measure.loss, "nfm": nf.measure.nfm}

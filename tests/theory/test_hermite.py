@@ -27,7 +27,7 @@ def shifted_relu(b):
 
 @pytest.mark.parametrize("b", [0.0, 0.3, -1 / 3, 2.7])
 def test_kinks_may_be_anywhere(b):
-    found = hermite(lambda z: jax.nn.relu(z - b), orders=6)
+    found = hermite(lambda z: jax.nn.relu(z - b), max_order=6)
     c, square = shifted_relu(b)
     np.testing.assert_allclose(found.coefficients, c, **EXACT)
     np.testing.assert_allclose(found.square, square, **EXACT)
@@ -36,24 +36,24 @@ def test_kinks_may_be_anywhere(b):
 
 def test_a_jump_may_be_anywhere():
     b = 0.7
-    found = hermite(lambda z: jnp.where(z > b, 1.0, 0.0), orders=2)
+    found = hermite(lambda z: jnp.where(z > b, 1.0, 0.0), max_order=2)
     # The last panel with the jump is of width 1e-14 at most.
     np.testing.assert_allclose(found.coefficients, [norm.sf(b), norm.pdf(b), b * norm.pdf(b) / 2], atol=1e-13)
 
 
 def test_smooth_functions_have_their_closed_forms():
-    found = hermite(jnp.exp, orders=10)
+    found = hermite(jnp.exp, max_order=10)
     np.testing.assert_allclose(found.coefficients, [np.exp(0.5) / factorial(k) for k in range(11)], **EXACT)
     np.testing.assert_allclose([found.square, found.slope_square], [np.exp(2), np.exp(2)], **EXACT)
     assert found.error < 1e-13
-    erf = hermite("erf", orders=1)
+    erf = hermite("erf", max_order=1)
     np.testing.assert_allclose(erf.coefficients, [0, 2 / sqrt(3 * np.pi)], **EXACT)
     np.testing.assert_allclose(erf.square, 2 / np.pi * np.arcsin(2 / 3), **EXACT)
 
 
 def test_moments_are_sums_over_the_coefficients():
     # sin and cos have c_k² k! = e^−1/k!, so forty orders are all.
-    found = hermite(lambda z: jnp.sin(z) + jnp.cos(z), orders=40)
+    found = hermite(lambda z: jnp.sin(z) + jnp.cos(z), max_order=40)
     k = np.arange(41)
     squares = found.coefficients**2 * [float(factorial(i)) for i in k]
     np.testing.assert_allclose(found.square, squares.sum(), **EXACT)
@@ -93,7 +93,7 @@ def test_equal_series_are_one_activation_and_one_link(compilations):
     compilations()
     applied(again, z)
     assert compilations() == 0
-    data = nf.data.single_index(jax.random.key(0), 5, 3, link=first)
+    data = nf.data.single_index(5, 3, key=jax.random.key(0), link=first)
     u = (data.x @ data.index)[:, 0]
     np.testing.assert_allclose(data.y[:, 0], u + 2 * (u**2 - 1), rtol=1e-12)
 
@@ -118,7 +118,7 @@ def test_coefficients_are_float64_also_in_float32_and_inside_jit():
 
 
 def test_the_zero_function_has_no_coefficients():
-    zero = hermite(lambda z: 0 * z, orders=3)
+    zero = hermite(lambda z: 0 * z, max_order=3)
     assert not zero.coefficients.any() and zero.square == 0 and information_exponent(zero) is None
 
 
@@ -140,10 +140,10 @@ def test_functions_without_coefficients_are_refused(no_type_checks, function, me
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="`orders` must be a whole number of at least 1"):
-        hermite("relu", orders=0)
+    with pytest.raises(ValueError, match="`max_order` must be a whole number of at least 1"):
+        hermite("relu", max_order=0)
     with pytest.raises(ValueError, match="`order` must be at most 2"):
-        hermite("relu", orders=2).has(3)
+        hermite("relu", max_order=2).has(3)
     for coefficients in ([], [[1.0]], [np.nan]):
         with pytest.raises(ValueError, match="`coefficients` must be"):
             hermite_series(coefficients)
@@ -175,7 +175,7 @@ RELU, S = hermite("relu"), np.eye(3)
         ("direction", lambda: nf.theory.ridge_losses(1.0, 1.0, 1.0, RELU, nf.theory.hermite("tanh"), direction=1.0)),
         ("teacher", lambda: nf.theory.linear_losses(1.0, 1.0, S)),
         ("agop", lambda: nf.theory.diagonal_cosine([1.0, 2.0], [1.0], 0.5)),
-        ("width", lambda: nf.one_step.two_layer_net(jax.random.key(0), 3, 0, "relu")),
+        ("width", lambda: nf.one_step.two_layer_net(3, 0, "relu", key=jax.random.key(0))),
     ],
 )
 def test_what_is_no_expansion_or_direction_is_named(argument, call, no_type_checks):

@@ -27,7 +27,7 @@ def kernels(net, data):
 
 
 def test_the_equations_are_closed_at_every_width():
-    data = nf.data.linear_teacher(jax.random.key(0), 30, 4, 3, noise=0.1)
+    data = nf.data.linear_teacher(30, 4, 3, key=jax.random.key(0), noise=0.1)
     net = nf.nets.MLP([4, 2, 3], key=jax.random.key(1), parametrization="muP")
     run = nf.gradient_flow(net, data, TIMES[-1], save_at=TIMES, observe={"all": kernels}, rtol=1e-9, progress=False)
     theory = linear_mup(TIMES, *net.weights, data.S_xx, data.S_xy.T)

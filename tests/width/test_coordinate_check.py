@@ -10,7 +10,7 @@ from nfa_flow.nets import ABC, NTP, SP, MeanField, Spectral, muP
 from nfa_flow.nets.promised_exponents import promised_exponents
 from nfa_flow.width import coordinate_check
 
-DATA = nf.data.multi_index(jax.random.key(1), samples=16, inputs=8, rank=2)
+DATA = nf.data.multi_index(key=jax.random.key(1), samples=16, inputs=8, rank=2)
 DATA = nf.Dataset(DATA.x, jnp.concatenate([DATA.y, -DATA.y], axis=1))
 WIDTHS = [16, 64, 256]
 
@@ -115,7 +115,7 @@ def test_what_blows_up_is_broken_and_what_does_not_move_is_open():
         ({"widths": [64, 32, 128]}, "`widths` must be at least three increasing widths"),
         ({"seeds": 0}, "`seeds` must be a whole number of at least 1"),
         ({"tolerance": 0.0}, "`tolerance` must be a positive number"),
-        ({"scheme": None}, r"`build` must be a function \(width, key\) to an `MLP` with a parametrization"),
+        ({"scheme": None}, r"`build` must be a function \(width, key=\) to an `MLP` with a parametrization"),
     ],
 )
 def test_mistakes_are_named(options, message):

@@ -22,7 +22,7 @@ ERROR_AT = "relative error of NFM $\\propto$ AGOP$^{{{}}}$"  # to be given an ex
 
 def teacher(key: PRNGKeyArray) -> Dataset:
     """The data of linear networks: 200 samples of a linear teacher with label noise."""
-    return linear_teacher(key, 200, INPUTS, OUTPUTS, noise=0.1)
+    return linear_teacher(200, INPUTS, OUTPUTS, key=key, noise=0.1)
 
 
 def widths(depth: int) -> list[int]:

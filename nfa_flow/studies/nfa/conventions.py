@@ -58,7 +58,7 @@ def grid(quick: bool) -> Grid:
 def one_run(key: PRNGKeyArray, training: Any) -> Trajectory:
     """A ReLU network of three layers on noisy data of two directions, and all its scores at the end."""
     data_key, start_key, other_key, batch_key = jax.random.split(key, 4)
-    data = multi_index(data_key, _SAMPLES, _WIDTHS[0], rank=2, noise=0.1)
+    data = multi_index(_SAMPLES, _WIDTHS[0], rank=2, key=data_key, noise=0.1)
     start = nets.MLP(_WIDTHS, key=start_key, activation="relu")
     is_untrained = isinstance(training, Untrained)
     net = nets.MLP(_WIDTHS, key=other_key, activation="relu") if is_untrained else start

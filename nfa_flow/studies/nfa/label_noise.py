@@ -42,7 +42,7 @@ _START = 0.3
 
 
 class Problem(NamedTuple):
-    """A teacher, `(key, samples) -> Dataset` without noise, and the networks that learn from it."""
+    """A teacher, `(samples, key=) -> Dataset` without noise, and the networks that learn from it."""
 
     teacher: Callable[..., Dataset]
     widths: tuple[int, ...]
@@ -104,8 +104,8 @@ def one_run(key: PRNGKeyArray, case: Case, noise: float | Array) -> Trajectory:
     """A network on noisy labels, tested on clean ones."""
     problem, training = case
     data_key, noise_key, net_key, batch_key = jax.random.split(key, 4)
-    clean, fresh = _split(problem.teacher(data_key, _SAMPLES + _FRESH), _SAMPLES)
-    data = add_label_noise(noise_key, clean, noise * jnp.sqrt(jnp.mean(clean.y**2)))
+    clean, fresh = _split(problem.teacher(_SAMPLES + _FRESH, key=data_key), _SAMPLES)
+    data = add_label_noise(clean, noise * jnp.sqrt(jnp.mean(clean.y**2)), key=noise_key)
     net = nets.MLP(problem.widths, key=net_key, activation=problem.activation, init=problem.init)
     zero = _loss_of_zero(fresh)
     observe = {

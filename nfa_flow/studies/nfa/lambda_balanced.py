@@ -47,7 +47,7 @@ def grid(quick: bool) -> Grid:
 def one_run(key: PRNGKeyArray, b: float | Array) -> Trajectory:
     """Two linear layers on the data of a linear teacher with label noise; for all b the same function at t = 0."""
     data_key, net_key, basis_key, null_key = jax.random.split(key, 4)
-    data = linear_teacher(data_key, _SAMPLES, _INPUTS, _OUTPUTS, noise=0.1)
+    data = linear_teacher(_SAMPLES, _INPUTS, _OUTPUTS, key=data_key, noise=0.1)
     untrained = nets.MLP([_INPUTS, _HIDDEN, _OUTPUTS], key=null_key)
     P = 0.3 * jax.random.normal(net_key, (_OUTPUTS, _INPUTS)) / _INPUTS**0.5
     net = untrained.with_weights(split(P, b, jax.random.orthogonal(basis_key, _HIDDEN)))

@@ -63,7 +63,7 @@ def grid(quick: bool) -> Grid:
 def one_run(key: PRNGKeyArray, head: str, k: int, training: str) -> Trajectory:
     """k balanced linear layers, a nonlinear layer and a read-out, on noisy data of two directions."""
     data_key, linear_key, read_out_key, null_key, batch_key = jax.random.split(key, 5)
-    data = multi_index(data_key, _SAMPLES, _INPUTS, rank=2, link="relu_sum", noise=0.1)
+    data = multi_index(_SAMPLES, _INPUTS, rank=2, key=data_key, link="relu_sum", noise=0.1)
     widths = [_INPUTS] * k + [_WIDTH, 1]
     untrained = nets.MLP(widths, key=null_key, activation=["identity"] * (k - 1) + [head])
     dtype = data.x.dtype

@@ -64,7 +64,7 @@ def grid(quick: bool) -> Grid:
 def one_run(key: PRNGKeyArray, problem: Problem, training: Any, scale: float | Array) -> Trajectory:
     """A ReLU network of Gaussian weights, of standard deviation scale/√fan_in, on normal inputs and labels."""
     data_key, label_key, net_key, batch_key = jax.random.split(key, 4)
-    data = single_index(data_key, problem.samples, problem.inputs, link="relu")
+    data = single_index(problem.samples, problem.inputs, key=data_key, link="relu")
     if problem.random_labels:
         data = Dataset(data.x, jax.random.normal(label_key, data.y.shape))
     widths = [problem.inputs] + [problem.width] * (problem.depth - 1) + [1]

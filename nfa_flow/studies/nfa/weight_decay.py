@@ -67,7 +67,7 @@ def one_run(
 ) -> Trajectory:
     """A linear network of `depth` layers on the data of a linear teacher with label noise."""
     data_key, net_key = jax.random.split(key)
-    data = linear_teacher(data_key, _SAMPLES, _INPUTS, _OUTPUTS, noise=0.1)
+    data = linear_teacher(_SAMPLES, _INPUTS, _OUTPUTS, key=data_key, noise=0.1)
     net = nets.MLP([_INPUTS] * depth + [_OUTPUTS], key=net_key, init=OneOf(tuple(INITS.values()), init))
     options = {"save_at": t1 * jnp.asarray(_FRACTIONS), "rtol": 1e-9, "progress": False}
     observe = observables(1 / depth) | {"imbalance": _old_imbalance}

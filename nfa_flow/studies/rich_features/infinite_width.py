@@ -53,7 +53,7 @@ def grid(quick: bool) -> Grid:
 
 def _data() -> Dataset:
     """The same for all networks."""
-    return linear_teacher(jax.random.key(0), _SAMPLES, _INPUTS, _OUTPUTS, noise=0.1)
+    return linear_teacher(_SAMPLES, _INPUTS, _OUTPUTS, key=jax.random.key(0), noise=0.1)
 
 
 def one_run(key: PRNGKeyArray, layers: int, width: int) -> Trajectory:
@@ -69,7 +69,7 @@ def one_run(key: PRNGKeyArray, layers: int, width: int) -> Trajectory:
 def limit(layers: int) -> LinearMuP:
     """The infinitely wide network at `TIMES`."""
     S_xx, S_xy, _ = _moments()
-    return infinite_deep_linear_mup(TIMES, S_xx, S_xy.T, layers=layers, rtol=_LIMIT_RTOL)
+    return infinite_deep_linear_mup(TIMES, S_xx, S_xy.T, depth=layers, rtol=_LIMIT_RTOL)
 
 
 @cache

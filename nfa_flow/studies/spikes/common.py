@@ -49,8 +49,8 @@ def draw(key: PRNGKeyArray, samples: int, activation: str, teacher: HermiteSerie
     """A network and data at the ratios of this study."""
     data_key, net_key = jax.random.split(key)
     n, inputs, width = sizes(samples, PHI, PSI)
-    data = single_index(data_key, (2 + _TEST) * n, inputs, noise=NOISE, link=teacher)
-    net = two_layer_net(net_key, inputs, width, activation)
+    data = single_index((2 + _TEST) * n, inputs, key=data_key, noise=NOISE, link=teacher)
+    net = two_layer_net(inputs, width, activation, key=net_key)
     batch = Dataset(data.x[:n], data.y[:n], index=data.index)
     return Draw(net, batch, Dataset(data.x[n:], data.y[n:], index=data.index))
 

@@ -68,7 +68,7 @@ def one_run(key: PRNGKeyArray, samples: int, eta: float | Array) -> Trajectory:
     data = load_digits()
     order = jax.random.permutation(split_key, data.samples)[:samples]
     batch, fresh = (Dataset(data.x[part], data.y[part]) for part in jnp.split(order, [samples // 2]))
-    net = two_layer_net(net_key, data.inputs, _WIDTH, _ACTIVATION, outputs=data.outputs)
+    net = two_layer_net(data.inputs, _WIDTH, _ACTIVATION, key=net_key, outputs=data.outputs)
     observe = {"spikes": eqx.Partial(spikes_of, beta=gradient_vector(net, batch))}
     return Untrained()(one_step(net, batch, eta), fresh, key, observe=observe, progress=False)
 

@@ -57,7 +57,7 @@ def losses(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int) -> F
     for orders in _ORDERS.values():
         U = powers(x, beta, orders) if orders else jnp.zeros((len(x), 0), x.dtype)
         fit = ridge_fit(F[fitted], y[fitted], PENALTY, free=U[fitted])
-        pairs.append(jnp.stack([fit.train, fit.test(F[tested], y[tested], U[tested])]) / over)
+        pairs.append(jnp.stack([fit.train, fit.test(F[tested], y[tested], free=U[tested])]) / over)
     return jnp.stack(pairs)
 
 

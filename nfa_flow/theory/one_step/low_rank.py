@@ -35,21 +35,21 @@ _RANGE = 20.0  # of Z + sξ, in standard deviations
 
 
 def spike_matrix(
-    activation: Activation, eta: Number, direction: GradientDirection, width: int, *, orders: int = 8
+    activation: Activation, eta: Number, direction: GradientDirection, width: int, *, max_order: int = 8
 ) -> Float[np.ndarray, "k k"]:
     """S, by quadrature over u, v and Z.
 
     **Arguments:** `activation`: σ, a name or a function; its mean is taken off; `eta`: η > 0; `direction`: from
-    `gradient_direction`, or with a measured ‖β‖ in its place (`direction._replace(norm=…)`); `width`: N; `orders`: the
-    last order K of the polynomials.
+    `gradient_direction`, or with a measured ‖β‖ in its place (`direction._replace(norm=…)`); `width`: N;
+    `max_order`: the last order K of the polynomials.
     **Returns:** S, a singular value over √n in size; row i belongs to h_i(X̃β/‖β‖), column j to h_j(√N a).
     **Raises:** ValueError for an argument out of its range.
     """
     require_integer("width", width, at_least=1)
-    require_integer("orders", orders, at_least=1)
+    require_integer("max_order", max_order, at_least=1)
     require_instance("direction", direction, GradientDirection, "as from `nf.theory.gradient_direction`")
     eta, norm = as_number("eta", eta, above=0), as_number("direction.norm", direction.norm, above=0)
-    expansion = expanded("activation", activation, orders=1)
+    expansion = expanded("activation", activation, max_order=1)
     tau = eta * expansion.coefficients[1] * norm / width**0.5
     z, weights = hermegauss(_NODES)
     weights = weights / weights.sum()
@@ -58,7 +58,7 @@ def spike_matrix(
     spread = np.hypot(1, tau * as_number("direction.scatter", direction.scatter, at_least=0) * v)
     half = _smoothed(resolve(activation), tau * np.outer(z, v), spread) - expansion.coefficients[0]
     m = np.concatenate([half[::-1, ::-1], half], axis=1)  # m(u, −v) = m(−u, v), and the nodes are symmetric
-    h = normalized_hermite(z, orders) * weights
+    h = normalized_hermite(z, max_order) * weights
     return width**0.5 * h @ m @ h.T
 
 

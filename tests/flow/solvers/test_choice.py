@@ -27,7 +27,7 @@ def test_kinks_get_the_stabilized_method_and_a_reason_that_names_them(where):
     assert f"kinks in the {where}" in reason and "not certified across them" in reason
 
 
-DATA = nf.data.linear_teacher(jax.random.key(0), 20, 3, 1)
+DATA = nf.data.linear_teacher(20, 3, 1, key=jax.random.key(0))
 
 
 def flow(activation="tanh", **options):
@@ -81,6 +81,6 @@ def test_the_default_gets_out_of_a_small_initialization_on_time(w0):
 
 def test_in_float32_a_tolerance_at_the_resolution_does_not_cost_more_with_time():
     net = nf.nets.MLP([10, 16, 16, 1], key=jax.random.key(0), activation="tanh", dtype="float32")
-    data = nf.data.linear_teacher(jax.random.key(1), 30, 10, 1)
+    data = nf.data.linear_teacher(30, 10, 1, key=jax.random.key(1))
     steps = [nf.gradient_flow(net, data, t1, rtol=1e-6, progress=False).stats["steps"] for t1 in (1e3, 1e4)]
     assert steps[1] < 1.2 * steps[0]

@@ -14,7 +14,7 @@ from nfa_flow.flow import NDF
 from nfa_flow.flow.solvers.newton_cg import NewtonCG
 from nfa_flow.run import drive
 
-DATA = nf.data.multi_index(jax.random.key(0), 20, 3, 2)
+DATA = nf.data.multi_index(20, 3, 2, key=jax.random.key(0))
 NET = nf.nets.MLP([3, 6, 1], key=jax.random.key(1), activation="tanh")
 
 
@@ -121,7 +121,7 @@ def test_exact_products_and_finite_differences_lead_to_the_same_end(counted):
 
 # --- The physics of deep linear networks.
 
-LINEAR_DATA = nf.data.linear_teacher(jax.random.key(1), 50, 6, 3, noise=0.3)
+LINEAR_DATA = nf.data.linear_teacher(50, 6, 3, key=jax.random.key(1), noise=0.3)
 WIDTHS, DECAY, TIMES = [6, 7, 5, 3], 0.05, np.linspace(0, 20, 11)
 
 

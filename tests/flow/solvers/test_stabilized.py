@@ -272,7 +272,7 @@ def test_every_gradient_and_product_is_counted(solver):
 def flow():
     """The field of a small tanh network, on raveled parameters, with data that can be batched over."""
     net = nf.nets.MLP([4, 6, 5, 1], key=jax.random.key(0), activation="tanh")
-    data = nf.data.multi_index(jax.random.key(1), 30, 4, 2)
+    data = nf.data.multi_index(30, 4, 2, key=jax.random.key(1))
     parameters, objective = make_objective(net, data, "mse", 0.0)
     y, unravel = ravel_pytree(parameters)
     loss = lambda y: objective.loss(unravel(y))

@@ -27,7 +27,7 @@ def test_a_network_is_one_entry():
 
 
 def test_data_is_told_by_its_arrays():
-    data = nf.data.linear_teacher(jax.random.key(0), 20, 4, 2)
+    data = nf.data.linear_teacher(20, 4, 2, key=jax.random.key(0))
     changed = eqx.tree_at(lambda d: d.y, data, data.y.at[3, 1].add(1e-6))
     assert differences(describe_value(data), describe_value(changed)) == {"y"}
 

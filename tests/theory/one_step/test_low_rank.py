@@ -18,7 +18,7 @@ def test_of_a_polynomial_it_is_the_sum_of_the_terms():
     j, i = np.indices(H.shape)
     smoothed = H * (1 + DIRECTION.scatter**2) ** (np.maximum(j - i, 0) / 2)  # E[(u + sξ)^j] in the normalized basis
     terms = sum(c[k] * tau**k * np.outer(smoothed[k], H[k]) for k in (1, 2, 3))
-    S = spike_matrix(hermite_series(c), eta, DIRECTION, width, orders=K)
+    S = spike_matrix(hermite_series(c), eta, DIRECTION, width, max_order=K)
     np.testing.assert_allclose(S, width**0.5 * terms, rtol=1e-10, atol=1e-12)
 
 
@@ -33,7 +33,7 @@ def test_of_a_relu_it_follows_from_the_smoothed_relu():
     h = normalized_hermite(x, K) * weights
     # τ = 0.52, where the rules of 40 and 100 nodes agree to this.
     np.testing.assert_allclose(
-        spike_matrix("relu", eta, DIRECTION, width, orders=K), width**0.5 * h @ m @ h.T, atol=1e-6
+        spike_matrix("relu", eta, DIRECTION, width, max_order=K), width**0.5 * h @ m @ h.T, atol=1e-6
     )
 
 
@@ -62,7 +62,7 @@ def test_the_mean_of_the_activation_does_not_count():
         ("direction.norm", {"direction": DIRECTION._replace(norm=0.0)}),
         ("direction.scatter", {"direction": DIRECTION._replace(scatter=-1.0)}),
         ("width", {"width": 0}),
-        ("orders", {"orders": 0}),
+        ("max_order", {"max_order": 0}),
     ],
 )
 def test_wrong_argument_is_named(argument, changed):

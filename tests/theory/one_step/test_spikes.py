@@ -16,7 +16,7 @@ from nfa_flow.theory import (
 TEACHER = hermite(hermite_series([0, 1, 0.5**0.5]))
 RELU = hermite("relu")
 # An activation that has every order.
-GENERAL = hermite(lambda z: jax.nn.relu(z - 0.5), orders=20)
+GENERAL = hermite(lambda z: jax.nn.relu(z - 0.5), max_order=20)
 
 
 def test_spikes_appear_at_the_boundaries():
