@@ -1,4 +1,4 @@
-"""How far a run is from the exact flow, told by two laws that the flow obeys and by a second, tighter run."""
+"""How far a run is from the exact flow, measured by two laws that the flow obeys and by a second, tighter run."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ _TAKEN = (PARAMETER_ERROR, LOSS_IDENTITY_ERROR, BALANCE_ERROR)
 
 
 def require_certifiable(solver: diffrax.AbstractSolver | None, observe: Observe | None) -> None:
-    """Raise ValueError for a solver that has no tolerance, and for observables under the names of the errors."""
+    """Raise ValueError for a solver without a tolerance, and for observables that have the names of the errors."""
     if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise wrong("certify", f"False with the constant step of {type(solver).__name__}", "True")
     for name in _TAKEN:
@@ -43,8 +43,8 @@ def certified(
 ) -> Trajectory:
     """The run at these tolerances, with its distance from a second one at a tenth of them.
 
-    Its checkpoint stays, finished, until the second has ended: whoever interrupts that one goes on with it. No second
-    one is made where the first is interrupted, or fails and has to `throw`.
+    The checkpoint of the finished first run is kept until the second run has ended, so that an interrupted second run
+    can continue. There is no second run if the first one was interrupted, or failed and must `throw`.
     """
     first, second = (certifying_observer(observer, checks=checks) for checks in (True, False))
     run = flow(first, rtol=rtol, atol=atol, checkpoint=checkpoint, keep_checkpoint=True)
@@ -69,8 +69,8 @@ def _interrupted(run: Trajectory) -> bool:
 def with_parameter_error(run: Trajectory, tighter: Trajectory) -> Trajectory:
     """`run` with ‖θ − θ'‖/‖θ'‖ at each of its times as the observation `parameter_error`, θ' the tighter run.
 
-    Both runs must have kept their networks. NaN where the two have no time in common: at the end of a run that a rule
-    stopped, and after the failure of the tighter one.
+    Both runs must have kept their networks. NaN at times that the tighter run does not have: the end of a run that a
+    rule stopped, and all times after a failure of the tighter run.
     """
     count = min(len(run.times), len(tighter.times))
     same = jnp.asarray(run.times[:count] == tighter.times[:count])

@@ -60,51 +60,54 @@ def gradient_flow(
     progress: bool = True,
     throw: bool = True,
 ) -> Trajectory:
-    """Integrate dθ/dt = −m ∇_θ[ℒ(θ) + (λ/2)‖θ‖²] from `net` at time `t0` to time `t1`; m = 1 unless said.
+    """Integrate dθ/dt = −m ∇_θ[ℒ(θ) + (λ/2)‖θ‖²] from `net` at time `t0` to time `t1`; m = 1 by default.
 
     ℒ is the (weighted) mean of the per-sample loss. A linear `MLP` with the squared loss is integrated through the
     second moments of the data, at a cost that does not depend on the number of samples.
 
     **Arguments:**
-    - `net`: any Equinox module from one sample "d" to a prediction "c". All its floating-point arrays are trained that
-      the loss has a gradient with respect to, constants such as means of the inputs too; neither gradient nor weight
-      decay moves one behind `jax.lax.stop_gradient`.
+    - `net`: any Equinox module from one sample "d" to a prediction "c". Every floating-point array with a gradient is
+      trained, also constants such as means of the inputs. An array behind `jax.lax.stop_gradient` stays as it is;
+      weight decay does not change it either.
     - `data`: the samples.
-    - `t1`, `t0`: end and start in gradient-flow time; to go on from an earlier run pass its `net` and `end_time`.
+    - `t1`, `t0`: end and start in gradient-flow time; to continue an earlier run, pass its `net` and `end_time`.
     - `weight_decay`: λ ≥ 0.
     - `mobility`: m > 0: one number per layer of an `MLP`, or a tree of numbers or arrays in the structure of the
-      network's floating-point arrays. By default that of the parametrization of an `MLP`, and 1 where it has none.
+      network's floating-point arrays. By default that of the network's parametrization if it is an `MLP` with one,
+      otherwise 1.
     - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample,
       whose prediction and target may be of different shapes.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
-      memory grows with the number of observations only. Without it, the loss. Pass the same function objects again to
-      avoid recompilation.
+      memory grows with the number of observations only. By default the loss is observed. Use the same function objects
+      in later calls to avoid recompilation.
     - `save_at`: increasing times in [t0, t1]; by default t0 and 60 log-spaced times up to t1.
-    - `save_nets`: also keep the network at each of these times.
-    - `solver`: any one-step diffrax ODE solver, `nf.flow.NDF`, `TSRKC3` and `RKC2` among them. None chooses NDF for a
-      smooth network and loss, and TSRKC3 for those with kinks and for huge ones; `stats` has which and why.
-    - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 where network
-      or loss have kinks (coarser where the floating-point type requires it); `atol` = rtol/1000 times the root mean
-      square of the initial parameters (1 at most), because the way out of a small initialization multiplies whatever
-      error is made there. With mobility m the absolute one is that of θ/√m. The relative error of all parameters at
-      the end of a run stays within about 10 × `rtol` where the flow is smooth and does not itself amplify errors.
-    - `dt0`: first step. It is the constant step of a solver without an error estimate (`diffrax.Euler`).
+    - `save_nets`: whether to keep also the network at each of these times.
+    - `solver`: any one-step diffrax ODE solver, including `nf.flow.NDF`, `TSRKC3` and `RKC2`. By default `NDF` if
+      network and loss are smooth, and `TSRKC3` if they have kinks or the network is huge; `stats` has the solver and
+      the reason.
+    - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 if network or
+      loss have kinks (larger if the floating-point type requires it); `atol` = rtol/1000 times the root mean square of
+      the initial parameters (1 at most), because errors made near a small initialization grow while the flow leaves it.
+      With mobility m, `atol` is for θ/√m. The relative error of all parameters at the end of a run stays within about
+      10 × `rtol` if the flow is smooth and does not amplify errors itself.
+    - `dt0`: the first step; for a solver without an error estimate (`diffrax.Euler`) the constant step.
     - `max_steps`: bound on accepted and rejected steps together.
-    - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step where one holds, and that
-      moment is observed.
-    - `certify`: tell at each time how far the run is from the exact flow, as observations. `parameter_error`: the
-      relative distance of all parameters from a second run at a tenth of the tolerances, NaN where that did not get.
-      `loss_identity_error`: |F(t0) − F(t) − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F = ℒ + (λ/2)‖θ‖²; it grows where the flow
-      moves by less than the tolerances. `balance_error`, for an `MLP` with consecutive linear layers: the distance of
-      their balance from its law, relative to their weights. Memory for the networks at all times; `stats` are of the
-      first run, without the four gradients that the loss identity takes per step and per time.
-    - `checkpoint`: a file that keeps an unfinished run (after 10 s, on Ctrl-C); the same call goes on from it. With
-      `certify` there is another one beside it for the second run.
+    - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step at which one of them holds, and
+      observes that moment.
+    - `certify`: measure at each time how far the run is from the exact flow, as additional observations.
+      `parameter_error`: the relative distance of all parameters from a second run at a tenth of the tolerances; NaN at
+      times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t) − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F
+      = ℒ + (λ/2)‖θ‖²; it grows when the flow moves by less than the tolerances. `balance_error`, for an `MLP` with
+      consecutive linear layers: the distance of their balance from its law, relative to their weights. It needs memory
+      for the networks at all times. `stats` belong to the first run and leave out the four gradients that the loss
+      identity takes per step and per time.
+    - `checkpoint`: a file for the state of an unfinished run (written every 10 s and on Ctrl-C); the same call
+      continues from it. With `certify` there is a second file next to it, for the second run.
     - `progress`: show a progress bar on stderr.
-    - `throw`: raise when the run fails; otherwise return what there is, with its `status`.
+    - `throw`: whether to raise an error when the run fails, or to return the part that was computed, with its `status`.
 
-    **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None for solvers whose count is
-    not known, such as diffrax's implicit ones), `hessian_vector_products` and a summary of the orders or stages for the
+    **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None if the solver does not
+    report it, as diffrax's implicit solvers), `hessian_vector_products` and a summary of the orders or stages for the
     solvers of this library, `seconds` (of all sessions, compilation included), `solver` and `reason`.
 
     **Raises:** ValueError for bad arguments; `RunError` when the flow blows up or reaches `max_steps`;
@@ -142,7 +145,7 @@ def gradient_flow(
 
 
 def _own_mobility(net: Any) -> Mobility | None:
-    """What the parametrization of a network asks for."""
+    """The mobilities that the parametrization of a network requires."""
     if not isinstance(net, MLP) or net.parametrization is None:
         return None
     if net.parametrization.rule != "sgd":
@@ -294,7 +297,7 @@ def _controlled(
 def _of_a_step(
     solver: Any, rtol: Float[Array, ""], atol: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The tolerances of a step with which the error at the end of a run is proportional to `rtol`.
+    """The tolerances of a step that make the error at the end of a run proportional to `rtol`.
 
     Steps shrink as rtol^{1/q} where the estimated error of a step is O(h^q), and the error at the end as h^p, p the
     order of the solver. Pairs that estimate the error of the lower of their orders have q = p, but RKC2 has q = 3.
@@ -308,7 +311,7 @@ def _of_a_step(
 
 
 def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
-    """Where an implicit solver's root finder leaves its tolerances to the controller, fill them in."""
+    """The solver whose root finder, if it has no tolerances of its own, has those of the controller."""
     unset = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
     names = [name for name in ("rtol", "atol", "norm") if getattr(solver.root_finder, name) is unset]
     values = [getattr(controller, name) for name in names]

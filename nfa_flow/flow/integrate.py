@@ -63,7 +63,7 @@ class FlowState(eqx.Module):
 def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: Float[Array, ""] | None) -> FlowState:
     """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given.
 
-    Chosen, it is NaN where there is no gradient to follow: the first step then ends the flow, and observes its start.
+    A chosen step is NaN if the gradient is not finite: then the first step ends the flow, and observes its start.
     """
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
     zero = jnp.zeros((), dtype)
@@ -95,7 +95,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
 @usual_promotion()
 @full_precision
 def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]) -> FlowState:
-    """Make at most `budget` more steps (accepted or not); fewer if the flow ends."""
+    """At most `budget` more steps (accepted or not); fewer if the flow ends."""
     last = state.steps + budget
     return jax.lax.while_loop(lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state)
 
@@ -181,7 +181,7 @@ def _spent(
 
 
 def _known(problem: FlowProblem, solver_state: PyTree, parameters: PyTree, budget: LossBudget | None) -> dict:
-    """What the run can tell observables of it."""
+    """What the run knows and observables may use."""
     known = {}
     if isinstance(problem.solver, AbstractFlowSolver):
         sharpness = problem.solver.sharpness(solver_state)

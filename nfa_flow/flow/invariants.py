@@ -61,9 +61,9 @@ class LossBudget(eqx.Module):
 
 
 class CertifyingObserver(Observer):
-    """An observer that also writes down the error of the loss identity, which the loop knows.
+    """An observer that also records the error of the loss identity, which the loop computes.
 
-    Where `checks` is false, that error is zero and costs nothing, in the same compiled program.
+    If `checks` is false, that error is zero and costs nothing, in the same compiled program.
     """
 
     checks: Bool[Array, ""]
@@ -76,14 +76,14 @@ class CertifyingObserver(Observer):
 
 
 def certifying_observer(observer: Observer, *, checks: bool) -> CertifyingObserver:
-    """An observer of the same and of the loss identity."""
+    """The same observer, which also records the loss identity."""
     names = (*observer.names, LOSS_IDENTITY_ERROR)
     kept = observer.keep_parameters
     return CertifyingObserver(names, observer.observables, observer.data, kept, jnp.asarray(checks))
 
 
 def loss_budget(observer: Observer, objective: AbstractObjective, parameters: PyTree) -> LossBudget | None:
-    """The budget at the start of a flow; None where nobody asks for it."""
+    """The budget at the start of a flow; None if it is not needed."""
     if not isinstance(observer, CertifyingObserver):
         return None
     value, slope = objective_value(objective, parameters), _square(objective.gradient(parameters))
@@ -131,7 +131,7 @@ def balance_error(
 
 
 def _per_layer(mobility: Any, net: MLP) -> Any:
-    """One mobility per layer; none where they come as a tree, and may differ within a layer."""
+    """One mobility per layer; none if they are given as a tree, in which they may differ within a layer."""
     if mobility is None:
         return (1.0,) * net.depth
     if isinstance(mobility, Sequence):

@@ -36,7 +36,7 @@ _JUMP = 0.1
 
 
 def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Literal["network", "loss"] | None:
-    """Where there are kinks; known for an `MLP` of named activations and for named losses."""
+    """Where there are kinks, in the network or in the loss; known without a trace if activations and loss are named."""
     if getattr(net, "has_kinks", False):
         return "network"
     is_known = type(net) is MLP and all(name_of(each) for each in net.activations)
@@ -58,7 +58,7 @@ def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Literal["network"
 
 @contextmanager
 def _usual_switches():
-    """Without those of the user's switches that would object to what is tried here, or slow it down."""
+    """A context without the user's debugging switches, which would raise errors here or make the search slow."""
     with ExitStack() as stack:
         for switch in (usual_promotion(), jax.debug_nans(False), jax.debug_infs(False), jax.disable_jit(False)):
             stack.enter_context(switch)

@@ -1,4 +1,4 @@
-"""Rules that end a flow early. Each compares with a stated bound after every accepted step."""
+"""Rules that end a flow early. Each compares a number with a bound after every accepted step."""
 
 import abc
 
@@ -9,14 +9,14 @@ from ..checks import require_number
 
 
 class AbstractStop(eqx.Module):
-    """A rule `(loss, gradient_norm) -> bool`, asked after every accepted step; it costs one gradient each time."""
+    """A rule `(loss, gradient_norm) -> bool`, evaluated after every accepted step; it costs one gradient each time."""
 
     @abc.abstractmethod
     def __call__(self, loss: Float[Array, ""], gradient_norm: Float[Array, ""]) -> Bool[Array, ""]:
         """Whether to stop.
 
         **Arguments:** `loss`: the data loss ℒ, without weight decay; `gradient_norm`: ‖∇ℒ + λθ‖ over all parameters,
-        which is the speed ‖dθ/dt‖ of the flow (with mobilities m, the speed is ‖m(∇ℒ + λθ)‖, and that is meant).
+        which is the speed ‖dθ/dt‖ of the flow (with mobilities m it is the speed ‖m(∇ℒ + λθ)‖).
         """
 
 
@@ -33,7 +33,7 @@ class LossBelow(AbstractStop):
 
 
 class GradientNormBelow(AbstractStop):
-    """Stop when the gradient norm ‖∇ℒ + λθ‖ is at most `bound`: the flow is at a critical point to that accuracy."""
+    """Stop when the gradient norm ‖∇ℒ + λθ‖ is at most `bound`: near a critical point, to that accuracy."""
 
     bound: float | Float[Array, ""]
 

@@ -7,7 +7,7 @@ from ..checks import require_integer, require_number, wrong
 
 
 def log_times(first: float, last: float, count: int) -> Float[np.ndarray, " count"]:
-    """`count` times from `first` to `last`, evenly spaced in log t, both ends exact.
+    """`count` times from `first` to `last`, evenly spaced in log t; both ends are exact.
 
     **Raises:** ValueError unless 0 < first < last and count ≥ 2.
     """

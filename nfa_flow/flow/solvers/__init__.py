@@ -1,1 +1,1 @@
-"""Solvers for gradient flow: ordinary diffrax solvers, one a file."""
+"""Solvers for gradient flow: ordinary diffrax solvers, one per file."""

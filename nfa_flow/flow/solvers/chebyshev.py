@@ -34,7 +34,7 @@ _RANDOM_PART = 0.1
 
 
 class Formula(eqx.Module):
-    """One step in numbers: how many stages, their coefficients, and what is made of the last one.
+    """One step in numbers: how many stages, their coefficients, and how the last stage is used.
 
     With B = y_n − y_{n−1} and D = y_{n+1} − y_n: D = `past`·B + `final`·d_s, and the error is the sum of `error` times
     (B, D, hF_n, hF_{n+1}).
@@ -61,7 +61,7 @@ class Work(eqx.Module):
 
 
 class ChebyshevState(eqx.Module):
-    """What one step leaves for the next."""
+    """What one step keeps for the next."""
 
     slope: Float[Array, " p"]  # F_n
     last_change: Float[Array, " p"]  # y_n − y_{n−1}
@@ -74,7 +74,7 @@ class ChebyshevState(eqx.Module):
 
 
 class AbstractChebyshevSolver(AbstractFlowSolver[ChebyshevState]):
-    """A diffrax solver that makes each step by a Chebyshev recurrence of as many stages as stability asks for.
+    """A diffrax solver that makes each step by a Chebyshev recurrence of as many stages as stability requires.
 
     Rounding limits the stages by itself: its effect grows as s² in the stiff directions, where h·F_{n+1} shows it to
     the error estimate in full. A bound on s from the worst case costs float32 several times the gradients for nothing.

@@ -1,4 +1,4 @@
-"""Which solver and tolerance a flow gets when the user names none, and how many gradients a solver's step costs."""
+"""Which solver and tolerance a flow gets by default, and how many gradients a solver's step costs."""
 
 import warnings
 from typing import Any, Literal
@@ -25,7 +25,7 @@ _FINEST = 8  # rounding errors, below which a tolerance asks for more than there
 def choose_solver(dtype: DTypeLike, parameter_bytes: int, kinks: Kinks) -> tuple[diffrax.AbstractSolver, str]:
     """A solver for this flow, and the reason in words.
 
-    It depends on what is the same for all runs of a sweep, so that each gets the solver that it would get alone.
+    It depends only on properties that all runs of a sweep share, so that each gets the solver that it would get alone.
 
     Measured with `python benchmarks/solvers.py --horizons 1 10 1e2` (kinks: `--problems relu`): on smooth
     networks NDF needs about as many gradients as the best explicit pair where the flow is not stiff (so changing from
@@ -47,7 +47,7 @@ def default_rtol(dtype: DTypeLike, kinks: Kinks) -> float:
 
 
 def warn_about_tolerance(rtol: Any, dtype: DTypeLike, kinks: Kinks) -> None:
-    """Warn when a tolerance asks for more than the floating-point type or a flow across kinks can give."""
+    """Warn when a tolerance is smaller than the floating-point type or a flow across kinks can reach."""
     if is_traced(rtol):
         return
     resolution = _FINEST * float(jnp.finfo(dtype).eps)
@@ -67,7 +67,7 @@ def warn_about_tolerance(rtol: Any, dtype: DTypeLike, kinks: Kinks) -> None:
 
 
 def evaluations_per_step(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
-    """(gradients in each step, extra gradients until the first step is accepted), or None where it is not known.
+    """(gradients in each step, extra gradients until the first step is accepted), or None if it is not known.
 
     Explicit Runge-Kutta pairs of the "first same as last" kind reuse their last gradient in the next step. The solvers
     made for gradient flow count for themselves.

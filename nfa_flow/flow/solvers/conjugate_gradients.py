@@ -42,8 +42,8 @@ def conjugate_gradients(
     **Arguments:** `product`: v ↦ (I + cH) v; `is_small`: whether a residual is small enough; `most`: products to spend;
     `skip`: return x = `otherwise` at once (a `lax.cond` would compute both branches under `vmap`; a loop of no
     iterations does not).
-    **Returns:** the solution. It has not converged when `most` products were spent, or when a direction p turned up
-    with pᵀ(I + cH)p ≤ 0.02‖p‖², where H has negative curvature too strong for c.
+    **Returns:** the solution. It has not converged if `most` products were spent, or if a direction p has pᵀ(I + cH)p ≤
+    0.02‖p‖²: the negative curvature of H is too strong for c.
     **Source:** Hestenes & Stiefel 1952.
     """
 

@@ -1,8 +1,8 @@
 """Numerical differentiation formulas whose Newton systems are solved by matrix-free conjugate gradients.
 
 Late in training a gradient flow is stiff: λ_max·t reaches 1e5 and more while the solution barely moves. Backward
-differentiation is stable at any step there, and its linear systems, I + cH with the Hessian H, are symmetric and
-positive definite but for negative curvature: conjugate gradients solve them with a few Hessian-vector products.
+differentiation is stable at any step there, and its linear systems, I + cH with the Hessian H, are symmetric, and
+positive definite unless the curvature is negative: conjugate gradients solve them with a few Hessian-vector products.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class _State(eqx.Module):
 
 
 class _Verdict(NamedTuple):
-    """On one attempted step: whether it stands, and the order and step factor of the next attempt."""
+    """On one attempted step: whether it is accepted, and the order and step factor of the next attempt."""
 
     accepted: Bool[Array, ""]
     order: Int[Array, ""]
@@ -62,17 +62,17 @@ class _Verdict(NamedTuple):
 class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
     """Variable-order backward differentiation (NDF) with Newton's method by conjugate gradients.
 
-    The choice for long horizons: its cost grows with the logarithm of the time rather than with λ_max·t. It needs
-    gradients and Hessian-vector products only, and keeps `max_order` + 2 vectors of parameters between steps. The
-    Jacobian of the vector field must be symmetric, as that of a gradient flow is.
+    For long horizons: its cost grows with the logarithm of the time rather than with λ_max·t. It needs gradients and
+    Hessian-vector products only, and keeps `max_order` + 2 vectors of parameters between steps. The Jacobian of the
+    vector field must be symmetric, as that of a gradient flow is.
 
-    It selects order and step itself. A controller cannot see that, so the error it returns asks the controller for the
-    step it wants: use `diffrax.PIDController(rtol, atol)` with its default coefficients.
+    It selects order and step itself. The error that it returns makes the controller choose the selected step: use
+    `diffrax.PIDController(rtol, atol)` with its default coefficients.
 
     **Arguments:**
     - `max_order`: highest order, 1 to 6.
     - `root_finder`: a `NewtonCG`; by default with the tolerances of the step size controller.
-    - `root_find_max_steps`: Newton iterations after which a step is tried again at half its length.
+    - `root_find_max_steps`: number of Newton iterations after which a step is tried again at half its length.
 
     **Source:** Klopfenstein 1971; Shampine & Reichelt 1997 (numerical differentiation formulas, quasi-constant steps).
     """
@@ -216,6 +216,6 @@ def _at_step(h: Float[Array, ""], state: _State) -> tuple[_State, Float[Array, "
 
 
 def _asking_for(verdict: _Verdict) -> Float[Array, ""]:
-    """The scaled error for which a controller makes the wanted change: factor = safety · error^(−1/error order)."""
+    """The scaled error for which a controller makes the selected change: factor = safety · error^(−1/error order)."""
     error = (_SAFETY / verdict.factor) ** _ERROR_ORDER
     return jnp.where(verdict.accepted, jnp.minimum(error, 0.99), jnp.maximum(error, 1.01))

@@ -17,7 +17,7 @@ _DIFFERENCE = 1e-7  # of ‖θ‖: balances truncation against round-off in floa
 
 
 class Correction(NamedTuple):
-    """What an implicit step adds to its prediction, and what finding it cost and taught."""
+    """What an implicit step adds to its prediction, and what its computation cost and found out."""
 
     d: Float[Array, " P"]
     converged: Bool[Array, ""]
@@ -37,10 +37,11 @@ class NewtonCG(eqx.Module):
     """Solves d = a·F(y + d) − ψ for d, where F is a step times minus a gradient, to a fraction of a tolerance.
 
     **Arguments:**
-    - `rtol`, `atol`, `norm`: in which errors are measured; `diffrax.with_stepsize_controller_tols(NewtonCG)()` leaves
-      them to the step size controller.
+    - `rtol`, `atol`, `norm`: in which errors are measured; `diffrax.with_stepsize_controller_tols(NewtonCG)()` takes
+      those of the step size controller.
     - `exact_products`: whether Hessian-vector products are exact derivatives or finite differences of gradients (which
-      take about half as long). None: finite differences in float64, until their noise shows; exact ones in float32.
+      take about half as long). None: finite differences in float64 until their noise is too large; exact ones in
+      float32.
     """
 
     rtol: Any

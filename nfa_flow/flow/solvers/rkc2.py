@@ -10,12 +10,13 @@ from .chebyshev import AbstractChebyshevSolver, Formula, chebyshev
 
 
 class RKC2(AbstractChebyshevSolver):
-    """Stabilized explicit solver of order 2: as many stages as stability asks for, up to h·ρ = 0.65 s².
+    """Stabilized explicit solver of order 2: s stages, as many as stability requires, up to h·ρ = 0.65 s².
 
-    For long flows at loose tolerances (1e-3), for kinked activations and wherever memory matters most: it needs one
+    For long flows at large tolerances (1e-3), for activations with kinks, and when memory matters most: it needs one
     gradient per stage, an occasional Hessian-vector product and no linear algebra. `TSRKC3` is usually cheaper for the
-    same accuracy: the error of a step is O(h³), that at the end of a run O(h²), so `gradient_flow` gives it a tolerance
-    per step of rtol^{3/2}. Not reverse-mode differentiable: the number of stages is found while running.
+    same accuracy. The error of a step is O(h³) and the error at the end of a run O(h²), so `gradient_flow` gives it a
+    tolerance per step of rtol^{3/2}. It has no reverse-mode derivatives, because the number of stages is found while
+    running.
 
     **Source:** Sommeijer, Shampine & Verwer 1998.
     """

@@ -16,11 +16,11 @@ _SHORTEST_PAST = 0.49
 
 
 class TSRKC3(AbstractChebyshevSolver):
-    """Stabilized explicit solver of order 3, which uses the step before.
+    """Stabilized explicit solver of order 3, which also uses the step before.
 
-    The explicit choice for long flows: it needs one gradient per stage and an occasional Hessian-vector product. At the
-    start, after a jump and where a step is more than twice as long as the one before, it makes one step of `RKC2`. Not
-    reverse-mode differentiable: the number of stages is found while running.
+    The best explicit solver for long flows: it needs one gradient per stage and an occasional Hessian-vector product.
+    At the start, after a jump, and when a step is more than twice as long as the one before, it makes one step of
+    `RKC2`. It has no reverse-mode derivatives, because the number of stages is found while running.
 
     **Source:** Moisa 2025; Sommeijer, Shampine & Verwer 1998.
     """
