@@ -1,3 +1,3 @@
-"""Step-based training."""
+"""Training in steps, with optax optimizers."""
 
 from .gradient_descent import gradient_descent as gradient_descent

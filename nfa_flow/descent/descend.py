@@ -1,4 +1,4 @@
-"""The loop of step-based training: compiled, in intervals between observations, able to pause and go on."""
+"""The loop of training in steps: compiled, in intervals between observations, able to pause and continue."""
 
 import equinox as eqx
 import jax
@@ -31,12 +31,12 @@ class DescentProblem(eqx.Module):
     batches: Minibatches | None
 
     def time_of(self, steps: Int[Array, ""]) -> Float[Array, ""]:
-        """When so many steps have been made."""
+        """The time after this number of steps."""
         return steps.astype(self.time_per_step.dtype) * self.time_per_step
 
 
 class DescentState(eqx.Module):
-    """Where a training run is: enough to go on from exactly here."""
+    """The state of a training run: enough to continue exactly from here."""
 
     parameters: PyTree
     optimizer_state: PyTree
@@ -66,13 +66,13 @@ def start(problem: DescentProblem, parameters: PyTree) -> DescentState:
 
 @full_precision
 def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Array, ""]) -> DescentState:
-    """Make at most `budget` more steps; fewer if the run ends."""
+    """At most `budget` more steps; fewer if the run ends."""
     last = jnp.minimum(state.steps + budget, problem.steps)
     failed = lambda s: s.failure != RUNNING
     finished = lambda s: failed(s) | (s.steps >= problem.steps)
 
     def interval(s: DescentState) -> DescentState:
-        """Observe if it is time to, then train up to the next observation."""
+        """Observe if a save step is reached, then train up to the next one."""
         s = eqx.tree_at(lambda s: s.record, s, _save(problem, s))
         status = jnp.where(finished(s) & ~failed(s), COMPLETED, s.failure).astype(jnp.int32)
         s = eqx.tree_at(lambda s: s.status, s, status)

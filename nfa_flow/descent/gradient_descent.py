@@ -51,22 +51,23 @@ def gradient_descent(
     """Train `net` on `data` by `steps` steps of an optax optimizer.
 
     **Arguments:** as in `gradient_flow`, and
-    - `optimizer`: for example `optax.adamw(1e-3)`. Pass the same object again to avoid recompilation.
-    - `steps`: how many.
-    - `batch_size`: None for the full batch; otherwise every epoch passes the samples once in a random order, leaving
-      out the rest that does not fill a batch.
+    - `optimizer`: for example `optax.adamw(1e-3)`. Use the same object in later calls to avoid recompilation.
+    - `steps`: number of steps.
+    - `batch_size`: None for the full batch; otherwise every epoch uses the samples once in a random order, without the
+      remainder that does not fill a batch.
     - `key`: PRNG key for the order of the samples; needed with `batch_size`.
     - `time_per_step`: gradient-flow time of one step, for the time axis. By default η for plain gradient descent,
-      `optax.sgd(η)` with a number η, traced or not. Every other optimizer needs it: usually the learning rate, divided
-      by 1 − β for momentum β, so that the run shares the axis of `gradient_flow`; 1 counts steps.
-    - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimizer. Neither moves
-      an array that the loss has no gradient with respect to.
+      `optax.sgd(η)` with a number η, traced or not. It is required for every other optimizer: usually the learning
+      rate, divided by 1 − β for momentum β, so that the time axis is that of `gradient_flow`; with 1 the time is the
+      number of steps.
+    - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimizer. Neither
+      changes an array without a gradient.
     - `save_at`: increasing step numbers in [0, steps]; by default 0 and about 60 log-spaced ones.
 
     **Returns:** a `Trajectory`; `times` are `time_per_step` × step. `stats`: `steps`, `gradient_evaluations`,
     `seconds` (of all sessions, compilation included), `batch`.
 
-    **Warns:** where the parametrization of an `MLP` has learning rates that the optimizer does not follow.
+    **Warns:** if the parametrization of an `MLP` has learning rates that the optimizer does not use.
 
     **Raises:** ValueError for bad arguments; `RunError` when the parameters stop being finite; `RunInterrupted` on
     Ctrl-C. Both carry the `trajectory` so far.
@@ -147,7 +148,7 @@ def _check_optimizer(optimizer: Any, parameters: PyTree) -> None:
 
 
 def _warn_about_mobilities(net: Any, optimizer: optax.GradientTransformation, parameters: PyTree) -> None:
-    """Say so when layers have learning rates of their own, which the flow follows and this optimizer does not."""
+    """Warn when layers have learning rates of their own, which the flow uses and this optimizer does not."""
     if not isinstance(net, MLP) or net.parametrization is None:
         return
     if scales_by_parametrization(optimizer, parameters) or all(m == 1 for m in jax.tree.leaves(net.mobility)):

@@ -14,10 +14,10 @@ from ..checks import is_traced
 def plain_rate(optimizer: optax.GradientTransformation, parameters: PyTree) -> float | Float[Array, ""] | None:
     """η of an optimizer without a state whose update is −η times the gradient, such as `optax.sgd(η)`; otherwise None.
 
-    Read off, not measured: the update is run on gradients that can be multiplied by numbers and nothing else. So η may
-    be a number that JAX traces, nothing is compiled, and every update that does more than multiply counts as unknown,
-    as does one whose factors differ between arrays. An optimizer with a state (momentum, a schedule, injected
-    hyperparameters) may change from step to step and is unknown too.
+    It is not measured: the update is called with stand-ins for gradients that can only be multiplied by numbers. So η
+    may be a number that JAX traces, and nothing is compiled. The result is None for every update that does more than
+    multiply, or whose factors differ between arrays. It is also None for an optimizer with a state (momentum, a
+    schedule, injected hyperparameters), which may change from step to step.
     """
     state = jax.eval_shape(optimizer.init, parameters)
     if jax.tree.leaves(state):
@@ -33,7 +33,7 @@ def plain_rate(optimizer: optax.GradientTransformation, parameters: PyTree) -> f
 
 
 class _Multiple:
-    """A gradient times some scalars, with which nothing can be done but multiply it by more of them."""
+    """A gradient times some scalars; it can only be multiplied by more of them."""
 
     __array_ufunc__ = None  # NumPy's numbers then leave the product to this class, as those of JAX do
 
@@ -48,6 +48,6 @@ class _Multiple:
     __rmul__ = __mul__
 
     def is_same(self, other: "_Multiple") -> bool:
-        """Whether the factors are the same objects: whether traced numbers are equal is not known."""
+        """Whether the factors are the same objects, because traced numbers cannot be compared."""
         pairs = zip(self.factors, other.factors, strict=False)
         return len(self.factors) == len(other.factors) and all(a is b for a, b in pairs)

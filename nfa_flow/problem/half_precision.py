@@ -19,7 +19,7 @@ from .objective import AbstractObjective
 
 
 def in_single_precision(parameters: PyTree, objective: AbstractObjective) -> tuple[PyTree, AbstractObjective]:
-    """Parameters and objective as they are, but for half precision: then in single precision."""
+    """Parameters and objective, in single precision if they have half precision, otherwise as they are."""
     dtype = jnp.result_type(*jax.tree.leaves(parameters))
     if not is_half(dtype):
         return parameters, objective

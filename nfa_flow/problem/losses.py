@@ -36,12 +36,12 @@ def resolve(loss: Loss) -> Callable:
 
 
 def require_fitting(loss: Callable, prediction: Any, targets: Float[Array, "n c"]) -> None:
-    """Raise unless a loss gives one scalar for a prediction of this shape, and targets are what it is meant for.
+    """Raise unless the loss gives one scalar for a prediction of this shape, and the targets fit the loss.
 
     The named losses need predictions and targets of the same shape; others may be of any two shapes.
 
-    **Raises:** ValueError naming `loss`; `net`, for predictions of another shape than a named loss needs; `data`, for
-    targets of the cross entropy that are no distributions.
+    **Raises:** ValueError naming `loss`; `net`, if a named loss needs predictions of another shape; `data`, if targets
+    of the cross entropy are not distributions.
     """
     shape, outputs = getattr(prediction, "shape", None), targets.shape[1]
     if loss is cross_entropy and outputs == 1 and shape not in ((), (1,), None):

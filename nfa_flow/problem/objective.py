@@ -4,7 +4,7 @@
 second moments: their triangular factor stands in for the samples, and a gradient costs the same for any n.
 
 With mobilities m, the flow dθ/dt = −m∇ is a plain gradient flow of z = θ/√m. Such an objective is a function of z: its
-Hessian √m H √m is symmetric, as every solver made for gradient flow needs it.
+Hessian √m H √m is symmetric, as the solvers for gradient flow require.
 """
 
 import abc
@@ -42,7 +42,7 @@ class AbstractObjective(eqx.Module):
         """The data term ℒ: the weighted mean loss of the samples, without weight decay."""
 
     def net(self, parameters: PyTree) -> Any:
-        """The whole network with these parameters."""
+        """The complete network with these parameters."""
         return eqx.combine(self.natural(parameters), self.frozen)
 
     def natural(self, parameters: PyTree) -> PyTree:
@@ -50,7 +50,7 @@ class AbstractObjective(eqx.Module):
         return _times(self.root_mobility, parameters)
 
     def mobility(self, parameters: PyTree) -> PyTree:
-        """m in the structure of the parameters, one number for an array where all its entries have the same."""
+        """m in the structure of the parameters; one number for an array if all its entries have the same."""
         root = self.root_mobility
         return jax.tree.map(lambda p: jnp.ones((), p.dtype), parameters) if root is None else _times(root, root)
 
@@ -139,9 +139,9 @@ def make_objective(
     """Split a network into its trainable parameters and the objective that they minimize.
 
     **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name or a
-    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every array that has a gradient;
-    `mobility`: m > 0, one per layer of an `MLP` or a tree in the shape of the parameters; `by_samples`: never replace
-    the samples by their moments, as minibatches need.
+    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every array that has a gradient; `mobility`: m
+    > 0, one per layer of an `MLP` or a tree in the shape of the parameters; `by_samples`: never replace the samples by
+    their moments; minibatches need this.
     **Returns:** (parameters, objective). The parameters are the network's inexact arrays, divided by √m; those that
     are unused or behind `jax.lax.stop_gradient` have no gradient and are not decayed.
     **Raises:** ValueError naming `net`, `data`, `loss`, `weight_decay` or `mobility`.
@@ -180,7 +180,7 @@ def make_objective(
 
 
 def own_mobility(net: Any) -> Mobility | None:
-    """The mobility that the parametrization of a network gives to its flow; None, which is 1, where there is none."""
+    """The mobility that the parametrization of a network gives to its flow; None, which means 1, without one."""
     has_one = isinstance(net, MLP) and net.parametrization is not None and net.parametrization.rule == "sgd"
     return net.mobility if has_one else None
 

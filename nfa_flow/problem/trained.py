@@ -26,7 +26,7 @@ def trained_arrays(loss: Callable[[PyTree], Float[Array, ""]], parameters: PyTre
 
 
 def _probe(reached: set[int], i: int) -> Callable[[Array], Array]:
-    """The identity, which puts `i` into `reached` when a gradient comes back through it."""
+    """The identity; it adds `i` to `reached` when a gradient passes backwards through it."""
 
     @jax.custom_vjp
     def identity(p: Array) -> Array:
@@ -55,9 +55,9 @@ def require_untrained_state(parameters: PyTree, trained: tuple[bool, ...]) -> No
 
 
 def prediction_of(net: Any, x: Float[Array, "n ..."]) -> PyTree:
-    """The shape and dtype of what a network maps one of these samples to.
+    """The shape and dtype of a network's prediction for one of these samples.
 
-    **Raises:** ValueError naming `net` where its call raises.
+    **Raises:** ValueError naming `net` if its call raises an error.
     """
     sample = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     try:
@@ -68,7 +68,7 @@ def prediction_of(net: Any, x: Float[Array, "n ..."]) -> PyTree:
 
 
 def _why_it_failed(net: Any, error: Exception) -> str:
-    """What the call of a network on one sample raised, and the way around it that there is for layers of Equinox."""
+    """The error of a network's call on one sample, and how to avoid it if a layer of Equinox is the reason."""
     is_special = lambda node: isinstance(node, eqx.nn.StateIndex | eqx.nn.Dropout)
     layers = [node for node in jax.tree.leaves(net, is_leaf=is_special) if is_special(node)]
     said = f"one that raises {type(error).__name__}: {error}".rstrip(".")

@@ -52,7 +52,7 @@ def run_to_end(
 
     **Arguments:** `whole`: a budget that no run of this problem exceeds; the rest as in `drive`.
     **Returns:** the last state, and whether the run was interrupted.
-    **Raises:** ValueError where a `checkpoint` is asked for but cannot be kept.
+    **Raises:** ValueError if a `checkpoint` is given but cannot be kept.
     """
     replay = current_replay()
     if replay is None and not is_traced(problem, state):
@@ -65,7 +65,7 @@ def run_to_end(
 
 
 def _without_reverse(leaf: Any) -> Any:
-    """The leaf, at which reverse-mode differentiation ends with a sentence."""
+    """The leaf; reverse-mode differentiation through it raises an error that explains why."""
     return _forward_only(leaf) if eqx.is_inexact_array(leaf) else leaf
 
 
@@ -102,11 +102,11 @@ def drive(
     """Advance `state` until its status is no longer RUNNING, or Ctrl-C is pressed.
 
     **Arguments:** `advance`: `(problem, state, budget) -> state`, at most `budget` steps further, under
-    `equinox.filter_jit`; `origin`: the arrays that the run starts from, which with `problem` decide it; `fraction`: of
-    the run that is done, in [0, 1]; `label`: beside the progress bar; `began`: when the run did,
-    by `time.perf_counter`, earlier sessions counted (`beginning`); `checkpoint`: file that keeps the state while
-    the run is unfinished, and from which it goes on; `keep_checkpoint`: leave there the state at the end too, which
-    the same call gives back at once, until somebody calls `discard`.
+    `equinox.filter_jit`; `origin`: the arrays that the run starts from, which together with `problem` determine it;
+    `fraction`: the finished part of the run, in [0, 1]; `label`: text of the progress bar; `began`: start of the run by
+    `time.perf_counter`, shifted by the time of earlier sessions (`beginning`); `checkpoint`: file that keeps the state
+    of the unfinished run, from which the same call continues; `keep_checkpoint`: keep the file after the run has
+    finished: the same call then returns the stored result. Delete it with `discard`.
     **Returns:** the last state, and whether the run was interrupted.
     **Raises:** ValueError when `checkpoint` holds another run.
     """
@@ -143,12 +143,12 @@ def drive(
 
 
 def _in_main_thread() -> bool:
-    """Runs in other threads are part of something larger, which shows its own progress."""
+    """Whether this is the main thread: runs in other threads belong to something larger that shows its own progress."""
     return threading.current_thread() is threading.main_thread()
 
 
 def discard(checkpoint: str | os.PathLike) -> None:
-    """Delete a checkpoint, and what a kill may have left beside it."""
+    """Delete a checkpoint, and incomplete files that a kill may have left next to it."""
     Path(checkpoint).unlink(missing_ok=True)
     remove_abandoned(Path(checkpoint))
 
@@ -156,8 +156,8 @@ def discard(checkpoint: str | os.PathLike) -> None:
 def fingerprint_of(program: str, inputs: PyTree) -> str:
     """A hash of a lowered program and of every array (shape, dtype, bytes) in its inputs.
 
-    The program spells out what the functions among the inputs do (optimizer, loss, observables, activations), down to
-    a learning rate hidden in a closure, and reads the same in another process.
+    The program contains everything that the functions among the inputs do (optimizer, loss, observables, activations),
+    even a learning rate in a closure, and is the same text in another process.
     """
     digest = hashlib.sha256(program.encode())
     for leaf in _host(eqx.filter(inputs, eqx.is_array)):
@@ -178,7 +178,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def beginning(checkpoint: str | os.PathLike | None) -> float:
-    """When a run that begins now would have begun, had it not been interrupted; by `time.perf_counter`."""
+    """The start of this run by `time.perf_counter`, as if its earlier sessions had ended just now."""
     now = time.perf_counter()
     if checkpoint is None or not zipfile.is_zipfile(require_path("checkpoint", checkpoint)):
         return now

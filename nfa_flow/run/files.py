@@ -1,8 +1,8 @@
 """Files and folders that appear whole under their name or not at all, whatever interrupts the writing.
 
-Everything is written into a folder of its own beside the target, on the same disk, and renamed into place. A file is
-replaced by one renaming. A folder takes two: the old one steps aside, into the same folder, and the new one, which is
-complete by then, takes its place. What a kill between the two leaves is found again by `standing`.
+Everything is written into a folder of its own next to the target, on the same disk, and renamed into place. A file is
+replaced by one renaming. A folder takes two: first the old one is moved into the folder of its own, then the new one,
+which is complete by then, takes its place. `standing` finds the result again if a kill happens between the two.
 """
 
 import errno
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 
 def require_path(argument: str, value: Any) -> Path:
-    """`value` as a path; TypeError for anything else than a string or a path, ValueError for what no disk holds."""
+    """`value` as a path; TypeError if it is neither a string nor a path, ValueError if no disk can hold such a name."""
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
         raise TypeError(f"`{argument}` must be a path, but was {value!r}.")
     try:
@@ -37,14 +37,14 @@ def require_path(argument: str, value: Any) -> Path:
 
 
 def require_parents(argument: str, path: Path) -> None:
-    """Raise ValueError where a file is in the place of one of the folders that lead to `path`."""
+    """Raise ValueError if one of the parent folders of `path` is a file."""
     taken = next((each for each in path.parents if each.exists() and not each.is_dir()), None)
     if taken is not None:
         raise wrong(argument, "a path in a folder", f"{path}, where {taken} is a file")
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> Path:
-    """Call `write` with a path of the same name elsewhere, and move what it writes there to `path`."""
+    """Call `write` with a temporary path of the same name, and move the file that it writes to `path`."""
     with partial_folder(path) as partial:
         write(partial / path.name)
         os.replace(partial / path.name, path)
@@ -53,7 +53,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> Path:
-    """Call `write` with the path of a new folder, and put that in the place of `path`, which may be an older one."""
+    """Call `write` with the path of a new folder, and move that folder to `path`, where it replaces an older one."""
     target = path.resolve()  # a link stays, and leads to the new one
     settle(target)
     with partial_folder(target) as partial:
@@ -64,7 +64,7 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def swap(partial: Path, target: Path) -> None:
-    """Put the folder `NEW` of `partial` in the place of `target`, which several processes may do at once."""
+    """Move the folder `NEW` of `partial` to `target`; several processes may do this at the same time."""
     new, old = partial / NEW, partial / _OLD
     try:
         while new.exists():
@@ -83,7 +83,7 @@ def swap(partial: Path, target: Path) -> None:
 
 
 def rename_unless_there(new: Path, target: Path) -> None:
-    """Rename a folder; where there is another one that is not empty, both stay."""
+    """Rename a folder, unless there is another one that is not empty: then both stay."""
     try:
         os.rename(new, target)
     except OSError as error:
@@ -92,7 +92,7 @@ def rename_unless_there(new: Path, target: Path) -> None:
 
 
 def standing(path: Path) -> Path | None:
-    """`path` where something is, otherwise what a kill kept from taking its place, otherwise None."""
+    """`path` if it exists, otherwise the folder that would have replaced it before a kill, otherwise None."""
     if not path.exists():
         for partial in _partials(path):
             if (partial / _OLD).exists() and (partial / NEW).exists():
@@ -103,16 +103,16 @@ def standing(path: Path) -> Path | None:
 
 
 def settle(path: Path) -> None:
-    """Do what a kill has kept from being done, so that `path` itself is what stands."""
+    """Finish a replacement that a kill interrupted, so that `path` itself exists."""
     if (left := standing(path)) not in (None, path):
         with suppress(OSError):  # another process may be just about to do so
             os.rename(left, path)
 
 
 def read_folder(path: Path, read: Callable[[Path], _T]) -> _T:
-    """`read` of a folder that others may replace meanwhile: all of one version, never parts of two.
+    """The result of `read` on a folder that others may replace at the same time: of one version, never parts of two.
 
-    **Raises:** FileNotFoundError where there is none; what `read` raises.
+    **Raises:** FileNotFoundError if there is none; whatever `read` raises.
     """
     while True:
         folder = standing(path)
@@ -131,7 +131,7 @@ def read_folder(path: Path, read: Callable[[Path], _T]) -> _T:
 
 @contextmanager
 def partial_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` for one attempt to write it; gone afterwards."""
+    """A new folder next to `path` for one attempt to write it; it is deleted afterwards."""
     partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:
@@ -147,7 +147,7 @@ def _partials(path: Path) -> list[Path]:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Clear what killed processes left, and nothing that a living one may still be writing."""
+    """Delete what killed processes left, but nothing that a running one may still be writing."""
     for partial in _partials(path):
         with suppress(OSError):
             if time.time() - partial.stat().st_mtime > _ABANDONED_AFTER:
@@ -155,7 +155,7 @@ def remove_abandoned(path: Path) -> None:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Differs for a folder that took the place of another."""
+    """An identifier of a folder, different for the folder that replaces it."""
     try:
         stat = folder.stat()
     except FileNotFoundError:

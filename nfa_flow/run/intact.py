@@ -1,6 +1,7 @@
-"""Whether a folder that was written once, such as a Zarr group, is still what was written.
+"""Whether a folder that was written once, such as a Zarr group, is unchanged.
 
-Zarr reads zeros where a file is missing, and leaves out an array whose metadata are. So what was written is noted.
+Zarr reads zeros if a file is missing, and leaves out an array whose metadata are missing. So the digests of all files
+are stored.
 """
 
 import hashlib
@@ -10,12 +11,12 @@ from pathlib import Path
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """Of each file in a folder, by its path from there; empty for metadata, which other programs may rightly add to."""
+    """The digest of each file in a folder, by relative path; empty for metadata, which other programs may change."""
     return {file: "" if is_metadata(file) else _digest(folder / file) for file in files_in(folder)}
 
 
 def first_damage(folder: Path, digests: Mapping[str, str]) -> tuple[Path, str] | None:
-    """The first file of a folder that is not what was written, and what is wrong with it."""
+    """The first file of a folder that has changed, and how."""
     for file, digest in digests.items():
         if not (folder / file).is_file():
             return folder / file, "is missing"
@@ -26,7 +27,7 @@ def first_damage(folder: Path, digests: Mapping[str, str]) -> tuple[Path, str] |
 
 
 def damaged_metadata(folder: Path) -> Path | None:
-    """The first file in a Zarr group that should be JSON and is not, or is not even there."""
+    """The first file in a Zarr group that should be JSON and is not, or is missing."""
     for file in ["zarr.json", *filter(is_metadata, files_in(folder))]:
         try:
             json.loads((folder / file).read_text(encoding="utf-8"))
@@ -36,7 +37,7 @@ def damaged_metadata(folder: Path) -> Path | None:
 
 
 def files_in(folder: Path) -> list[str]:
-    """All files in a folder, by their paths from there."""
+    """All files in a folder, by their relative paths."""
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
 
 

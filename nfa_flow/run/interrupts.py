@@ -16,7 +16,7 @@ _SOON_SECONDS = 0.01
 
 @contextmanager
 def never_ignored() -> Iterator[None]:
-    """Inside, an interrupt that was ignored is sent again; only the main thread receives any."""
+    """Inside, an interrupt that was ignored is sent again; only the main thread receives interrupts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

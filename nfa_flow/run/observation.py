@@ -1,4 +1,4 @@
-"""What a run writes down: observables of the network at chosen moments, in buffers of fixed size."""
+"""What a run records: observables of the network at chosen moments, in buffers of fixed size."""
 
 import abc
 import functools
@@ -30,11 +30,11 @@ _minimized: ContextVar[Callable | None] = ContextVar("_minimized", default=None)
 
 
 def from_run(*names: str) -> Callable[[_Function], _Function]:
-    """Mark the arguments of an observable that a run supplies where the caller gave none.
+    """Mark the arguments of an observable that a run supplies if the caller gave none.
 
     They may be `loss`, the run's own loss function, `weight_decay`, and `mobility`, a tree in the structure of the
-    parameters. Keywords of `functools.partial` and `equinox.Partial` count as given. An object that is an observable
-    has these names as its attribute `from_run`.
+    parameters. Keywords of `functools.partial` and `equinox.Partial` count as given. An observable that is an object
+    has these names in its attribute `from_run`.
     """
 
     def mark(function: _Function) -> _Function:
@@ -45,10 +45,10 @@ def from_run(*names: str) -> Callable[[_Function], _Function]:
 
 
 def loss_or_default(loss: Loss | None) -> Callable:
-    """The function behind `loss`, which is the squared loss where nobody gave one.
+    """The function behind `loss`; the squared loss if it is None.
 
-    **Raises:** ValueError naming `loss` where a run minimizes another loss and calls a function of the user, who left
-    open which loss that function measures.
+    **Raises:** ValueError naming `loss` if a run that minimizes another loss calls a function of the user in which the
+    loss is not given.
     """
     minimized = _minimized.get()
     if loss is None and minimized not in (None, mse):
@@ -65,7 +65,7 @@ class AbstractRunObservable(eqx.Module):
 
     @abc.abstractmethod
     def of_run(self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]) -> PyTree:
-        """The value at `parameters`; `known`: by name, what a solver has found out at its last step."""
+        """The value at `parameters`; `known`: numbers that the solver computed at its last step, by name."""
 
 
 class Observer(eqx.Module):
@@ -110,7 +110,7 @@ class Observer(eqx.Module):
 
 
 def _open_arguments(observable: Callable) -> list[str]:
-    """The arguments that a run supplies to an observable: those of `from_run` without the ones given beforehand."""
+    """The arguments that a run supplies to an observable: those of `from_run` without those already given."""
     given = set()
     while isinstance(observable, functools.partial | eqx.Partial):
         given |= set(observable.keywords)
@@ -119,7 +119,7 @@ def _open_arguments(observable: Callable) -> list[str]:
 
 
 def require_observable(argument: str, observable: Any) -> None:
-    """Raise ValueError for what cannot be called with a network and data, a function that makes observables say."""
+    """Raise ValueError unless `observable` takes a network and data; a function that makes observables does not."""
     must_be = "a function (net, data) -> array, such as `nf.measure.alignment(1/3)`"
     if not callable(observable) or isinstance(observable, type):
         raise wrong(argument, must_be, described(observable))
@@ -132,7 +132,7 @@ def require_observable(argument: str, observable: Any) -> None:
 
 
 def numbers(argument: str, observed: PyTree) -> PyTree:
-    """What an observable returned, as arrays; ValueError where it is no tree of numbers."""
+    """The result of an observable, as arrays; ValueError if it is not a tree of numbers."""
     try:
         return jax.tree.map(jnp.asarray, observed)
     except TypeError:
@@ -179,11 +179,11 @@ class Record(eqx.Module):
         )
 
     def cut(self) -> "Record":
-        """Without what is not filled; `count` must not be traced."""
+        """The filled part; `count` must not be traced."""
         return self._at(slice(int(self.count)))
 
     def padded(self) -> "Record":
-        """With the last observation in every place that is not filled."""
+        """The record with the last observation in every place that is not filled."""
         return self._at(jnp.minimum(jnp.arange(self.times.size, dtype=self.count.dtype), self.count - 1))
 
     def undefined_after(self, size: int) -> "Record":
@@ -210,12 +210,12 @@ def empty_record(size: int, time_dtype: DTypeLike, observer: Observer, objective
 
 
 def _can_be_stored(name: str) -> bool:
-    """Whether a name can be that of an array in a store, which is a folder."""
+    """Whether an array in a store, which is a folder, can have this name."""
     return name.isprintable() and 0 < len(name.encode()) <= 200 and not set(name) & set("/\\.")
 
 
 def _require_storable(observed: Mapping[str, PyTree]) -> None:
-    """Raise ValueError before the run for leaves that could not be stored after it, for their names or their types."""
+    """Raise ValueError before the run for leaves whose names or types could not be stored after it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(observed):
         keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
         if not all(map(_can_be_stored, keys)):

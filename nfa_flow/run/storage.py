@@ -52,12 +52,12 @@ def to_xarray(run: Trajectory) -> xarray.Dataset:
 
 
 def save(run: Trajectory, path: str | os.PathLike) -> Path:
-    """Write a trajectory as a Zarr store: observations in the root, the networks' arrays in groups beside them.
+    """Write a trajectory as a Zarr store: observations in the root, the networks' arrays in groups below it.
 
     The store is complete when it appears under its name, and an older one stays until then.
 
-    **Raises:** ValueError when `path` holds something else than a trajectory, which is not ours to replace; TypeError
-    when it is no path.
+    **Raises:** ValueError if `path` holds anything but a trajectory, which is never replaced; TypeError if it is not a
+    path.
     """
     path = require_path("path", path)
     require_parents("path", path)
@@ -144,7 +144,7 @@ def _groups(path: Path) -> list[str]:
 
 
 def _about(path: Path) -> dict[str, Any] | None:
-    """What a trajectory has besides observations and weights; None for what is no trajectory."""
+    """The data of a trajectory other than observations and weights; None if it is not a trajectory."""
     try:
         attributes = json.loads((path / _ABOUT).read_text(encoding="utf-8"))["attributes"]
         return attributes if {"stats", "network"} <= attributes.keys() else None
@@ -155,7 +155,7 @@ def _about(path: Path) -> dict[str, Any] | None:
 
 
 def _foreign(path: Path) -> str | None:
-    """What `save` would delete that is not its own, in words; None for nothing."""
+    """The content of a path that `save` must not delete, in words; None if there is nothing."""
     about = _about(path)
     if about is None:
         return "something else"
@@ -165,7 +165,7 @@ def _foreign(path: Path) -> str | None:
 
 
 def _require_undamaged(path: Path) -> None:
-    """Raise ValueError that names the first file which is not what `save` wrote."""
+    """Raise ValueError that names the first file that has changed since `save` wrote it."""
     if damage := first_damage(path, (_about(path) or {}).get("digests", {})):
         raise _damaged(*damage)
 
@@ -177,7 +177,7 @@ def _damaged(file: Path, how: str) -> ValueError:
 
 
 def _plain(array: Any) -> tuple[np.ndarray, dict[str, str]]:
-    """An array in a type that NumPy and Zarr know, with its own type where that is another (bfloat16, float8, int4)."""
+    """An array in a type that NumPy and Zarr know, and its own type if that is another one (bfloat16, float8, int4)."""
     array = np.asarray(array)
     if array.dtype.isbuiltin == 1:
         return array, {}
@@ -198,7 +198,7 @@ def _arrays(net: Any) -> xarray.Dataset:
 
 
 def _stored(name: str) -> str:
-    """The name of an array as one of a folder, which keys of a dictionary need not be."""
+    """The name of an array as the name of a folder; keys of a dictionary may contain other characters."""
     return name if re.fullmatch(r"\w[\w. -]*", name) else "%" + quote(name, safe="")
 
 

@@ -1,4 +1,4 @@
-"""Take a run out of the function that starts it, and put its end back in.
+"""Take a run out of the function that starts it, and return its result into that function.
 
 A user's function that calls `gradient_flow` cannot be stopped halfway. Called inside `replaying(finals)` it leaves at
 the first run that `finals` has no end for, by raising `Suspended` with all that is needed to integrate that run from

@@ -29,16 +29,16 @@ class Trajectory(eqx.Module):
 
     **Attributes:**
     - `times`: "t"; gradient-flow time (`time_per_step` × step for gradient descent), dimensionless.
-    - `steps`: "t"; solver or optimizer steps made by then.
+    - `steps`: "t"; the number of solver or optimizer steps until then.
     - `observed`: name → array "t …", one entry per observable.
     - `net`: the network at the end of the run.
     - `nets`: with `save_nets=True` the network at every time (each array leads with "t"), otherwise None.
-    - `counts`: numbers that the run counted; `notes`: words about it. `stats` is both in one dictionary.
+    - `counts`: numbers that the run counted; `notes`: facts in words. `stats` has both in one dictionary.
     - `end_time`: the time of `net`.
 
     Inside `jax.jit` or `jax.vmap` there is one entry for each save time, so the last entry is that of the last save
-    time. Entries at times that a run did not reach are NaN; outside again, `reached()` cuts them off. How a run ended
-    is in `status_code`, `end_time` and `net`. A lane of a batch is `jax.tree.map(lambda a: a[i], trajectory)`. Forward
+    time. Entries at times that a run did not reach are NaN; outside, `reached()` removes them. How a run ended is in
+    `status_code`, `end_time` and `net`. A lane of a batch is `jax.tree.map(lambda a: a[i], trajectory)`. Forward
     derivatives (`jax.jvp`) pass through a run, reverse ones (`jax.grad`) do not.
     """
 
@@ -61,30 +61,30 @@ class Trajectory(eqx.Module):
 
     @property
     def succeeded(self) -> bool:
-        """Whether the run got to its end, or to where its stop rule wanted it."""
+        """Whether the run reached its end, or ended by a stop rule."""
         return self.status in ("completed", "stopped")
 
     @property
     def what_happened(self) -> str:
-        """One sentence on how the run ended."""
+        """One sentence that says how the run ended."""
         if self.succeeded:
             return f"The run {self.status} at t = {float(self.end_time):.6g}."
         return f"The run ended at t = {float(self.end_time):.6g}: {WHAT_HAPPENED[self.status]}."
 
     @property
     def observable_status(self) -> dict[str, str]:
-        """For each observable "defined", or "undefined" where it is NaN at some time (such as an alignment 0/0)."""
+        """For each observable "defined", or "undefined" if it is NaN at some time (such as an alignment 0/0)."""
         observed = self.reached().observed
         bad = {name: any(has_nan(leaf) for leaf in jax.tree.leaves(value)) for name, value in observed.items()}
         return {name: "undefined" if is_bad else "defined" for name, is_bad in bad.items()}
 
     @property
     def stats(self) -> dict[str, Any]:
-        """Counts and notes in one dictionary, as plain Python numbers and strings where they are known."""
+        """Counts and notes in one dictionary, as plain Python numbers and strings if they are known."""
         return {name: _plain(count) for name, count in self.counts.items()} | dict(self.notes)
 
     def require_one_run(self, what: str) -> None:
-        """Raise ValueError for a batch of runs, of which `what` makes no sense, and inside `jax.jit`."""
+        """Raise ValueError for a batch of runs, for which `what` is not defined, and inside `jax.jit`."""
         if is_traced(self.status_code, self.times):
             raise ValueError(
                 f"`{what}` of a run is not known inside `jax.jit` or `jax.vmap`: return the trajectory and use it "
@@ -111,7 +111,7 @@ class Trajectory(eqx.Module):
     def net_at(self, index: int) -> Any:
         """The network at `times[index]`; needs `save_nets=True`.
 
-        **Raises:** ValueError naming `index` for anything but a place in `times`, from either end.
+        **Raises:** ValueError naming `index` unless it is a position in `times`; negative ones count from the end.
         """
         self.require_one_run("net_at")
         if self.nets is None:
@@ -134,11 +134,11 @@ class Trajectory(eqx.Module):
     def save(self, path: str | os.PathLike) -> Path:
         """Write the whole trajectory, networks included, as a Zarr store (a folder).
 
-        An earlier trajectory of that name is replaced, and stays until the new one is complete. Arrays of types that
-        Zarr does not know (bfloat16, float8) are stored in a wider one, and come back as they were.
+        An earlier trajectory of that name is replaced when the new one is complete. Arrays of types that Zarr does not
+        know (bfloat16, float8) are stored in a wider type, and loaded in their own.
 
         **Returns:** the path.
-        **Raises:** ValueError where `path` holds anything else; OSError where it cannot be written.
+        **Raises:** ValueError if `path` holds anything else; OSError if it cannot be written.
         """
         from .storage import save
 
@@ -150,10 +150,10 @@ class Trajectory(eqx.Module):
 
         **Arguments:** `path`: the Zarr store; `like`: a network of the same structure whose arrays are replaced by the
         stored ones; not needed for an `MLP` with named activations.
-        **Returns:** the trajectory; `net` is None for any other network when `like` is not given. Observables that
-        were trees of arrays come back as one entry per leaf, `observable.leaf`.
-        **Raises:** FileNotFoundError; ValueError where `path` holds something else or a damaged store, with the file
-        that is damaged, and when `like` does not fit.
+        **Returns:** the trajectory; `net` is None for any other network if `like` is not given. Observables that were
+        trees of arrays have one entry per leaf, `observable.leaf`.
+        **Raises:** FileNotFoundError; ValueError if `path` holds something else or a damaged store (the message names
+        the damaged file), or if `like` does not fit.
         """
         from .storage import load
 
@@ -199,10 +199,10 @@ def make_trajectory(
     notes: Mapping[str, str],
     began: float,
 ) -> Trajectory:
-    """A trajectory from the record of a run, which has one place more than save times, for a run that ends early.
+    """A trajectory from the record of a run, which has one more place than save times, for a run that ends early.
 
-    Inside `jax.jit` that place is dropped. A sweep, which goes on outside with what it traces, keeps it, and puts the
-    last observation wherever there is none, so that the last entry is what it is in a single call.
+    Inside `jax.jit` that place is dropped. A sweep, which uses its traced results outside, keeps it and repeats the
+    last observation in unfilled places, so that the last entry is the same as in a single call.
 
     **Arguments:** `began`: the reading of `time.perf_counter` at the start of the call.
     """
@@ -228,7 +228,7 @@ def make_trajectory(
 
 
 def conclude(trajectory: Trajectory, throw: bool) -> Trajectory:
-    """Return the trajectory, or raise if it failed and `throw` says so."""
+    """Return the trajectory, or raise an error if it failed and `throw` is True."""
     require_flag("throw", throw)
     replay = current_replay()
     if replay is not None and throw:
