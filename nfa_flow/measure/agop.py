@@ -2,8 +2,8 @@
 
 With the Jacobian J(x) = df/dh of the network with respect to the input h of a layer, AGOP = E[JᵀJ]. Since J = B W with
 B = df/dz (z = W h + b), it is WᵀKW with K = E[BᵀB], or FᵀF with F = R W and RᵀR = K. The first form is the fastest. The
-second never squares anything: powers of AGOP come from the singular values of F, which keeps the relative accuracy
-that the eigenvalues of an assembled AGOP lose.
+second never squares anything: powers of AGOP come from the singular values of F, whose relative accuracy the
+eigenvalues of an assembled AGOP do not have.
 """
 
 from collections.abc import Iterable, Iterator
@@ -41,24 +41,24 @@ def agop(
 ) -> Float[Array, "h h"]:
     """Average gradient outer product AGOP = E[J(x)ᵀJ(x)] with respect to the input of the network, or of a layer.
 
-    J is the full c × d Jacobian, and E the mean over samples, weighted if `data` is a `Dataset` with weights. Without a
-    layer d is the number of all entries of a sample, whatever its shape: 64 for images of 8 × 8, and 24 for sequences
-    of 6 tokens with 4 entries (`A.reshape(6, 4, 6, 4)` has the blocks between tokens). At a layer d is its fan-in; at a
-    convolution that is the size of a patch, and E is also the mean over positions.
+    J is the full c × d Jacobian, and E the mean over samples, weighted if `data` is a `Dataset` with weights. If
+    `layer` is None, d is the number of all entries of a sample, whatever its shape: 64 for images of 8 × 8, and 24 for
+    sequences of 6 tokens with 4 entries (`A.reshape(6, 4, 6, 4)` has the blocks between tokens). Otherwise d is the
+    fan-in of the layer; for a convolution this is the size of a patch, and E is also the mean over positions.
 
     **Arguments:**
     - `net`: an `MLP`, `equinox.nn.MLP` or `Sequential`, or any module from a sample to a vector "c".
     - `data`: samples, a `Dataset`, or an iterable of batches of either (without weights), read once.
     - `layer`: None for the whole input; l = 1 … L, counting the layers with weights; or a function from the network to
-      an `equinox.nn.Linear` or `Conv` in it, such as `lambda net: net.conv2`, for the part of the Jacobian that goes
-      through that layer. In a module of unknown order 1 is its whole input too.
-    - `centered`: of J − E[J], the covariance of the gradients of each output.
-    - `loss`: of ℓ(f(x), y) instead of f(x): "mse", "cross_entropy" or a function. Needs a `Dataset`.
-    - `memory`: about how many bytes of Jacobians to hold at a time. Samples, and outputs where one sample is too much,
-      are taken in chunks of that size.
+      an `equinox.nn.Linear` or `Conv` in it, such as `lambda net: net.conv2`, for the part of the Jacobian that passes
+      through that layer. In a module whose order of layers is not known, 1 also means the whole input.
+    - `centered`: use J − E[J] instead of J: the covariance of the gradients of each output.
+    - `loss`: differentiate ℓ(f(x), y) instead of f(x): "mse", "cross_entropy" or a function. Needs a `Dataset`.
+    - `memory`: about how many bytes of Jacobians to hold at a time. Samples are processed in chunks of that size, and
+      outputs too if one sample needs more.
 
-    **Returns:** a symmetric d × d matrix, positive semi-definite up to rounding; where that matters, as
-    for a small variance beside a large mean, take `agop_factor`.
+    **Returns:** a symmetric d × d matrix, positive semi-definite up to rounding. If rounding matters, as for a small
+    variance with a large mean, use `agop_factor`.
     **Raises:** ValueError naming `net`, `data`, `layer`, `loss` or `memory`.
     **Source:** Radhakrishnan et al. 2024 (Science), eq. 1; Beaglehole et al. 2024 for deeper layers and convolutions.
     """
@@ -78,7 +78,7 @@ def agop_factor(
 ) -> Float[Array, "r h"]:
     """A factor F with AGOP = FᵀF; arguments as in `agop`. Its singular values are the roots of AGOP's eigenvalues.
 
-    It has derivatives forwards only (`jax.jvp`).
+    It has forward derivatives only (`jax.jvp`).
     """
     total = jacobian_sum_kind(factor=True, centered=centered)
     R, W = jacobian_sum(net, data, total, layer=layer, loss=loss, memory=memory, where_cheapest=True)
@@ -98,9 +98,9 @@ def preactivation_agop(
     """K = E[BᵀB] with B = df/dz, z = W_l h + b_l the pre-activation of a layer: AGOP without its d × d matrix.
 
     AGOP = W_lᵀ K W_l. For a network of one hidden layer K is the (uncentered) second moment of the neurons' gradients;
-    behind k linear layers before a nonlinear head g, at layer k, it is E[J_gᵀJ_g].
+    for a network of k linear layers and a nonlinear head g, it is E[J_gᵀJ_g] at layer k.
 
-    **Arguments:** as in `agop`; `factor`: return a factor R with K = RᵀR instead, without ever forming K.
+    **Arguments:** as in `agop`; `factor`: return a factor R with K = RᵀR instead; K is never formed.
     **Returns:** k × k, of the layer's width; the factor of a linear network has one row for each output.
     **Raises:** as `agop`; ValueError naming `layer` at the input of a module, which has no pre-activation.
     **Source:** Beaglehole et al. 2024 (the pre-activation tangent kernel's role in the NFA).
@@ -121,9 +121,9 @@ def jacobian_sum(
     memory: int = MEMORY,
     where_cheapest: bool = False,
 ) -> tuple[Float[Array, "r k"], Float[Array, "k h"] | None]:
-    """(what B = df/dz adds up to, W_l); at the input of a module (what J adds up to, None).
+    """(the sum over B = df/dz, W_l); at the input of a module (the sum over J, None).
 
-    **Arguments:** as in `agop`; `where_cheapest`: what J = B W_l adds up to, and None, if that has fewer columns.
+    **Arguments:** as in `agop`; `where_cheapest`: return (the sum over J = B W_l, None) if J has fewer columns.
     """
     require_number("memory", memory, at_least=1)
     net = at_least_single(net)
@@ -233,7 +233,7 @@ def is_whole(data: Any) -> bool:
 
 
 def whole_batch(net: Any, data: Samples) -> tuple[Sample, Float[Array, " n"]]:
-    """Samples or a `Dataset` as ((x, None), weights), where batches will not do."""
+    """Samples or a `Dataset` as ((x, None), weights), for measurements that cannot use batches."""
     if not is_whole(data):
         raise wrong("data", "samples or a `Dataset`, all at once", _described(data))
     return next(_batches(data, False, net))

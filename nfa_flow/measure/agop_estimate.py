@@ -1,4 +1,4 @@
-"""AGOP by random probes, for networks with so many outputs that their whole Jacobian costs too much."""
+"""AGOP by random probes, for networks with so many outputs that their full Jacobian costs too much."""
 
 from typing import Any, NamedTuple
 
@@ -33,15 +33,15 @@ def agop_estimate(
 ) -> AgopEstimate:
     """Estimate AGOP = E[JᵀJ] from `probes` vector–Jacobian products per sample, whatever the number of outputs.
 
-    With v of independent random signs E[(Jᵀv)(Jᵀv)ᵀ] = JᵀJ. Every sample has probes of its own, which depend on `key`
-    and its place in `data` only, so that the error shrinks with √(samples · probes). The standard error is estimated
-    from the spread among the probes of each sample; it is the error of probing alone, for these samples.
+    With v of independent random signs E[(Jᵀv)(Jᵀv)ᵀ] = JᵀJ. Every sample has probes of its own, which depend only on
+    `key` and its position in `data`, so that the error shrinks with √(samples · probes). The standard error is
+    estimated from the spread among the probes of each sample; it is the error of probing alone, for these samples.
 
     **Arguments:** `net`, `data` (samples or a `Dataset`), `layer`, `memory`: as in `agop`; `probes`: at least 2.
     **Returns:** an `AgopEstimate`.
     **Raises:** ValueError naming `net`, `data`, `layer` or `probes`.
-    **Source:** Hutchinson 1990 (random signs); `agop` is exact, and as cheap where the outputs are not more than the
-    probes.
+    **Source:** Hutchinson 1990 (random signs); `agop` is exact, and not more expensive if there are no more outputs
+    than probes.
     """
     require_integer("probes", probes, at_least=2)
     require_number("memory", memory, at_least=1)

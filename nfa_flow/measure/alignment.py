@@ -42,11 +42,11 @@ class Alignment(eqx.Module):
 
     @property
     def from_run(self) -> tuple[str, ...]:
-        """What the caller left open, for a run to supply."""
+        """The arguments that the caller did not give, and a run supplies."""
         return ("loss",) if self.of_loss and self.loss is None else ()
 
     def __call__(self, net: Any, data: Samples, *, loss: Loss | None = None) -> Float[Array, ""]:
-        """The score of a network on data; `loss`: that of a run, where it was left open."""
+        """The score of a network on data; `loss`: the loss of a run, if none was given before."""
         if self.from_run:
             return replace(self, loss=loss_or_default(loss))(net, data)
         require_net(net)
@@ -76,7 +76,7 @@ class Alignment(eqx.Module):
 
     @property
     def needs_roots(self) -> bool:
-        """Whether small eigenvalues of AGOP matter, so that a factor of it is worth its time."""
+        """Whether small eigenvalues of AGOP matter, so that its factor is needed."""
         if self.centered:  # the mean is subtracted without cancellation only in a factor
             return True
         return self.metric != "power_up_error" and not (isinstance(self.power, int | float) and self.power == 1)
@@ -95,19 +95,20 @@ def alignment(
     """How well NFM = W_lᵀW_l agrees with AGOP^power, as an observable `(net, data) -> scalar`.
 
     With N = NFM, A = AGOP^power and the Frobenius inner product ⟨·,·⟩:
-    - "cosine": ⟨N,A⟩ / (‖N‖‖A‖), in [0, 1]. Insensitive: .9994 is an error of 3.5 %, and untrained networks already
-      score between .15 and .9; report the value at t = 0 beside it, or `null_alignment`.
-    - "pearson": the correlation between the entries of N and A, in [−1, 1]; NaN if those of either are all equal.
+    - "cosine": ⟨N,A⟩ / (‖N‖‖A‖), in [0, 1]. It is insensitive: .9994 is an error of 3.5 %, and untrained networks
+      already score between .15 and .9. Report also the value at t = 0, or `null_alignment`.
+    - "pearson": the correlation between the entries of N and A, in [−1, 1]; NaN if all entries of N or of A are equal.
     - "pearson_off_diagonal": the same without the entries on the diagonals.
     - "pearson_zero_diagonal": the same with zeros on both diagonals, which count as entries.
-    - "relative_error": min_c ‖N − cA‖ / ‖N‖ = √(1 − cosine²), in [0, 1], computed without that cancellation.
-    - "fixed_scale_error": ‖N − A‖ / ‖N‖ ≥ 0, the constant being 1 as for exactly balanced linear networks.
-    - "power_up_error": ‖N^{1/power} − AGOP‖ / ‖AGOP‖ ≥ 0, at constant 1 too. Large eigenvalues decide it.
+    - "relative_error": min_c ‖N − cA‖ / ‖N‖ = √(1 − cosine²), in [0, 1], computed without the cancellation in this
+      formula.
+    - "fixed_scale_error": ‖N − A‖ / ‖N‖ ≥ 0: the constant c is 1, as for exactly balanced linear networks.
+    - "power_up_error": ‖N^{1/power} − AGOP‖ / ‖AGOP‖ ≥ 0, also with c = 1. Large eigenvalues dominate it.
 
-    A is taken from the singular values of a factor of AGOP, to the power 2·power, never from an assembled AGOP; where
-    no root is needed (power 1, "power_up_error") from AGOP itself, which is faster. Where AGOP or NFM is zero to
-    working precision the ansatz is 0/0 and the result is NaN: where the factor of AGOP is lost in the rounding of the
-    weights it is made of, or ‖W_l‖² is at most machine epsilon.
+    A is computed from the singular values of a factor of AGOP, to the power 2·power; only if no root is needed (power
+    1, "power_up_error") from AGOP itself, which is faster. If AGOP or NFM is zero to working precision, the ansatz is
+    0/0 and the result is NaN: the factor of AGOP is not larger than the rounding errors of the weights from which it is
+    computed, or ‖W_l‖² is at most machine epsilon.
 
     It is differentiable with respect to the network, the data and an array `power`, once (not twice).
 
@@ -115,7 +116,7 @@ def alignment(
     - `power`: α > 0 (1/L for L balanced linear layers). An array can be batched and does not recompile.
     - `metric`: one of the above.
     - `layer`: as in `agop`.
-    - `initial`: the network at the start, to compare the Gram matrix of the change W_l − W_l(0) instead.
+    - `initial`: the network at the start; then N is the Gram matrix of the change W_l − W_l(0).
     - `agop_of_change`: also replace AGOP = W_lᵀKW_l by (W_l − W_l(0))ᵀK(W_l − W_l(0)).
     - `centered`, `loss`: as in `agop`.
 
@@ -145,7 +146,7 @@ def _score(net: Any, data: Any, alignment: Alignment) -> Float[Array, ""]:
 
 @_score.def_jvp
 def _score_jvp(primals: Any, tangents: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The value through factors, its derivative through assembled matrices, which zero eigenvalues do not disturb."""
+    """The value from factors, its derivative from assembled matrices, for which zero eigenvalues are no problem."""
     net, data, alignment = primals
     matrices = lambda net, data, alignment: (alignment.assembled(net, data), jnp.asarray(alignment.power))
     (full, power), (change, change_of_power) = eqx.filter_jvp(matrices, primals, tangents)

@@ -14,12 +14,12 @@ from ..numerics.switches import full_precision
 def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
     """Balance matrices D_l = W_{l+1}ᵀW_{l+1} − W_lW_lᵀ between consecutive layers, l = 1 … L−1.
 
-    Gradient flow conserves D_l wherever the activation between the two layers is the identity; with weight decay λ it
-    shrinks as exp(−2λt), for any loss and any data. Where layer l has a bias b_l, that holds of D_l − b_lb_lᵀ instead.
-    In a network with a parametrization W_l/√m_l stands for W_l, with the mobilities m_l that the flow then has; their
-    decay has a law only where m_l = m_{l+1}.
+    Gradient flow conserves D_l if the activation between the two layers is the identity; with weight decay λ it shrinks
+    as exp(−2λt), for any loss and any data. If layer l has a bias b_l, this is true of D_l − b_lb_lᵀ instead. In a
+    network with a parametrization, W_l/√m_l takes the place of W_l, with the mobilities m_l of the flow; the decay then
+    has a law only if m_l = m_{l+1}.
 
-    **Arguments:** `net`: the network; `data`: unused, so that it serves as an observable.
+    **Arguments:** `net`: the network; `data`: not used; with it the function is an observable.
     **Returns:** one symmetric matrix per hidden layer, of that layer's width.
     **Raises:** ValueError naming `net`.
     **Source:** Arora, Cohen & Hazan 2018, Theorem 1; Du, Hu & Lee 2018.

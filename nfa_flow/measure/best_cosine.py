@@ -1,4 +1,4 @@
-"""How well the Neural Feature Ansatz holds at the exponent that suits a network best."""
+"""How well the Neural Feature Ansatz holds at the best exponent for a network."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,14 +25,14 @@ class BestCosine(NamedTuple):
 def best_cosine(net: Any, data: Samples, *, layer: Layer = 1) -> BestCosine:
     """The largest cosine between NFM and AGOP^α over all α > 0, and the relative error there: no exponent does better.
 
-    What is left of the error is no matter of α, and the ansatz fails for the network at every exponent where it is
-    large. The largest of 257 cosines, at exponents equally spaced in arctan α from the limit α → 0 to α → ∞, is refined
-    on four grids that find arctan α to 1e-7, and so the cosine, which is flat there, to 1e-10. A peak narrower than the
-    first grid would be missed. Directions that `fit_exponent` leaves out as rounding are zero at every exponent.
+    If the remaining error is large, the ansatz fails for the network at every exponent. The largest of 257 cosines, at
+    exponents equally spaced in arctan α from the limit α → 0 to α → ∞, is refined on four grids, to 1e-7 in arctan α
+    and, because the cosine is flat at its maximum, to 1e-10 in the cosine. A peak between two points of the first grid
+    would be missed. Directions that `fit_exponent` leaves out because of rounding are zero at every exponent.
 
-    **Arguments:** as in `agop`; an observable as it is.
-    **Returns:** a `BestCosine`. The exponent is 0 where only the limit α → 0 is best, and NaN where all exponents do
-    equally well, as for an AGOP of rank one. All three are NaN where NFM or AGOP is zero to working precision.
+    **Arguments:** as in `agop`. The function is an observable.
+    **Returns:** a `BestCosine`. The exponent is 0 if the limit α → 0 is best, and NaN if all exponents are equally
+    good, as for an AGOP of rank one. All three are NaN if NFM or AGOP is zero to working precision.
     **Source:** the ansatz: Radhakrishnan et al. 2024; that it can fail at every α: Tansley, Massart & Cartis 2026.
     """
     return _best(feature_pair(net, data, layer))

@@ -1,12 +1,12 @@
 """The alignment of NFM and AGOP as different papers define it.
 
-Their numbers are not comparable: the same network scores differently by each. K = E[BᵀB] with B = df/dz is the second
-moment of the gradients at the pre-activation z of the layer, so that AGOP = WᵀKW; ΔW = W − W_0 is the change since the
-start; ⟨A,B⟩ is the Frobenius inner product, cos(A, B) = ⟨A,B⟩/(‖A‖‖B‖), and corr(A, B) the correlation over entries.
-Each function computes what the paper defines; where the authors' own code computes another number, its docstring says
-which, and how to get that one.
-The scores of untrained networks are means over 64 draws of a relu network 20-64-64-1 with `Gaussian()` weights on 500
-samples of `linear_teacher` (spread .01 to .07); `null_alignment` gives them for your own network.
+Their numbers are not comparable: the same network has a different score by each definition. K = E[BᵀB] with B = df/dz
+is the second moment of the gradients at the pre-activation z of the layer, so that AGOP = WᵀKW; ΔW = W − W_0 is the
+change since the start; ⟨A,B⟩ is the Frobenius inner product, cos(A, B) = ⟨A,B⟩/(‖A‖‖B‖), and corr(A, B) the correlation
+over entries. Each function computes the number that the paper defines. If the authors' own code computes another
+number, the docstring says which, and how to get it. The scores of untrained networks are means over 64 draws of a relu
+network 20-64-64-1 with `Gaussian()` weights on 500 samples of `linear_teacher` (spread .01 to .07); `null_alignment`
+gives them for your own network.
 """
 
 from dataclasses import replace
@@ -23,9 +23,9 @@ from .layer import Layer
 def nfa_cosine_2022(initial: Any, *, layer: Layer = 1) -> Alignment:
     """cos(ΔWᵀΔW, AGOP), in [0, 1]: the change of the weights against AGOP to the power 1, not centered.
 
-    Undefined (NaN) for the untrained network, whose ΔW is zero. It is what the paper defines. The authors' script for
-    fully connected networks subtracts W_0 in place, so that its AGOP is that of a network with ΔW for its weights; that
-    number is `on_change(alignment(1.0), initial)`.
+    Undefined (NaN) for the untrained network, because its ΔW is zero. This is the definition of the paper. The authors'
+    script for fully connected networks subtracts W_0 in place, so that its AGOP is that of a network with the weights
+    ΔW; `on_change(alignment(1.0), initial)` gives that number.
 
     **Arguments:** `initial`: the network at the start; `layer`: as in `alignment`.
     **Source:** Radhakrishnan, Beaglehole, Pandit & Belkin 2022.
@@ -36,8 +36,8 @@ def nfa_cosine_2022(initial: Any, *, layer: Layer = 1) -> Alignment:
 def nfa_pearson_2024(*, layer: Layer = 1) -> Alignment:
     """corr(WᵀW, AGOP^{1/2}), in [−1, 1]. Untrained networks score .86.
 
-    It is what the paper defines. The authors' script for fully connected networks has ΔW in the place of W, in AGOP
-    too; that number is `on_change(nfa_pearson_2024(), initial)`.
+    This is the definition of the paper. The authors' script for fully connected networks uses ΔW instead of W, also in
+    AGOP; `on_change(nfa_pearson_2024(), initial)` gives that number.
 
     **Source:** Radhakrishnan et al. 2024 (Science).
     """
@@ -47,8 +47,8 @@ def nfa_pearson_2024(*, layer: Layer = 1) -> Alignment:
 def nfa_off_diagonal_2024(*, keep_zeros: bool = False, layer: Layer = 1) -> Alignment:
     """corr(WᵀW, AGOP^{1/2}) over the entries off the diagonal, in [−1, 1]. Untrained networks score .51.
 
-    **Arguments:** `keep_zeros`: set the diagonals to zero and correlate all entries, these zeros included, as the
-    authors' code does; the smaller the matrix, the more that changes the number; `layer`: as in `alignment`.
+    **Arguments:** `keep_zeros`: set the diagonals to zero and correlate all entries, including these zeros, as the
+    authors' code does; the effect is larger for smaller matrices; `layer`: as in `alignment`.
     **Source:** Mallinar et al. 2024 (grokking modular arithmetic).
     """
     require_flag("keep_zeros", keep_zeros)
@@ -67,9 +67,10 @@ def uncentered_nfa(*, metric: str = "cosine", layer: Layer = 1) -> Alignment:
 
 
 def centered_nfa(initial: Any, *, metric: str = "cosine", layer: Layer = 1) -> Alignment:
-    """C-NFA: cos(ΔWᵀΔW, ΔWᵀKΔW), in [0, 1]: the change ΔW of the weights on both sides; no mean is subtracted.
+    """C-NFA: cos(ΔWᵀΔW, ΔWᵀKΔW), in [0, 1], of the change ΔW of the weights. It does not subtract a mean.
 
-    Undefined (NaN) for the untrained network, whose ΔW is zero.
+    Undefined (NaN) for the untrained network, because its ΔW is zero. Subtracting the mean Jacobian, J − E[J], is
+    `alignment(…, centered=True)`.
 
     **Arguments:** `initial`: the network at the start; `metric`, `layer`: as in `uncentered_nfa`.
     **Source:** Beaglehole, Mitliagkas & Agarwala 2024, arXiv 2402.05271.
@@ -88,12 +89,12 @@ def nfa_of_depth(depth: int, *, layer: Layer = 1) -> Alignment:
 
 
 def enfa(power: float | Float[Array, ""] = 0.5, *, loss: Loss | None = None, layer: Layer = 1) -> Alignment:
-    """eNFA: cos(WᵀW, E[∇_h ℓ ∇_h ℓᵀ]^power), in [0, 1]: gradients of the loss in the place of those of the outputs.
+    """eNFA: cos(WᵀW, E[∇_h ℓ ∇_h ℓᵀ]^power), in [0, 1]: gradients of the loss instead of gradients of the outputs.
 
-    Undefined where the loss gradients vanish, as at an exact fit. Untrained networks score .85 at power 1/2.
+    Undefined (NaN) if the loss gradients vanish, as at an exact fit. Untrained networks score .85 at power 1/2.
 
     **Arguments:** `loss`: "mse", "cross_entropy" or a function; by default that of the run whose observable this is,
-    and "mse" in a call by hand; `layer`: as in `agop`.
+    and "mse" in a direct call; `layer`: as in `agop`.
     **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025, arXiv 2507.05644.
     """
     return replace(alignment(power, loss=loss, layer=layer), of_loss=True)

@@ -1,8 +1,8 @@
-"""The canonical representation hypothesis: representations, gradients and weights of a layer look alike.
+"""The canonical representation hypothesis: representations, gradients and weights of a layer have the same form.
 
 On either side of a layer three positive semi-definite matrices are compared in pairs. None of them is formed: with
 factors, A = FᵀF and B = HᵀH, their inner product is ‖F Hᵀ‖², the eigenvalues of B are the squared singular values of H,
-and vᵀAv = ‖Fv‖². This keeps the small eigenvalues that the exponents of power laws rest on.
+and vᵀAv = ‖Fv‖². This keeps the small eigenvalues, on which the exponents of power laws depend.
 """
 
 from dataclasses import replace
@@ -27,8 +27,8 @@ from .layer_statistics import LayerRows, LayerStream, layer_stream
 class Relation(NamedTuple):
     """How well A ∝ B holds (`cosine`, `pearson`), and A ∝ B^α for the exponent α that fits best (`fit`).
 
-    `cosine`: ⟨A,B⟩ / (‖A‖‖B‖) in [0, 1]; `pearson`: the correlation between all entries of A and B, in [−1, 1];
-    `fit`: the line through (log vᵀBv, log vᵀAv) over the eigenvectors v of B, with exponent 1 where A ∝ B.
+    `cosine`: ⟨A,B⟩ / (‖A‖‖B‖) in [0, 1]; `pearson`: the correlation between all entries of A and B, in [−1, 1]; `fit`:
+    the line through (log vᵀBv, log vᵀAv) over the eigenvectors v of B, with exponent 1 if A ∝ B.
     """
 
     cosine: Float[Array, ""]
@@ -59,24 +59,24 @@ def crh(net: Any, data: Dataset, *, layer: Layer = 1, loss: Loss | None = None, 
     | input, h | E[h hᵀ] | E[∇_h ℓ ∇_h ℓᵀ], ∇_h ℓ = Wᵀ ∇_z ℓ | WᵀW |
     | output, z | E[z zᵀ] | E[∇_z ℓ ∇_z ℓᵀ] | WWᵀ |
 
-    Nothing is centered; E is the mean over samples, weighted if the data are, and at a convolution, whose h are
-    patches, over positions too. The hypothesis (CRH) is R ∝ G ("rga"), G ∝ Z ("gwa") and R ∝ Z ("rwa") on both sides;
-    where it fails, power laws may hold instead (polynomial alignment, PAH), whose exponents are fitted with the second
+    Nothing is centered. E is the mean over samples, weighted if the data have weights; for a convolution, whose h are
+    patches, also over positions. The hypothesis (CRH) is R ∝ G ("rga"), G ∝ Z ("gwa") and R ∝ Z ("rwa") on both sides.
+    If it fails, power laws may hold instead (polynomial alignment, PAH), whose exponents are fitted with the second
     matrix as the base: R ∝ G^α, G ∝ Z^α, R ∝ Z^α.
 
-    A relation is NaN ("undefined") where one of its matrices vanishes to working precision: W as in `alignment`; the
-    gradients of a network that fits its targets up to rounding. Fits leave out directions in which either matrix is
-    within a hundred rounding errors of zero, and are NaN without two different eigenvalues. Derivatives exist in
-    forward mode only.
+    A relation is NaN ("undefined") if one of its matrices vanishes to working precision: W as in `alignment`, gradients
+    if the network fits its targets up to rounding. Fits leave out directions in which either matrix is within a hundred
+    rounding errors of zero, and are NaN if there are no two different eigenvalues. Derivatives exist in forward mode
+    only.
 
-    The layer's own map z = W h ties the two sides together: whitened inputs and W alone give output_rwa, evenly
-    distributed ∇_z ℓ give input_gwa. So untrained networks score high on these two, with exponents of about 1, against
-    0 for the others. Cosines of a 50-50-50-10 tanh network on 100 standard normal samples and targets, median of 20,
-    in layer 1 and 2: input rga .32, .25; gwa .56, .52; rwa .58, .46; output rga .28, .24; gwa .30, .29; rwa .89, .77.
+    The layer's own map z = W h connects the two sides: whitened inputs and W alone give output_rwa, evenly distributed
+    ∇_z ℓ give input_gwa. So untrained networks have high scores on these two, with exponents of about 1; the others
+    have about 0. Cosines of a 50-50-50-10 tanh network on 100 standard normal samples and targets, median of 20, in
+    layer 1 and 2: input rga .32, .25; gwa .56, .52; rwa .58, .46; output rga .28, .24; gwa .30, .29; rwa .89, .77.
 
     **Arguments:** `net`, `layer`, `memory`: as in `agop`; `data`: with the targets that the loss needs; `loss`: "mse",
     "cross_entropy" or a function `(prediction, target) -> scalar`. By default that of the run whose observable this is,
-    and "mse" in a call by hand.
+    and "mse" in a direct call.
     **Returns:** a `CRH` of six `Relation`s of scalars.
     **Raises:** ValueError naming `net`, `data`, `layer`, `loss` or `memory`.
     **Source:** Ziyin, Chuang, Galanti & Poggio 2024 (arXiv 2410.03006); the fit in B's eigenbasis is ours.

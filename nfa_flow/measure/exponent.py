@@ -1,4 +1,4 @@
-"""The exponent with which the Neural Feature Ansatz fits best."""
+"""The exponent that fits the Neural Feature Ansatz best."""
 
 from typing import Any, NamedTuple
 
@@ -15,9 +15,9 @@ class ExponentFit(NamedTuple):
     """A straight line through (log eigenvalue of AGOP, log eigenvalue of NFM).
 
     `exponent`: its slope α̂; `log_constant`: its intercept; `residual`: root mean square distance in natural log;
-    `directions`: the number of eigenvectors it rests on; `standard_error`: of the slope, if the distances were
-    independent (infinite below three directions); `spread`: standard deviation of the log eigenvalues of AGOP, on which
-    the slope rests.
+    `directions`: the number of eigenvectors in the fit; `standard_error`: of the slope, if the distances were
+    independent (infinite for fewer than three directions); `spread`: standard deviation of the log eigenvalues of AGOP
+    in the fit.
     """
 
     exponent: Float[Array, ""]
@@ -31,12 +31,12 @@ class ExponentFit(NamedTuple):
 def fit_exponent(net: Any, data: Samples, *, layer: Layer = 1) -> ExponentFit:
     """Fit α in NFM ∝ AGOP^α: the slope of log vᵀ NFM v against log vᵀ AGOP v over the eigenvectors v of AGOP.
 
-    Directions whose singular value of the Jacobian factor (r × k) is within 100·max(r, k) rounding errors of zero, of
-    the size of the largest, are left out. The slope is NaN ("undefined") when fewer than two directions with different
-    eigenvalues remain: for example for a linear network with one output, whose AGOP has rank one. Differentiable once,
-    where the eigenvalues are distinct.
+    Directions are left out if their singular value of the Jacobian factor (r × k) is less than 100·max(r, k) rounding
+    errors of the largest one. The slope is NaN ("undefined") if fewer than two directions with different eigenvalues
+    remain, as for a linear network with one output, whose AGOP has rank one. Differentiable once, if the eigenvalues
+    are distinct.
 
-    **Arguments:** as in `agop`; an observable as it is.
+    **Arguments:** as in `agop`. The function is an observable.
     **Returns:** an `ExponentFit` of scalars.
     **Source:** Tansley, Massart & Cartis 2026 (the exponent); the common-basis fit is ours.
     """
@@ -51,7 +51,7 @@ def _fit(values: AlongAgop, size: Float[Array, ""]) -> ExponentFit:
 
 
 def fit_power_law(x: Float[Array, " k"], y: Float[Array, " k"], use: Bool[Array, " k"]) -> ExponentFit:
-    """The line through (log x, log y), both positive where they are to be used."""
+    """The line through (log x, log y) of the entries to `use`, which are positive."""
     log_x, log_y = (jnp.where(use, jnp.log(jnp.where(use, v, 1)), 0) for v in (x, y))
     directions = jnp.sum(use)
     count = directions.astype(x.dtype)

@@ -1,8 +1,8 @@
-"""Features at convergence: what weight decay makes of the Gram matrices of a layer's weights.
+"""Features at convergence: the Gram matrices of a layer's weights at critical points with weight decay.
 
-Where the gradient of ℒ + (λ/2)‖θ‖² vanishes, so does its part ∂ℒ/∂W + λW for the weights W of any one layer. With
-∂ℒ/∂W = E[∇_z ℓ hᵀ], multiplied by Wᵀ from the left or from the right this gives WᵀW = −E[∇_h ℓ hᵀ]/λ and
-WWᵀ = −E[∇_z ℓ (W h)ᵀ]/λ. Biases, decayed or not, have equations of their own and do not enter.
+Where the gradient of ℒ + (λ/2)‖θ‖² vanishes, so does its part ∂ℒ/∂W + λW for the weights W of any one layer. With ∂ℒ/∂W
+= E[∇_z ℓ hᵀ], multiplied by Wᵀ from the left or from the right this gives WᵀW = −E[∇_h ℓ hᵀ]/λ and WWᵀ = −E[∇_z ℓ (W
+h)ᵀ]/λ. Biases, decayed or not, have equations of their own and do not appear.
 """
 
 from typing import Any
@@ -33,17 +33,18 @@ def fact(
 ) -> Float[Array, "h h"]:
     """FACT = −(1/λ) Σ_i w_i ∇_h ℓ_i h_iᵀ, which equals NFM = W_lᵀW_l at every critical point of ℒ + (λ/2)‖θ‖².
 
-    h is the input of layer `layer` and ∇_h ℓ = W_lᵀ ∇_z ℓ the gradient of the sample's loss that reaches it through
-    the layer. At a convolution the patches of all positions are summed (not averaged), as its kernel is shared among
-    them. Away from critical points the matrix is neither symmetric nor positive; `FactError` tells how far that is.
+    h is the input of layer `layer` and ∇_h ℓ = W_lᵀ ∇_z ℓ the gradient of the sample's loss with respect to h through
+    this layer. For a convolution the patches of all positions are summed (not averaged), because its kernel is shared
+    among them. Away from critical points the matrix is neither symmetric nor positive; `FactError` measures the
+    distance.
 
     **Arguments:**
-    - `net`, `layer`, `memory`: as in `agop`. At the input of a module of unknown order h is x.
+    - `net`, `layer`, `memory`: as in `agop`. At the input of a module whose order of layers is not known, h is x.
     - `data`: with the targets that the loss needs.
     - `weight_decay`: λ > 0 of the training. An array can be batched and does not recompile. By default that of the run
-      whose observable this is, of NaN where that has none; a call by hand needs it.
+      whose observable this is (the result is NaN if the run has none); a direct call needs it.
     - `loss`: "mse", "cross_entropy" or a function `(prediction, target) -> scalar`. By default that of the run, and
-      "mse" in a call by hand.
+      "mse" in a direct call.
 
     **Returns:** a matrix of the layer's fan-in.
     **Raises:** ValueError naming `net`, `data`, `weight_decay`, `loss`, `layer` or `memory`.
@@ -82,15 +83,15 @@ def bfact(
 
 
 class FactError(eqx.Module):
-    """How far a layer is from its features at convergence, as an observable `(net, data) -> scalar`.
+    """The distance of a layer from its features at convergence, as an observable `(net, data) -> scalar`.
 
-    ‖W_lᵀW_l − FACT‖ / ‖W_lᵀW_l‖ in the Frobenius norm, or ‖W_lW_lᵀ − bFACT‖ / ‖W_lW_lᵀ‖. It is 0 at critical points
-    and at most ‖∇‖ / (λ‖W_l‖₂) elsewhere, ∇ being the whole gradient: it has no upper bound, and untrained networks
-    score far above 1 where λ is small (10-10-10-10 tanh, λ = .01, 100 standard normal samples and targets: 20 to 40 in
-    the median). NaN where the weights vanish, ‖W_l‖² being at most machine epsilon.
+    ‖W_lᵀW_l − FACT‖ / ‖W_lᵀW_l‖ in the Frobenius norm, or ‖W_lW_lᵀ − bFACT‖ / ‖W_lW_lᵀ‖. It is 0 at critical points and
+    at most ‖∇‖ / (λ‖W_l‖₂) elsewhere, where ∇ is the whole gradient. It has no upper bound, and untrained networks are
+    far above 1 if λ is small (10-10-10-10 tanh, λ = .01, 100 standard normal samples and targets: 20 to 40 in the
+    median). NaN if the weights vanish: ‖W_l‖² is at most machine epsilon.
 
-    **Arguments:** `weight_decay`, `loss`: those of the training, by default the run's own, as in `fact`; `layer`: as in
-    `agop`; `backward`: of `bfact`.
+    **Arguments:** `weight_decay`, `loss`: those of the training, by default those of the run, as in `fact`; `layer`: as
+    in `agop`; `backward`: whether to use `bfact`.
     **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025 (arXiv 2507.05644).
     """
 
@@ -109,11 +110,11 @@ class FactError(eqx.Module):
 
     @property
     def from_run(self) -> tuple[str, ...]:
-        """What the caller left open, for a run to supply."""
+        """The arguments that the caller did not give, and a run supplies."""
         return tuple(name for name in ("loss", "weight_decay") if getattr(self, name) is None)
 
     def __call__(self, net: Any, data: Dataset, **supplied: Any) -> Float[Array, ""]:
-        """The error for a network on data; `supplied`: by a run, what was left open."""
+        """The error for a network on data; `supplied`: arguments that a run supplies."""
         matrix = bfact if self.backward else fact
         settings = {"loss": self.loss, "weight_decay": self.weight_decay} | supplied
         predicted = matrix(net, data, layer=self.layer, **settings)

@@ -1,4 +1,4 @@
-"""NFM and AGOP of one layer in a common basis that is no larger than it must be."""
+"""NFM and AGOP of one layer in a common basis that is as small as possible."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class FeaturePair(eqx.Module):
     """NFM = Q VᵀV Qᵀ, and AGOP = Q FᵀF Qᵀ by its factor F or assembled, with orthonormal columns Q (or Q = I).
 
     Both live in the span of the rows of W_l (and of its change), so that many coordinates hold them exactly.
-    `resolution` is what rounding may leave of F where it vanishes.
+    `resolution` is the size of rounding errors in F.
     """
 
     V: Float[Array, "p r"]
@@ -51,10 +51,10 @@ class FeaturePair(eqx.Module):
         return spectrum(self.F)
 
     def is_undefined(self, size: Float[Array, ""]) -> Bool[Array, ""]:
-        """Whether AGOP or NFM is zero to working precision, so that what is left of them are errors of computation.
+        """Whether AGOP or NFM is zero to working precision, so that its entries are rounding errors.
 
-        AGOP: its factor, of this `size`, is lost in the rounding of the products of weights that it comes from. NFM:
-        ‖V‖² ≤ machine epsilon, as of a network that weight decay has brought to zero.
+        AGOP: its factor, of this `size`, is not larger than the rounding errors of the products of weights in it. NFM:
+        ‖V‖² ≤ machine epsilon, as after weight decay has brought all weights to zero.
         """
         return (size <= self.resolution) | (jnp.sum(self.V**2) <= jnp.finfo(self.V.dtype).eps)
 
@@ -112,7 +112,7 @@ def _pair(
 
 
 def _resolution(net: Any, position: int | None) -> Float[Array, ""]:
-    """Machine epsilon times the size Π‖W_j‖ of the weights from this layer on; at least what can be squared."""
+    """Machine epsilon times the size Π‖W_j‖ of the weights from this layer on, and never too small to be squared."""
     weights = [unfolded(each.weight) for each in weighted_layers(net)[position or 0 :] if not is_tied(each)]
     info = jnp.finfo(jnp.result_type(*weights))
     size = jnp.prod(jnp.stack([jnp.linalg.norm(each) for each in weights])) if is_sequential(net) else 0.0

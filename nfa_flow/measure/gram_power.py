@@ -1,4 +1,4 @@
-"""Powers of a Gram matrix FᵀF from the singular values of F, with derivatives that survive zero and equal ones."""
+"""Powers of a Gram matrix FᵀF from the singular values of F, with derivatives also for zero and for equal ones."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""Linear layers before a head: what decides whether balance gives the Neural Feature Ansatz.
+"""Linear layers before a head: the condition under which balance gives the Neural Feature Ansatz.
 
 With k linear layers before a head g, f(x) = g(Mx) with M = W_k … W_1, AGOP = MᵀBM with B = E[J_gᵀJ_g]. If these layers
-are balanced, NFM = (MᵀM)^{1/k}. So NFM ∝ AGOP^{1/k} exactly where B is a multiple of the identity on the range of M.
+are balanced, NFM = (MᵀM)^{1/k}. So NFM ∝ AGOP^{1/k} if and only if B is a multiple of the identity on the range of M.
 """
 
 import itertools
@@ -20,9 +20,9 @@ from .jacobian_sums import jacobian_sum_kind
 
 
 def leading_linear_layers(net: MLP) -> int:
-    """The number k of layers with nothing but identities between them: 1 … L, and L for a linear network.
+    """The number k of first layers with only identities between them: 1 … L, and L for a linear network.
 
-    **Raises:** ValueError naming `net` if that is not an `MLP`.
+    **Raises:** ValueError naming `net` if it is not an `MLP`.
     """
     if not isinstance(net, MLP):
         raise wrong("net", "an `nfa_flow.nets.MLP`", f"a {type(net).__module__.split('.')[0]} {type(net).__name__}")
@@ -46,13 +46,13 @@ def head_matrix(net: MLP, data: Samples) -> Float[Array, "m m"]:
 
 
 def head_anisotropy(net: MLP, data: Samples) -> Float[Array, ""]:
-    """How far `head_matrix` is from a multiple of the identity on the range of M: 0 iff balance gives the NFA at 1/k.
+    """The distance of `head_matrix` from β I on the range of M: 0 if and only if balance gives the NFA at 1/k.
 
-    With P the projector on that range and r its dimension, ‖PBP − βP‖ / ‖βP‖ in the Frobenius norm with
-    β = tr(PBP)/r. It lies in [0, √(r−1)]; B of rank one is at the upper end, as that of a head whose gradient has one
-    direction. Untrained networks score 1.8 to 1.9 (50-50-50-10, one or two layers before tanh, 100 standard normal
-    samples, where the upper end is 7). NaN where M or PBP vanish to working precision. Directions of M within a hundred
-    rounding errors of its factors do not belong to its range.
+    With P the projector on that range and r its dimension, ‖PBP − βP‖ / ‖βP‖ in the Frobenius norm with β = tr(PBP)/r.
+    It is in [0, √(r−1)]; the upper end is reached by B of rank one, as for a head whose gradient has one direction.
+    Untrained networks score 1.8 to 1.9 (50-50-50-10, one or two layers before tanh, 100 standard normal samples, where
+    the upper end is 7). NaN if M or PBP vanishes to working precision. Directions of M within a hundred rounding errors
+    of its factors do not count as part of its range.
 
     **Arguments:** `net`: an `MLP`; `data`: as in `agop`.
     **Returns:** a scalar.

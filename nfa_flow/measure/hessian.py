@@ -1,4 +1,4 @@
-"""The Hessian of what a network minimizes: its largest eigenvalues, and the very largest, the sharpness."""
+"""The Hessian of the objective of a network: its largest eigenvalues, and the largest of all, the sharpness."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,11 +25,11 @@ class Sharpness(AbstractRunObservable):
     """The largest eigenvalue of the Hessian ∇²(ℒ + (λ/2)‖θ‖²) over all parameters, by Lanczos.
 
     With mobilities m it is that of √m H √m, whose eigenvalues are the rates of the flow. As an observable of a run it
-    takes the run's own loss, weight decay and mobilities.
+    uses the run's loss, weight decay and mobilities.
 
-    **Arguments:** `rtol`: the residual of the Ritz pair relative to its value, within which there is an eigenvalue;
-    the value itself is usually far closer. From 0.05 on, a solver that estimates it anyway (`RKC2`, `TSRKC3`) hands
-    over its latest estimate at no cost, up to eight of its steps old.
+    **Arguments:** `rtol`: the residual of the Ritz pair relative to its value: there is an eigenvalue within this
+    distance, and usually the error is far smaller. With `rtol` ≥ 0.05 the latest estimate of the solver is used at no
+    cost if the solver has one (`RKC2`, `TSRKC3`); it is up to eight steps old.
     **Source:** Cohen et al. 2021 (sharpness along training); Parlett, The Symmetric Eigenvalue Problem, ch. 13.
     """
 
@@ -47,10 +47,10 @@ class Sharpness(AbstractRunObservable):
         weight_decay: float | Float[Array, ""] = 0.0,
         mobility: Mobility | None = None,
     ) -> Float[Array, ""]:
-        """The sharpness of a network on data, a scalar, in a call by hand.
+        """The sharpness of a network on data, a scalar, in a direct call.
 
-        **Arguments:** `loss`, `weight_decay`, `mobility`: as in `gradient_flow`, of "mse", 0 and the mobilities of the
-        network's own parametrization by default.
+        **Arguments:** `loss`, `weight_decay`, `mobility`: as in `gradient_flow`; by default "mse", 0 and the mobilities
+        of the network's own parametrization.
         """
         return _sharpness(*_by_hand(net, data, loss, weight_decay, mobility), self.rtol)
 
@@ -64,14 +64,13 @@ class HessianEigenvalues(AbstractRunObservable):
     """The `count` algebraically largest eigenvalues of the Hessian ∇²(ℒ + (λ/2)‖θ‖²), decreasing, by block Lanczos.
 
     With mobilities m they are those of √m H √m. As an observable of a run they are those of the run's own loss, weight
-    decay and mobilities.
-    An eigenvalue comes as often as its multiplicity. One that could not be resolved to `rtol` is NaN.
-    Of an untrained relu network 20-64-64-1 (Gaussian weights over √fan_in) on 500 Gaussian samples of a linear teacher
-    the largest three are 11.7 ± 1.8, 2.1 ± 0.3 and 1.9 ± 0.3 (64 draws).
+    decay and mobilities. An eigenvalue appears as often as its multiplicity. It is NaN if it could not be computed to
+    `rtol`. Of an untrained relu network 20-64-64-1 (Gaussian weights over √fan_in) on 500 Gaussian samples of a linear
+    teacher the largest three are 11.7 ± 1.8, 2.1 ± 0.3 and 1.9 ± 0.3 (64 draws).
 
     **Arguments:** `count`: how many, at most the number of parameters, static; `rtol`: the residual of each Ritz pair
-    relative to its value, or to a thousandth of the largest magnitude for smaller ones: an eigenvalue is that close,
-    usually far closer. It keeps 12 × `count` vectors of the size of the parameters.
+    relative to its value, or to a thousandth of the largest magnitude for smaller ones: there is an eigenvalue within
+    this distance, and usually the error is far smaller. The memory is that of 12 × `count` vectors of parameters.
     **Raises:** ValueError naming `count` or `rtol`.
     **Source:** Ghorbani, Krishnan & Xiao 2019 (spectra along training); Wu & Simon 2000 (thick restarts).
     """
@@ -92,7 +91,7 @@ class HessianEigenvalues(AbstractRunObservable):
         weight_decay: float | Float[Array, ""] = 0.0,
         mobility: Mobility | None = None,
     ) -> Float[Array, " count"]:
-        """The eigenvalues for a network on data in a call by hand; arguments as of `Sharpness`."""
+        """The eigenvalues for a network on data in a direct call; arguments as in `Sharpness`."""
         return _eigenvalues(*_by_hand(net, data, loss, weight_decay, mobility), self.count, self.rtol)
 
     def of_run(
@@ -104,7 +103,7 @@ class HessianEigenvalues(AbstractRunObservable):
 def _by_hand(
     net: Any, data: Dataset, loss: Loss | None, weight_decay: float | Float[Array, ""], mobility: Mobility | None
 ) -> tuple[AbstractObjective, PyTree]:
-    """The objective and the parameters of a call by hand, in single precision at least."""
+    """The objective and the parameters of a direct call, in single precision at least."""
     mobility = own_mobility(net) if mobility is None else mobility
     parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
     return at_least_single((objective, parameters))

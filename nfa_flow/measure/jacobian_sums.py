@@ -1,8 +1,8 @@
-"""What a stream of Jacobians adds up to: their Gram matrix, or a triangular factor of it; centered or not.
+"""Sums over a stream of Jacobians: their Gram matrix, or a triangular factor of it; centered or not.
 
 `Gram` is the sum K = Σ w BᵀB, the fastest. `Triangle` folds the rows into the triangular factor R of their stack, with
-K = RᵀR (TSQR); K itself is never formed, which keeps the relative accuracy of the small singular values. Centered, the
-mean over samples is subtracted from the Jacobian of each output: over all samples, also where they come in batches.
+K = RᵀR (TSQR); K itself is never formed, which keeps the relative accuracy of the small singular values. If centered,
+the mean over all samples is subtracted from the Jacobian of each output, also with batches.
 """
 
 import abc
@@ -35,10 +35,10 @@ class AbstractJacobianSum(eqx.Module):
 
     @abc.abstractmethod
     def of_constant(self, B: Float[Array, "c k"]) -> Float[Array, "rows k"]:
-        """The result where every sample has the same Jacobian."""
+        """The result if every sample has the same Jacobian."""
 
     def memory(self, memory: int, k: int, itemsize: int) -> int:
-        """How many bytes of Jacobians to fold at a time, where `memory` is the most that is asked for."""
+        """How many bytes of Jacobians to fold at a time, at most `memory`."""
         return memory
 
 
@@ -60,7 +60,7 @@ class Gram(AbstractJacobianSum):
 
 @jax.custom_jvp
 def _weighted_gram(B: Float[Array, "b m p k"], weight: Float[Array, " m"]) -> Float[Array, "k k"]:
-    """Σ w BᵀB, exactly symmetric, with the derivative by a weight also where that is zero."""
+    """Σ w BᵀB, exactly symmetric, with a derivative by the weights even if they are zero."""
     stacked = Rows(B, weight, jnp.arange(len(B))).stacked()
     return stacked.T @ stacked
 
@@ -74,7 +74,7 @@ def _weighted_gram_jvp(primals: Any, tangents: Any) -> tuple[Float[Array, "k k"]
     return _weighted_gram(B, weight), half + half.T
 
 
-class CentredGram(AbstractJacobianSum):
+class CenteredGram(AbstractJacobianSum):
     """K = E[(B − EB)ᵀ(B − EB)], k × k."""
 
     def start(self, c: int, k: int, dtype: Any) -> tuple[Float[Array, "k k"], Float[Array, "c k"]]:
@@ -114,11 +114,11 @@ class Triangle(AbstractJacobianSum):
         return max(min(memory, max(2**20, 16 * square)), 4 * square)
 
 
-class CentredTriangle(AbstractJacobianSum):
+class CenteredTriangle(AbstractJacobianSum):
     """R with RᵀR = E[(B − EB)ᵀ(B − EB)], k × k.
 
-    Every row stands beside the indicator of its output; what the factorization leaves orthogonal to those columns has
-    no mean. Nothing is subtracted that rounding could spoil.
+    Every row has the indicator of its output as additional columns. The part orthogonal to those columns has no mean.
+    So no mean is subtracted, which rounding could spoil.
     """
 
     def start(self, c: int, k: int, dtype: Any) -> Float[Array, "size size"]:
@@ -141,5 +141,5 @@ def jacobian_sum_kind(*, factor: bool, centered: bool) -> AbstractJacobianSum:
     require_flag("factor", factor)
     require_flag("centered", centered)
     if factor:
-        return CentredTriangle() if centered else Triangle()
-    return CentredGram() if centered else Gram()
+        return CenteredTriangle() if centered else Triangle()
+    return CenteredGram() if centered else Gram()

@@ -2,7 +2,7 @@
 
 With the Jacobian J(x) = df/dh of the network with respect to the input h of a layer, AGOP = E[JᵀJ]. Since J = B W with
 B = df/dz (z = W h + b, of the layer's width), only the B are ever formed: a chunk of samples at a time, and a chunk of
-outputs where a single sample would not fit. What becomes of them is up to the sum that they are folded into.
+outputs if a single sample would not fit. They are then folded into a sum.
 """
 
 import math
@@ -24,7 +24,7 @@ Probes = Callable[[Int[Array, " m"]], Float[Array, "b m c"]]
 
 
 class Function(eqx.Module):
-    """What is differentiated with respect to a shift of z: the prediction f(x), or the loss ℓ(f(x), y) as a vector."""
+    """The function to differentiate by a shift of z: the prediction f(x), or the loss ℓ(f(x), y) as a vector."""
 
     tap: Tap
     loss: Callable | None = eqx.field(static=True, default=None)
@@ -37,7 +37,7 @@ class Function(eqx.Module):
     def shapes(self, samples: Sample) -> tuple[int, Any]:
         """The number c of entries, and the shape and dtype of z, for a sample like these.
 
-        **Raises:** ValueError naming `net` where it does not map to a vector, `data` or `loss` where these do not fit.
+        **Raises:** ValueError naming `net` if it does not map to a vector; `data` or `loss` if they do not fit.
         """
         x = jax.ShapeDtypeStruct(samples[0].shape[1:], samples[0].dtype)
         prediction_of(self.tap.net, samples[0])
@@ -56,10 +56,10 @@ class Function(eqx.Module):
 
 
 class Rows(NamedTuple):
-    """Jacobians B of some samples and outputs, at `p` positions (1, but for convolutions) of `k` channels.
+    """Jacobians B of some samples and outputs, at `p` positions (1 except in convolutions) of `k` channels.
 
-    `weight`: of the samples, shared among the positions; `outputs`: which of the c outputs. Rows that fill a chunk up
-    have weight zero (samples) or are zero (outputs past the last).
+    `weight`: of the samples, shared among the positions; `outputs`: which of the c outputs. Rows that only complete a
+    chunk have weight zero (samples) or are zero (outputs after the last one).
     """
 
     B: Float[Array, "b m p k"]
@@ -123,7 +123,7 @@ def stream(
 class _Plan(NamedTuple):
     """How many samples and outputs at a time, and whether derivatives are taken forwards, from z to all outputs.
 
-    Instead of the outputs it may be random combinations of them.
+    Random combinations of outputs may take the place of the outputs.
     """
 
     samples: int
@@ -150,7 +150,7 @@ def _plan(function: Function, samples: Sample, c: int, z: Any, memory: int, prob
 
 
 def bytes_per_sample(function: Function, samples: Sample, z: Any) -> tuple[int, int]:
-    """What backpropagation keeps for one sample, and the largest array among it."""
+    """The memory that backpropagation needs for one sample, and that of the largest array in it."""
 
     def kept(count: int) -> list[int]:
         part = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), samples)

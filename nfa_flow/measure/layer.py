@@ -1,7 +1,7 @@
-"""Which layer of a network is meant, and what goes in and out of it.
+"""Which layer of a network is measured, and its inputs and outputs.
 
-A layer is looked at by a tap: the network is called with the layer replaced by one that adds a shift to its
-pre-activation z = W h + b. The derivative with respect to that shift is df/dz, whatever the network is made of.
+A layer is observed through a tap: the network is called with the layer replaced by one that adds a shift to its
+pre-activation z = W h + b. The derivative with respect to that shift is df/dz, for any network.
 """
 
 import types
@@ -29,8 +29,9 @@ _WITHOUT_MATRIX = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.Ba
 def find_layer(net: Any, layer: Layer | None) -> int | None:
     """The position of a layer among those with weights, or None for the whole input of the network.
 
-    That is meant by `layer` None, and by 1 in a network whose order is not known. Where the first layer is known to
-    multiply the whole input, as in an `MLP`, its position is returned: measurements are the same there, and cheaper.
+    The whole input is meant if `layer` is None, and by 1 in a network whose order of layers is not known. If the first
+    layer is known to multiply the whole input, as in an `MLP`, its position is returned: measurements are the same
+    there, and cheaper.
 
     **Raises:** ValueError naming `layer` or `net`.
     """
@@ -119,8 +120,8 @@ class Tap(eqx.Module):
 class _Shifted(eqx.Module):
     """A layer whose pre-activation is shifted.
 
-    The shift is hidden in the function: as an array of the module it would be frozen with the weights where a network
-    sends its layer through `stop_gradient`, and the derivative with respect to it would be lost.
+    The shift is part of the function. As an array of the module it would be frozen together with the weights if a
+    network uses its layer under `stop_gradient`, and the derivative with respect to it would be lost.
     """
 
     layer: Any
@@ -131,7 +132,7 @@ class _Shifted(eqx.Module):
 
     @property
     def weight(self) -> Array:
-        """That of the layer, for other layers that share it (`equinox.nn.Shared`)."""
+        """The weight of the layer, for other layers that share it (`equinox.nn.Shared`)."""
         return self.layer.weight
 
     @property
@@ -152,9 +153,9 @@ def patches(layer: Any, h: Float[Array, "..."]) -> Float[Array, "positions fan_i
 
 
 def by_code(layer: Layer) -> Layer:
-    """A function that names a layer, as one that equals all others of the same code; other layers as they are.
+    """A function that names a layer, as an object that equals all functions of the same code; other layers as they are.
 
-    So a lambda that is written out in a call is the same static argument at each call, and nothing compiles again.
+    So a lambda written in a call is the same static argument in each call, and nothing compiles again.
     """
     return _ByCode(layer) if isinstance(layer, types.FunctionType) else layer
 
@@ -211,7 +212,7 @@ def require_net(net: Any) -> None:
 
 
 def require_inputs(net: Any, x: Float[Array, "n ..."]) -> None:
-    """Raise unless `net` is a function, and samples are of the shape that it takes, as far as that is known."""
+    """Raise unless `net` is a function, and samples are of the shape that it takes, if that is known."""
     require_net(net)
     if type(net) not in (MLP, eqx.nn.MLP):
         return
@@ -221,12 +222,12 @@ def require_inputs(net: Any, x: Float[Array, "n ..."]) -> None:
 
 
 def _has_no_matrix(module: Any) -> bool:
-    """Whether nothing in a module can be a layer: activations, pooling, normalizations."""
+    """Whether a module contains nothing that can be a layer, such as activations, pooling and normalizations."""
     return isinstance(module, _WITHOUT_MATRIX) or not jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))
 
 
 def is_tied(layer: Any) -> bool:
-    """Whether a layer has no weights of its own but those of another, by `equinox.nn.Shared`."""
+    """Whether a layer has the weights of another layer instead of its own (`equinox.nn.Shared`)."""
     return not hasattr(layer.weight, "shape")
 
 

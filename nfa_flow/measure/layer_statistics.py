@@ -1,8 +1,7 @@
-"""What a layer takes in and what the loss sends back to it, streamed over the samples in chunks.
+"""The inputs of a layer and the loss gradients at it, streamed over the samples in chunks.
 
-For each sample these are the input h of the layer, its pre-activation z = W h + b and the loss gradient g = ∇_z ℓ; that
-at the input is Wᵀg. A convolution has one h (a patch), z and g for every position. What becomes of them is up to the
-sum that they are folded into.
+For each sample these are the input h of the layer, its pre-activation z = W h + b and the loss gradient g = ∇_z ℓ; the
+gradient at the input is Wᵀg. A convolution has one h (a patch), z and g for every position. They are folded into a sum.
 """
 
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from .layer import Layer, Tap, find_layer, patches, require_inputs, weighted_lay
 
 
 class LayerRows(NamedTuple):
-    """What one layer sees of `m` samples at `p` positions (1, but for convolutions).
+    """Inputs and gradients of one layer for `m` samples at `p` positions (1 except in convolutions).
 
-    `error`: by how much g would change if prediction and target changed by relative errors of size one. Where g is
-    smaller than machine epsilon times that, it is lost in the rounding of predictions that fit their targets.
-    `weight`: of the samples; zero for those that fill a chunk up.
+    `error`: the change of g for relative errors of size one in prediction and target. If g is smaller than machine
+    epsilon times this, it is rounding error of predictions that fit their targets. `weight`: of the samples; zero for
+    those that only complete a chunk.
     """
 
     h: Float[Array, "m p fan_in"]
@@ -41,7 +40,7 @@ Fold = Callable[[PyTree, LayerRows], PyTree]
 
 
 class LayerStream(eqx.Module):
-    """The samples of a data set as one layer sees them, about `memory` bytes of them at a time."""
+    """The inputs and gradients of one layer for a data set, about `memory` bytes of them at a time."""
 
     tap: Tap
     data: Dataset
@@ -52,7 +51,7 @@ class LayerStream(eqx.Module):
     def sizes(self) -> tuple[int, int, Any]:
         """(fan-in, k, dtype): the lengths of h and of z at one position, and the dtype of z.
 
-        **Raises:** ValueError naming `net`, `data` or `loss` where predictions and targets do not belong together.
+        **Raises:** ValueError naming `net`, `data` or `loss` if predictions and targets do not fit each other.
         """
         outputs, z = Function(self.tap).shapes((self.data.x, None))
         require_fitting(self.loss, jax.ShapeDtypeStruct((outputs,), z.dtype), self.data.y)
@@ -61,7 +60,7 @@ class LayerStream(eqx.Module):
 
     @property
     def chunks(self) -> int:
-        """The number of chunks that the samples are taken in."""
+        """The number of chunks into which the samples are divided."""
         n, samples = self.data.samples, (self.data.x, self.data.y)
         function = Function(self.tap, self.loss)
         kept, _ = bytes_per_sample(function, samples, function.shapes(samples)[1])

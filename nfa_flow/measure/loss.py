@@ -19,15 +19,15 @@ from .layer import require_inputs
 @from_run("loss")
 @full_precision
 def loss(net: Any, data: Dataset, *, loss: Loss | None = None) -> Float[Array, ""]:
-    """The weighted mean loss ℒ of the samples; for "mse" that is (1/2n) Σ‖f(x_i) − y_i‖². No weight decay.
+    """The weighted mean loss ℒ of the samples; for "mse" (1/2n) Σ‖f(x_i) − y_i‖². It does not include weight decay.
 
-    As an observable of a run it is the loss that the run minimizes; of a given loss use
+    As an observable of a run it is the loss that the run minimizes; for another loss use
     `equinox.Partial(nf.measure.loss, loss="cross_entropy")`.
 
     **Arguments:** `net`: maps a sample "d" to a prediction "c"; `data`; `loss`: a name or a function
-    `(prediction, target) -> scalar`. By default that of the run, and "mse" in a call by hand.
+    `(prediction, target) -> scalar`. By default that of the run, and "mse" in a direct call.
     **Returns:** a scalar ≥ 0 for the named losses.
-    **Raises:** ValueError naming `data` or `loss` where they do not fit the network or each other.
+    **Raises:** ValueError naming `data` or `loss` if they do not fit the network or each other.
     """
     loss = loss_or_default(loss)
     if not isinstance(data, Dataset):

@@ -1,9 +1,9 @@
-"""The empirical neural tangent kernel Θ = J Jᵀ, with J the Jacobian of all predictions by all parameters.
+"""The empirical neural tangent kernel Θ = J Jᵀ, where J is the Jacobian of all predictions by all parameters.
 
-J itself, n·c × P, is never formed. For any module a column of Θ is J (Jᵀe): one product backwards through a single
-sample, and one forwards through all of them. In an `MLP` the derivative with respect to W_l is the outer product of
-B_l = df/dz_l and the layer's input h_l, so that Θ = Σ_l (h_l·h_l') B_l B_l'ᵀ: a product of n·c rows as long as the
-layer is wide, not as long as it has parameters.
+J itself, n·c × P, is never formed. For any module a column of Θ is J (Jᵀe): one backward product through a single
+sample, and one forward product through all of them. In an `MLP` the derivative with respect to W_l is the outer product
+of B_l = df/dz_l and the layer's input h_l, so that Θ = Σ_l (h_l·h_l') B_l B_l'ᵀ: a product of n·c rows whose length is
+the width of the layer, not its number of parameters.
 
 Source: Jacot, Gabriel & Hongler 2018; Novak, Sohl-Dickstein & Schoenholz 2022 (ways to compute it).
 """
@@ -30,7 +30,7 @@ _RTOL = 1e-6
 
 
 def ntk(net: Any, data: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
-    """The empirical neural tangent kernel Θ = J Jᵀ, entry (i·c + a, j·c + b) being ∇f_a(x_i)·∇f_b(x_j).
+    """The empirical neural tangent kernel Θ = J Jᵀ, with entries (i·c + a, j·c + b) = ∇f_a(x_i)·∇f_b(x_j).
 
     Gradients are with respect to all floating-point arrays of the network.
 
@@ -53,13 +53,13 @@ def ntk_eigenvalues(
     """The eigenvalues of √w Θ √w, decreasing: the rates at which the flow of the linearized network learns.
 
     Here Θ = J m Jᵀ with the mobilities m of the flow, which `ntk` leaves out. With the sample weights w (1/n unless
-    given) the residuals of the squared loss obey r' = −Θ w r while Θ stands still; these are also the eigenvalues of
-    the Gauss–Newton matrix √m (Σ w_i J_iᵀJ_i) √m, whose others are zero.
+    given) the residuals of the squared loss obey r' = −Θ w r as long as Θ is constant. The nonzero eigenvalues are also
+    those of the Gauss–Newton matrix √m (Σ w_i J_iᵀJ_i) √m.
 
-    **Arguments:** `net`, `memory`: as in `ntk`; `data`: samples or a `Dataset`; `count`: only the largest so many, by
-    Lanczos, each within 10⁻⁶ of an eigenvalue (relative, or of a thousandth of the largest for smaller ones).
-    Without it, all n·c by a full decomposition. Static; `mobility`: as in `gradient_flow`. By default that of the run
-    whose observable this is; in a call by hand that of the network's parametrization, and 1 where it has none.
+    **Arguments:** `net`, `memory`: as in `ntk`; `data`: samples or a `Dataset`; `count`: how many of the largest, by
+    Lanczos, each within 10⁻⁶ of an eigenvalue (relative to it, or to a thousandth of the largest for smaller ones); by
+    default all n·c, by a full decomposition; static; `mobility`: as in `gradient_flow`. By default that of the run
+    whose observable this is; in a direct call that of the network's parametrization, or 1 without one.
     **Returns:** `count` or n·c numbers. Of an untrained relu network 20-64-64-1 (Gaussian weights over
     √fan_in) on 500 Gaussian samples the largest three are 11.5 ± 1.8, 1.7 ± 0.2 and 1.4 ± 0.2 (64 draws).
     **Raises:** as `ntk`; ValueError naming `mobility`, or `count` above n·c.
@@ -178,7 +178,7 @@ def _by_products(
 
 
 def _over_blocks(step: Any, theta: Array, x: Float[Array, "n ..."], size: int) -> Array:
-    """Apply `step(theta, start, samples)` to one block of samples after another; the last reaches back."""
+    """Apply `step(theta, start, samples)` to one block of samples after another; the last one may overlap another."""
     n, size = len(x), int(min(len(x), max(1, size)))
 
     def at(i: Array, theta: Array) -> Array:

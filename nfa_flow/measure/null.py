@@ -1,4 +1,4 @@
-"""What an alignment scores without any training: the baseline that every number is to be read against."""
+"""The alignment of untrained networks: the baseline for every number."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -36,16 +36,16 @@ def null_alignment(
     draws: int = 32,
     untrained: Callable[[PRNGKeyArray], Any] | None = None,
 ) -> Null:
-    """What `observable` measures on untrained networks of the same shape, with its spread.
+    """The value of `observable` on untrained networks of the same shape, with its spread.
 
     By default every weight matrix or kernel of `net` is replaced by independent Gaussian entries of the same root mean
-    square; biases and everything else stay. A trained network and its null then differ in the arrangement of the
-    weights, not in their size. Observables of the change since a start measure the draws against that same start.
+    square; biases and all other arrays do not change. A trained network and its null then differ in the arrangement of
+    the weights, not in their size. Observables of the change since a start compare the draws with the same start.
 
     **Arguments:** `net`: the network whose score is to be judged; `data`; `observable`: `(net, data) -> array` or tree
-    of arrays, such as `alignment(1/3)`; `key`: decides the draws; `draws`: how many, at least 2; `untrained`: instead,
-    a function from a key to an untrained network, such as `lambda key: MLP(widths, key=key, init=...)`.
-    **Returns:** a `Null`, its trees in the structure of what the observable returns. NaN where any draw is undefined.
+    of arrays, such as `alignment(1/3)`; `key`: PRNG key of the draws; `draws`: how many, at least 2; `untrained`: a
+    function from a key to an untrained network, used instead, such as `lambda key: MLP(widths, key=key, init=...)`.
+    **Returns:** a `Null`, with trees of the same structure as the observable's result. NaN if any draw is undefined.
     **Raises:** ValueError naming `draws`, `data` or `observable`.
     """
     require_integer("draws", draws, at_least=2)

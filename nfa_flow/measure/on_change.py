@@ -19,7 +19,7 @@ class OnChange(eqx.Module):
 
     @property
     def from_run(self) -> tuple[str, ...]:
-        """What a run supplies to the measurement."""
+        """The arguments that a run supplies to the measurement."""
         return getattr(self.observable, "from_run", ())
 
     def __call__(self, net: Any, data: Any, **supplied: Any) -> PyTree:
@@ -33,13 +33,13 @@ class OnChange(eqx.Module):
 
 
 def on_change(observable: Callable[..., PyTree], initial: Any, *, layer: Layer = 1) -> OnChange:
-    """`observable` of the network with ΔW_l = W_l − W_l(0) in the place of W_l, all other arrays left as they are.
+    """`observable` of the network in which ΔW_l = W_l − W_l(0) takes the place of W_l; all other arrays stay.
 
-    AGOP is then that of another function than the trained network, since activations are computed from ΔW_l too. This
-    is what the scripts of Radhakrishnan et al. for fully connected networks measure: they subtract the start in place
-    before they compute AGOP. `on_change(alignment(1.0), initial)` gives the number of the script of 2022 and
-    `on_change(nfa_pearson_2024(), initial)` that of 2024. The papers take the AGOP of the trained network, and so do
-    `nfa_cosine_2022` and `nfa_pearson_2024`.
+    AGOP is then not that of the trained network, because activations are also computed from ΔW_l. The scripts of
+    Radhakrishnan et al. for fully connected networks measure this: they subtract the start in place before they compute
+    AGOP. `on_change(alignment(1.0), initial)` gives the number of the script of 2022 and
+    `on_change(nfa_pearson_2024(), initial)` that of 2024. The papers use the AGOP of the trained network, as
+    `nfa_cosine_2022` and `nfa_pearson_2024` do.
 
     **Arguments:** `observable`: `(net, data) -> array`; `initial`: the network at the start; `layer`: as in
     `alignment`.

@@ -1,4 +1,4 @@
-"""Eigenvalues of NFM and AGOP side by side, and how many directions they are spread over.
+"""Eigenvalues of NFM and AGOP, and over how many directions they are spread.
 
 AGOP's eigenvalues are the squared singular values of a factor F, AGOP = FᵀF, which keeps the relative accuracy of the
 small ones; NFM's are those of W_l. Their derivatives need no factor: λ' = vᵀ AGOP' v.
@@ -23,10 +23,10 @@ from .layer import Layer, is_tied, layer_weight, require_net, unfolded, weighted
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues ≥ 0, as many as the layer's fan-in or fan-out, whichever is less; any further ones are zero.
+    """Eigenvalues ≥ 0: as many as the smaller of the layer's fan-in and fan-out; all others are zero.
 
     `agop`, `nfm`: each matrix's own, decreasing; `nfm_along_agop`: vᵀ NFM v over the eigenvectors v of AGOP, in the
-    order of `agop`; NaN where AGOP's eigenvalue is zero to rounding, so that its eigenvector says nothing.
+    order of `agop`; NaN if AGOP's eigenvalue is zero up to rounding, so that its eigenvector is arbitrary.
     """
 
     agop: Float[Array, " r"]
@@ -35,7 +35,7 @@ class Spectrum(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """How many directions NFM and AGOP are spread over; between 1 and their rank."""
+    """Over how many directions NFM and AGOP are spread; between 1 and their rank."""
 
     nfm: Float[Array, ""]
     agop: Float[Array, ""]
@@ -44,12 +44,12 @@ class Ranks(NamedTuple):
 def spectrum(net: Any, data: Samples, *, layer: Layer = 1) -> Spectrum:
     """The eigenvalues of NFM = W_lᵀW_l and AGOP, and those of NFM in the eigenbasis of AGOP.
 
-    Where the ansatz NFM ∝ AGOP^α holds, `nfm_along_agop` is `nfm` and a straight line over `agop` in logarithms, with
-    the slope α. Equal eigenvalues of AGOP leave the choice of their eigenvectors open; then only the sum of
-    `nfm_along_agop` over them has a meaning. Differentiable once, where the eigenvalues of AGOP are distinct.
+    If the ansatz NFM ∝ AGOP^α holds, `nfm_along_agop` equals `nfm`, and its logarithm against that of `agop` is a
+    straight line of slope α. The eigenvectors of equal eigenvalues of AGOP are not unique; then only the sum of
+    `nfm_along_agop` over them has a meaning. Differentiable once, if the eigenvalues of AGOP are distinct.
 
-    **Arguments:** `net`, `data`, `layer`: as in `agop`; an observable as it is.
-    **Returns:** a `Spectrum`. At the input of a module of unknown order it has d entries.
+    **Arguments:** `net`, `data`, `layer`: as in `agop`. The function is an observable.
+    **Returns:** a `Spectrum`. It has d entries at the input of a module whose order of layers is not known.
     **Raises:** as `agop`.
     **Source:** Radhakrishnan et al. 2024 (the matrices); Golub & Van Loan, Matrix Computations, ch. 8.6.
     """
@@ -59,9 +59,9 @@ def spectrum(net: Any, data: Samples, *, layer: Layer = 1) -> Spectrum:
 def effective_rank(net: Any, data: Samples, *, layer: Layer = 1) -> Ranks:
     """exp(−Σ p_i log p_i) with p_i = λ_i/Σλ, for the eigenvalues of NFM and of AGOP; between 1 and the rank.
 
-    NaN where the matrix is zero to working precision. Untrained networks: NFM 17.0 ± 0.2, AGOP 9.9 ± 1.5, of 20.
+    NaN if the matrix is zero to working precision. Untrained networks: NFM 17.0 ± 0.2, AGOP 9.9 ± 1.5, of 20.
 
-    **Arguments:** `net`, `data`, `layer`: as in `agop`; an observable as it is.
+    **Arguments:** `net`, `data`, `layer`: as in `agop`. The function is an observable.
     **Returns:** a `Ranks`.
     **Source:** Roy & Vetterli 2007.
     """
@@ -71,10 +71,10 @@ def effective_rank(net: Any, data: Samples, *, layer: Layer = 1) -> Ranks:
 def stable_rank(net: Any, data: Samples, *, layer: Layer = 1) -> Ranks:
     """‖W‖²_F/‖W‖²_2 of the weights W_l ("nfm") and of a factor F of AGOP = FᵀF ("agop"); between 1 and the rank.
 
-    That is the trace over the largest eigenvalue, for NFM and for AGOP. NaN where the matrix is zero to working
+    This is the trace divided by the largest eigenvalue, for NFM and for AGOP. NaN if the matrix is zero to working
     precision. Untrained networks: NFM 9.1 ± 0.6, AGOP 2.7 ± 0.6, of 20.
 
-    **Arguments:** `net`, `data`, `layer`: as in `agop`; an observable as it is.
+    **Arguments:** `net`, `data`, `layer`: as in `agop`. The function is an observable.
     **Returns:** a `Ranks`.
     **Source:** Rudelson & Vershynin 2007.
     """
@@ -84,14 +84,14 @@ def stable_rank(net: Any, data: Samples, *, layer: Layer = 1) -> Ranks:
 def spectral_norm(net: Any, data: Any = None) -> tuple[Float[Array, ""], ...]:
     """‖W_l‖_2, the largest singular value, of every layer with weights, in order.
 
-    Of a convolution it is that of the unfolded kernel, channels out × (channels in · kernel), the map of one patch; it
+    For a convolution it is that of the unfolded kernel, channels out × (channels in · kernel), which maps one patch; it
     is not the norm of the convolution as a map between images. Untrained networks: 2.7, 1.9 and 1.0, each ± 0.1.
 
-    **Arguments:** `net`: a network of `equinox.nn.Linear`s and `Conv`s; `data`: unused, so that it serves as an
+    **Arguments:** `net`: a network of `equinox.nn.Linear`s and `Conv`s; `data`: not used; with it the function is an
     observable.
     **Returns:** one scalar per layer.
-    **Raises:** ValueError naming `net` without such a layer, or with layers stacked into one.
-    **Source:** Yang, Simon & Bernstein 2023: features are learned where it stays of order √(fan_out/fan_in).
+    **Raises:** ValueError naming `net` if it has no such layer, or layers stacked into one.
+    **Source:** Yang, Simon & Bernstein 2023: features are learned if it stays of order √(fan_out/fan_in).
     """
     layers = weighted_layers(at_least_single(net))
     if not layers:
@@ -107,7 +107,7 @@ def spectral_norm(net: Any, data: Any = None) -> tuple[Float[Array, ""], ...]:
 class AlongAgop(NamedTuple):
     """`agop` and `nfm_along_agop` of a `Spectrum`, and the singular value up to which AGOP's factor is rounding.
 
-    `resolved`: whether an eigenvalue of AGOP is more than rounding; `nfm_along_agop` is zero where it is not.
+    `resolved`: whether an eigenvalue of AGOP is more than rounding; `nfm_along_agop` is zero otherwise.
     """
 
     agop: Float[Array, " r"]
@@ -117,7 +117,7 @@ class AlongAgop(NamedTuple):
 
 
 def spectrum_along_agop(net: Any, data: Samples, layer: Layer) -> AlongAgop:
-    """What of the spectrum belongs to AGOP's eigenbasis."""
+    """The part of the spectrum in AGOP's eigenbasis."""
     require_net(net)
     if is_whole(data):
         return AlongAgop(*_of_agop(net, data, layer))
@@ -138,7 +138,7 @@ def _of_agop(net: Any, data: Any, layer: Layer) -> tuple[Array, Array, Array, Ar
 
 @_of_agop.def_jvp
 def _of_agop_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    """The value through a factor, its derivative through assembled matrices, which zero eigenvalues do not disturb."""
+    """The value from a factor, its derivative from assembled matrices, for which zero eigenvalues are no problem."""
     net, data, layer = primals
     matrices = lambda net, data, layer: feature_pair(net, data, layer, factor=False, reduce=False)
     full, change = eqx.filter_jvp(matrices, primals, tangents)
@@ -162,7 +162,7 @@ def _value(pair: FeaturePair) -> tuple[Float[Array, " r"], Float[Array, " r"], B
 def _slope(pair: FeaturePair, full: FeaturePair, change: Any) -> tuple[Array, Array, None, None]:
     """Perturbation of eigenvalues and eigenvectors, in the eigenbasis of AGOP within the span of the weights.
 
-    What leaves that span moves an eigenvector into the null space of NFM, which vᵀ NFM v does not see.
+    Changes of an eigenvector out of that span are in the null space of NFM and do not change vᵀ NFM v.
     """
     assert pair.F is not None and full.G is not None
     _, s, Vt = jnp.linalg.svd(pair.F, full_matrices=True)

@@ -1,8 +1,8 @@
 """Angles between the leading eigenspaces of NFM and AGOP, and to the true index space.
 
 Between subspaces with orthonormal bases A and B the cosines of the principal angles are the singular values of AᵀB, the
-sines those of (I − AAᵀ)B. The cosine of a small angle has lost it, and so has the sine of one near a right angle;
-the arctangent of both is accurate everywhere.
+sines those of (I − AAᵀ)B. The cosine does not resolve small angles, nor the sine angles near π/2; the arctangent of
+both is accurate everywhere.
 
 The scores of untrained networks are means ± standard deviations over 64 draws of a relu network 20-64-64-1 (Gaussian
 weights over √fan_in) on 500 Gaussian samples.
@@ -28,13 +28,13 @@ from .layer import Layer, by_code, layer_weight
 def principal_angles(net: Any, data: Samples, *, rank: int, layer: Layer = 1) -> Float[Array, " rank"]:
     """Principal angles between the spaces of the `rank` leading eigenvectors of NFM and of AGOP, increasing.
 
-    In radians, between 0 and π/2; all zero where the ansatz NFM ∝ AGOP^α holds, for any α. NaN where one of the
-    spaces is undefined to rounding: fewer than `rank` eigenvalues above zero, or the next one equal to the last.
-    Untrained networks at rank 2: 0.8 ± 0.2 and 1.3 ± 0.2.
+    In radians, between 0 and π/2; all zero if the ansatz NFM ∝ AGOP^α holds, for any α. NaN if one of the spaces is
+    undefined up to rounding: it has fewer than `rank` eigenvalues above zero, or the next eigenvalue is equal to the
+    last one. Untrained networks at rank 2: 0.8 ± 0.2 and 1.3 ± 0.2.
 
     **Arguments:** `net`, `data`, `layer`: as in `agop`; `rank`: the dimension of the spaces, at most the layer's
     fan-in, static. For an observable use `equinox.Partial(principal_angles, rank=2)`.
-    **Returns:** one angle per dimension, with derivatives forwards only (`jax.jvp`).
+    **Returns:** one angle per dimension, with forward derivatives only (`jax.jvp`).
     **Raises:** as `agop`; ValueError naming `rank`.
     **Source:** Björck & Golub 1973; Knyazev & Argentati 2002.
     """
@@ -58,8 +58,8 @@ class SubspaceOverlap(eqx.Module):
 def subspace_overlap(rank: int, *, layer: Layer = 1) -> SubspaceOverlap:
     """The mean cos² of the principal angles between the leading eigenspaces of NFM and AGOP, in [0, 1].
 
-    Independent random subspaces of R^d score rank/d on average. AGOP = WᵀKW is not independent of NFM = WᵀW: untrained
-    networks score 0.29 ± 0.13 at rank 2, where 2/20 would be independent. NaN where `principal_angles` are.
+    Independent random subspaces of R^d have rank/d on average. AGOP = WᵀKW is not independent of NFM = WᵀW: untrained
+    networks score 0.29 ± 0.13 at rank 2, while independent spaces would score 2/20. NaN if `principal_angles` are NaN.
 
     **Arguments:** `rank`, `layer`: as in `principal_angles`.
     **Returns:** an observable `(net, data) -> scalar`.
@@ -72,12 +72,12 @@ def subspace_overlap(rank: int, *, layer: Layer = 1) -> SubspaceOverlap:
 def index_angles(net: Any, data: Dataset, *, of: str = "agop", layer: Layer = 1) -> Float[Array, " rank"]:
     """Principal angles between the true index space of the data and as many leading eigenvectors, increasing.
 
-    In radians, between 0 and π/2; zero where the network looks only where the targets depend on the inputs. NaN where
-    the eigenspace is undefined to rounding, as in `principal_angles`. Untrained networks, for two of 20 inputs:
-    1.2 ± 0.1 and 1.4 ± 0.1 for either matrix.
+    In radians, between 0 and π/2; zero if the network depends only on those directions of the inputs on which the
+    targets depend. NaN if the eigenspace is undefined up to rounding, as in `principal_angles`. Untrained networks, for
+    two of 20 inputs: 1.2 ± 0.1 and 1.4 ± 0.1 for either matrix.
 
-    **Arguments:** `net`, `layer`: as in `agop`, a layer that sees the inputs; `data`: with an `index`, whose columns
-    span that space; `of`: "agop" or "nfm".
+    **Arguments:** `net`, `layer`: as in `agop`, for a layer applied to the inputs; `data`: with an `index`, whose
+    columns span that space; `of`: "agop" or "nfm".
     **Returns:** one angle per column of `data.index`.
     **Raises:** as `agop`; ValueError naming `data`, `of` or `layer`.
     **Source:** Björck & Golub 1973; Knyazev & Argentati 2002.
