@@ -1,8 +1,8 @@
-"""Closed forms and predictions to lay over computed trajectories.
+"""Closed forms and predictions, for comparison with computed trajectories.
 
-They share no code with the flow: numpy and scipy on the host, float64 whatever JAX is set to. The one exception is the
-ridge regression after one gradient step, which is JAX: its test loss is a derivative of its training loss, and both may
-be traced and batched over all that they depend on.
+They share no code with the flow: they use numpy and scipy on the host, in float64 for any setting of JAX. The one
+exception is the ridge regression after one gradient step, which uses JAX: its test loss is a derivative of its training
+loss, and both may be traced and batched over all numbers on which they depend.
 """
 
 from .balance import balance_decay as balance_decay

@@ -1,4 +1,4 @@
-"""Arguments of the closed forms: float64 numpy arrays on the host, whatever JAX is set to."""
+"""Arguments of the closed forms: float64 numpy arrays on the host, for any setting of JAX."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def as_number(argument: str, value: Number, **bounds: float | int) -> float:
 def as_array(argument: str, value: ArrayLike, *shape: Any) -> Float64[np.ndarray, "..."]:
     """`value` as finite float64 numbers of `shape`: a size for each axis, or a name for any; `...` for any shape.
 
-    **Raises:** ValueError naming `argument` when the shape differs or an entry is NaN or infinite.
+    **Raises:** ValueError naming `argument` if the shape differs or an entry is NaN or infinite.
     """
     try:
         array = np.asarray(value)

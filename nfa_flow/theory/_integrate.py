@@ -18,13 +18,13 @@ def integrate(
 ) -> list[Float64[np.ndarray, "t ..."]]:
     """Arrays through time, by DOP853 at a relative tolerance of 1e-12.
 
-    Each time ends a step of its own: the interpolant between steps is less accurate.
+    A step ends at each of the times, because the interpolant between steps is less accurate.
 
-    **Arguments:** `times`: (t,), non-negative, ascending; `field`: arrays → their derivatives; `start`: arrays at
-    t = 0; `atol`: of each step, relative to the largest entry at the last of the times before it (of
-    zeros, to what their derivatives would make of them until the next).
+    **Arguments:** `times`: (t,), non-negative, ascending; `field`: arrays → their derivatives; `start`: arrays at t =
+    0; `atol`: of each step, relative to the largest entry at the time before it (if all entries are zero there: to
+    their derivatives times the distance to the next time).
     **Returns:** every array at `times`.
-    **Raises:** ValueError for times that do not ascend, RuntimeError if scipy gives up.
+    **Raises:** ValueError for times that do not ascend, RuntimeError if scipy fails.
     """
     from scipy.integrate import solve_ivp
 

@@ -1,8 +1,8 @@
-"""Quadrature of a piecewise smooth function, wherever its kinks and jumps are.
+"""Quadrature of a piecewise smooth function with kinks and jumps at unknown places.
 
-Gauss–Legendre rules on panels. A Gauss–Hermite rule over the whole line would do for smooth functions, but its error
-falls like 1/nodes where there is a kink. Here a panel on which rules of 20 and 10 nodes disagree is halved, until it
-does not count.
+Gauss–Legendre rules on panels. A Gauss–Hermite rule over the whole line is enough for smooth functions, but with a kink
+its error falls only like 1/nodes. Here a panel on which rules of 20 and 10 nodes disagree is halved, until the
+difference is negligible.
 """
 
 from collections.abc import Callable
@@ -33,9 +33,9 @@ class Rule(NamedTuple):
 
 
 def adapted_rules(argument: str, function: Callable[[Any], Any], bound: float) -> tuple[Rule, Rule]:
-    """Rules of 20 and of 10 nodes on panels of [−bound, bound] that suit a function; they differ by the latter's error.
+    """Rules of 20 and of 10 nodes on panels of [−bound, bound] that fit a function; they differ by the latter's error.
 
-    **Raises:** ValueError naming `argument` where the function is not finite, or not piecewise smooth.
+    **Raises:** ValueError naming `argument` if the function is not finite, or not piecewise smooth.
     """
     ends = np.linspace(-bound, bound, 2 * int(np.ceil(bound)) * _PANELS_PER_UNIT + 1)
     left, right, settled = ends[:-1], ends[1:], []
@@ -78,7 +78,7 @@ def _reference(nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def values_of(
     argument: str, function: Callable[[Any], Any], z: Float64[np.ndarray, "..."]
 ) -> Float64[np.ndarray, "..."]:
-    """f(z) in float64, also where JAX is set to float32 or is tracing."""
+    """f(z) in float64, even if JAX is set to float32 or is tracing."""
     elementwise = "a function of an array, elementwise"
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         values = called(argument, elementwise, lambda: np.asarray(function(jnp.asarray(z)), np.float64))

@@ -5,17 +5,18 @@ h_l = W_l⋯W_2u, g_l = W_{l+1}ᵀ⋯W_{L−1}ᵀvᵀ and E = P S_xx − S_yx gr
 
     u' = −g_1 E,   W_l' = −g_l E h_{l−1}ᵀ/n,   v' = −E h_{L−1}ᵀ.
 
-All that it meets are words in the W_l(0) and their transposes, applied to u(0) or v(0)ᵀ, and scalar products of these
-over n. The W_l(0) of 1 < l < L are square Gaussian matrices of variance 1/n: for n = ∞ they are free, u(0) and v(0) are
-independent of them, and so
+All vectors in these equations are words in the W_l(0) and their transposes, applied to u(0) or v(0)ᵀ, and scalar
+products of these over n. The W_l(0) of 1 < l < L are square Gaussian matrices of variance 1/n: for n = ∞ they are free,
+u(0) and v(0) are independent of them, and so
 
-- applied to a word, W_l(0) gives a new word of the next layer, orthogonal to all before, and adds the word from which
-  W_l(0)ᵀ has made this one, if that is where it comes from;
+- applied to a word, W_l(0) gives a new word of the next layer, orthogonal to all earlier ones, plus the word from which
+  W_l(0)ᵀ has made this one, if it was made so;
 - the words made from one column are a tree, and the W_l(0) its edges.
 
-The infinitely wide network is then the plain gradient flow of a sparse one whose neurons are words: for two layers that
-of `infinite_linear_mup`. Cut at words of k letters it is finite, and its error falls faster than geometrically in k.
-These are the equations of dynamical mean-field theory in other coordinates, which need no grid in time.
+The infinitely wide network is then the plain gradient flow of a sparse one whose neurons are words; for two layers it
+is that of `infinite_linear_mup`. If only words of at most k letters are kept, the network is finite, and the error
+falls faster than geometrically in k. These are the equations of dynamical mean-field theory in other coordinates, which
+need no grid in time.
 
 **Source:** Bordelon & Pehlevan 2022 (dynamical mean-field theory of deep linear networks); Voiculescu 1991 (Gaussian
 matrices are asymptotically free, as creation and annihilation operators are).
@@ -50,15 +51,15 @@ def infinite_deep_linear_mup(
 ) -> LinearMuP:
     """A deep linear network under gradient flow with the mobilities of `nf.nets.muP()`, in the limit of infinite width.
 
-    It starts from independent weights, those of the hidden layers with the variance 1/n. Words are made two letters
-    longer until that changes nothing by more than `rtol` of its largest entry.
+    It starts from independent weights; those of the hidden layers have the variance 1/n. The words become two letters
+    longer until no result changes by more than `rtol` of its largest entry.
 
     **Arguments:** `times`: (t,), non-negative, ascending; `S_xx`: XᵀX/samples, (d, d), and `S_yx`: YᵀX/samples, (c, d),
     for data in rows; `depth`: L ≥ 2; `alpha`: variance of the entries of W_1 at the start, 1/d by default; `beta`: n²
     times that of W_L; `rtol`: relative error, at least 1e-9.
     **Returns:** a `LinearMuP`: W_1ᵀW_1/n, P = W_L⋯W_1, nW_LW_Lᵀ and AGOP = PᵀP.
-    **Raises:** ValueError for shapes that do not fit or an argument out of range; RuntimeError where words become too
-    many before `rtol` is reached, as they do for long training of many layers.
+    **Raises:** ValueError for shapes that do not fit or an argument out of range; RuntimeError if there are too many
+    words before `rtol` is reached, as in long training of many layers.
     """
     S_yx = as_array("S_yx", S_yx, "c", "d")
     S_xx = as_array("S_xx", S_xx, S_yx.shape[1], S_yx.shape[1])

@@ -1,4 +1,4 @@
-"""A balanced deep linear network seen from outside: its end-to-end matrix obeys an ODE of its own."""
+"""The end-to-end matrix of a balanced deep linear network, which obeys an ODE of its own."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -16,9 +16,9 @@ def end_to_end_flow(
         P' = −Σ_{j=1}^{L} (PPᵀ)^{(L−j)/L} E (PᵀP)^{(j−1)/L} − LλP,   E = P S_xx − S_yx.
 
     Integrated by scipy's DOP853 at a relative tolerance of 1e-12 from one time to the next, with an absolute tolerance
-    of 1e-14 of the largest entry at the start of each stretch: let the times follow a small start as it grows. The flow
-    conserves the rank of P, and so does the field: it leaves out the directions in which P0 vanishes, where rounding
-    would grow.
+    of 1e-14 of the largest entry at the earlier time: after a small start choose times that follow its growth. The flow
+    conserves the rank of P. So does the field: it leaves out the directions in which P0 vanishes, in which rounding
+    errors would grow.
 
     **Arguments:** `times`: (t,), non-negative, ascending; `P0`: P at t = 0, (c, d); `S_xx`: XᵀX/n, (d, d);
     `S_yx`: YᵀX/n, (c, d), for data in rows; `depth`: L ≥ 1; `weight_decay`: λ ≥ 0.
@@ -59,5 +59,5 @@ def balanced_nfm(P: ArrayLike, depth: int) -> Float64[np.ndarray, "d d"]:
 
 
 def _power(basis, s, exponent):
-    """(Q diag(s²) Qᵀ)^exponent for orthonormal columns Q; the power 0 is the identity, also outside their span."""
+    """(Q diag(s²) Qᵀ)^exponent for orthonormal columns Q; the power 0 is the identity on the whole space."""
     return np.eye(len(basis)) if exponent == 0 else (basis * s ** (2 * exponent)) @ basis.T

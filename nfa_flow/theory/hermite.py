@@ -26,8 +26,8 @@ _NONE = 1e-8  # a coefficient that contributes less than this, relative to the f
 class Hermite(NamedTuple):
     """A function by its `coefficients` c_0 … c_K and, with all orders, `square` E[f(Z)²] and `slope_square` E[f'(Z)²].
 
-    `error` is what quadrature may have missed of each √k! c_k and of the root of `square`, relative to that root. Jumps
-    make `slope_square` infinite; what stands there is some large number then.
+    `error` bounds the quadrature error of each √k! c_k and of the root of `square`, relative to that root. If the
+    function has jumps, `slope_square` is infinite, and the value given is an arbitrary large number.
     """
 
     coefficients: Float[Array | np.ndarray, " k"]
@@ -47,7 +47,7 @@ class Hermite(NamedTuple):
 
     @property
     def slope_variance(self) -> Any:
-        """Var f'(Z) = Σ_{k≥2} k k! c_k², as E[f'(Z)] = c_1."""
+        """Var f'(Z) = Σ_{k≥2} k k! c_k², because E[f'(Z)] = c_1."""
         return self.slope_square - self.coefficients[1] ** 2
 
     def has(self, order: int) -> bool:
@@ -95,19 +95,19 @@ def hermite_series(coefficients: ArrayLike) -> HermiteSeries:
 def hermite(function: Activation | HermiteSeries, *, max_order: int = 12) -> Hermite:
     """The Hermite coefficients of an activation, a link, or any function of an array.
 
-    Kinks and jumps may be anywhere and need not be told. A bump that is narrower than 0.01 may be missed.
+    Kinks and jumps may be anywhere; they are found. A bump that is narrower than 0.01 may be missed.
 
     **Arguments:** `function`: a name as in `nf.nets.ACTIVATIONS`, or a function of an array, elementwise;
     `max_order`: the last order K ≥ 1.
-    **Returns:** a `Hermite`, in float64 whatever JAX is set to.
+    **Returns:** a `Hermite`, in float64 for any setting of JAX.
     **Raises:** ValueError for a function that is not finite or not piecewise smooth, or whose E[f(Z)²] is infinite or
-    not settled within |Z| ≤ 20.
+    has not converged within |Z| ≤ 20.
     """
     return expanded("function", function, max_order)
 
 
 def expanded(argument: str, function: Activation | HermiteSeries, max_order: int) -> Hermite:
-    """`hermite`, of what a caller knows under the name `argument`."""
+    """`hermite` of a function that has the name `argument` in errors."""
     require_integer("max_order", max_order, at_least=1)
     if isinstance(function, HermiteSeries):
         c = np.zeros(max(max_order + 1, len(function.coefficients)))
@@ -132,7 +132,7 @@ def require_expansion(argument: str, value: Any) -> None:
 
 
 def information_exponent(expansion: Hermite) -> int | None:
-    """The least order k ≥ 1 with c_k ≠ 0, or None where no order that was computed has one.
+    """The least order k ≥ 1 with c_k ≠ 0, or None if all computed orders have c_k = 0.
 
     One gradient step learns from a teacher of exponent 1 only.
 

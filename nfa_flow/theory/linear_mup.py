@@ -1,22 +1,22 @@
-"""The two-layer linear network in the maximal update parametrization, closed at every width, the infinite one included.
+"""The two-layer linear network in the maximal update parametrization: closed equations at every width and at infinity.
 
-With f(x) = Px, P = W_2W_1, hidden width n and the mobilities n and 1/n of muP, gradient flow of the squared loss is
-closed in A = W_1ᵀW_1/n, P and C = nW_2W_2ᵀ, which know nothing of n:
+With f(x) = Px, P = W_2W_1, hidden width n and the mobilities n and 1/n of muP, gradient flow of the squared loss is a
+closed system for A = W_1ᵀW_1/n, P and C = nW_2W_2ᵀ, without n in it:
 
     A' = −(PᵀE + EᵀP),   P' = −(CE + EA),   C' = −(EPᵀ + PEᵀ),   E = P S_xx − S_yx.
 
 Only the start depends on n: it is random with deviations of order n^{−½}, and A = αI, P = 0, C = βI for n = ∞, when W_1
 starts with the variance α and W_2 with β/n². So NFM = nA and AGOP = PᵀP are known exactly at infinite width.
 
-They are tied at all times, for any data and any loss. Gradient flow conserves D = vᵀv − uuᵀ of u = W_1/√n, v = √n W_2.
-At n = ∞ (D + αI)(D − βI) = 0 at the start, hence always; between the two layers this reads
+They are related at all times, for any data and any loss. Gradient flow conserves D = vᵀv − uuᵀ of u = W_1/√n, v = √n
+W_2. At n = ∞ (D + αI)(D − βI) = 0 at the start, hence always; between the two layers this reads
 
     AGOP = A² + (β − α)A − αβI,   so that   NFM/n = A = ½[(α − β)I + ((α + β)²I + 4 AGOP)^{½}]:
 
-NFM is an affine function of AGOP where AGOP ≪ (α + β)², and of its square root where AGOP ≫ (α + β)².
+NFM is an affine function of AGOP if AGOP ≪ (α + β)², and of its square root if AGOP ≫ (α + β)².
 
-**Source:** Bordelon & Pehlevan 2022 (closed equations of deep linear networks at infinite width); the tie between NFM
-and AGOP extends that of λ-balanced networks, Dominé et al. 2024.
+**Source:** Bordelon & Pehlevan 2022 (closed equations of deep linear networks at infinite width); the relation between
+NFM and AGOP extends that of λ-balanced networks, Dominé et al. 2024.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from ._integrate import integrate
 
 
 class LinearMuP(NamedTuple):
-    """A two-layer linear muP network through time, in what does not depend on its width n.
+    """A two-layer linear muP network through time, in quantities that have a limit for infinite width n.
 
     `nfm` = A = W_1ᵀW_1/n (the NFM itself is n times that), `end_to_end` = P = W_2W_1, `readout` = C = nW_2W_2ᵀ and
     `agop` = PᵀP.
@@ -42,7 +42,7 @@ class LinearMuP(NamedTuple):
 
 
 def linear_mup(times: ArrayLike, W_1: ArrayLike, W_2: ArrayLike, S_xx: ArrayLike, S_yx: ArrayLike) -> LinearMuP:
-    """A network of finite width under gradient flow with the mobilities n and 1/n, as of `nf.nets.muP()`.
+    """A network of finite width under gradient flow with the mobilities n and 1/n, those of `nf.nets.muP()`.
 
     Integrated by scipy's DOP853 at a relative tolerance of 1e-12 of the largest entry.
 
@@ -61,10 +61,10 @@ def infinite_linear_mup(
 ) -> LinearMuP:
     """The limit of infinite width, from independent weights.
 
-    It is also the plain gradient flow of a network of the finite width d + c from [√α I; 0] and [0, √β I].
+    It is also the plain gradient flow of a network of finite width d + c that starts from [√α I; 0] and [0, √β I].
 
     **Arguments:** `times`, `S_xx`, `S_yx`: as in `linear_mup`; `alpha`: variance of the entries of W_1 at the start,
-    1/d by default, as of `nf.nets.muP()`; `beta`: n² times that of W_2.
+    1/d by default, as in `nf.nets.muP()`; `beta`: n² times that of W_2.
     **Returns:** a `LinearMuP`.
     **Raises:** ValueError for shapes that do not fit or a variance that is not positive.
     """
@@ -81,7 +81,7 @@ def infinite_width_nfm(P: ArrayLike, *, alpha: Number | None = None, beta: Numbe
 
     **Arguments:** `P`: end-to-end matrix, (c, d); `alpha`, `beta`: as in `infinite_linear_mup`.
     **Returns:** (d, d).
-    **Raises:** ValueError for something else than a matrix, or a variance that is not positive.
+    **Raises:** ValueError if `P` is not a matrix, or a variance is not positive.
     """
     P = as_array("P", P, "c", "d")
     alpha, beta = start_variances(alpha, beta, P.shape[1])
@@ -92,9 +92,9 @@ def infinite_width_nfm(P: ArrayLike, *, alpha: Number | None = None, beta: Numbe
 
 
 def start_variances(alpha: Number | None, beta: Number, inputs: int) -> tuple[float, float]:
-    """α and β as numbers, 1/d where there is no α.
+    """α and β as numbers; α is 1/d if it is None.
 
-    **Raises:** ValueError for one that is not positive.
+    **Raises:** ValueError if one is not positive.
     """
     alpha = 1 / inputs if alpha is None else as_number("alpha", alpha, above=0)
     return alpha, as_number("beta", beta, above=0)

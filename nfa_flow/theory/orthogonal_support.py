@@ -1,12 +1,12 @@
 """A nonlinear network that fits its data exactly and breaks the Neural Feature Ansatz at every exponent.
 
-f(x) = Σ_i a_i relu(w_iᵀx) sees the inputs e_i with probability p_i and target y_i > 0. From the balanced start W_1 =
-diag(√s0_i), a_i = √s0_i each neuron answers to one input alone and is a mode of depth 2 with input variance p_i,
+f(x) = Σ_i a_i relu(w_iᵀx) has the inputs e_i with probability p_i and target y_i > 0. From the balanced start W_1 =
+diag(√s0_i), a_i = √s0_i each neuron depends on one input only and is a mode of depth 2 with input variance p_i,
 
     s_i' = 2 p_i s_i (y_i − s_i),   NFM = diag(s_i),   AGOP = diag(p_i s_i²).
 
-At exact fit NFM = diag(y_i) but AGOP = diag(p_i y_i²): the data's frequencies enter the one and not the other, and can
-even reverse the order of the eigenvalues, which no power α > 0 undoes.
+At exact fit NFM = diag(y_i) but AGOP = diag(p_i y_i²): only AGOP depends on the frequencies of the data. They can even
+reverse the order of its eigenvalues, and no power α > 0 restores it.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ _ANGLES = 400  # exponents tried before the best is refined, equally spaced in a
 
 
 class OrthogonalSupport(NamedTuple):
-    """Diagonals of `nfm` and `agop`, which are diagonal matrices throughout."""
+    """Diagonals of `nfm` and `agop`, which are diagonal matrices at all times."""
 
     nfm: Float64[np.ndarray, "*t d"]
     agop: Float64[np.ndarray, "*t d"]
@@ -47,9 +47,9 @@ def orthogonal_support(
 
 
 def orthogonal_support_limit(targets: ArrayLike, probabilities: ArrayLike) -> OrthogonalSupport:
-    """NFM = diag(y_i) and AGOP = diag(p_i y_i²), where the flow ends, at exact fit.
+    """NFM = diag(y_i) and AGOP = diag(p_i y_i²): the limit of the flow, at exact fit.
 
-    **Arguments:** as of `orthogonal_support`.
+    **Arguments:** as in `orthogonal_support`.
     **Returns:** an `OrthogonalSupport` without time axes.
     **Raises:** ValueError as `orthogonal_support` does.
     """
@@ -84,11 +84,11 @@ def diagonal_cosine(nfm: ArrayLike, agop: ArrayLike, power: ArrayLike) -> Float6
 def best_diagonal_cosine(nfm: ArrayLike, agop: ArrayLike) -> tuple[float, float]:
     """The exponent α ≥ 0 that aligns AGOP^α best with NFM, and that cosine: no exponent does better.
 
-    α = 0 means that the supremum over α > 0 is not attained, as when the two order their eigenvalues oppositely.
+    α = 0 means that the supremum over α > 0 is not attained, as when the eigenvalues of the two have opposite orders.
 
     **Arguments:** `nfm`, `agop`: diagonals, (d,), positive.
     **Returns:** (α, cosine).
-    **Raises:** ValueError for diagonals that are not positive or differ in length.
+    **Raises:** ValueError if the diagonals are not positive or differ in length.
     """
     from scipy.optimize import minimize_scalar
 

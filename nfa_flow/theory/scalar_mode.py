@@ -1,11 +1,12 @@
 """One mode of a balanced deep linear network: how a single singular value moves.
 
-With the layers aligned and balanced, every singular value s of the end-to-end matrix moves on its own,
+If the layers are aligned and balanced, every singular value s of the end-to-end matrix moves independently,
 
     s' = L s^{2−2/L} p (σ − s) − L λ s,
 
 towards its least-squares target σ; p is the variance of the input along the mode (1 for whitened inputs), L the depth
-and λ the weight decay. Each layer carries s^{1/L}, so the NFM has the eigenvalue s^{2/L} and the AGOP s².
+and λ the weight decay. Each layer has the singular value s^{1/L}, so the NFM has the eigenvalue s^{2/L} and the AGOP
+s².
 
 **Source:** Saxe, McClelland & Ganguli 2014; Arora, Cohen, Hu & Luo 2019, Thm 3.
 """
@@ -22,14 +23,14 @@ def scalar_mode(
 ) -> Float64[np.ndarray, "..."]:
     """The mode s(t) that starts at s0.
 
-    Depths 1 and 2 are explicit, greater depths without decay invert the explicit t(s). For depth ≥ 3 with weight decay
-    no closed form is known: there the scalar ODE is integrated by scipy's LSODA at a tolerance of 1e-12.
+    Depths 1 and 2 are explicit; for greater depths without decay the explicit t(s) is inverted. For depth ≥ 3 with
+    weight decay no closed form is known, and the scalar ODE is integrated by scipy's LSODA at a tolerance of 1e-12.
 
     **Arguments:** `times`: of any shape, non-negative, in gradient-flow time; `s0`, `sigma`: the singular value at
     t = 0 and its target σ, both non-negative; `depth`: L ≥ 1; `weight_decay`: λ ≥ 0; `variance`: p > 0.
     **Returns:** s, of the shape of `times`.
     **Raises:** ValueError for an argument out of these ranges.
-    **Source:** L = 2: Saxe, McClelland & Ganguli 2014, with σ lowered to σ − λ/p by the decay.
+    **Source:** L = 2: Saxe, McClelland & Ganguli 2014; the decay lowers σ to σ − λ/p.
     """
     t = as_times(times)
     start = as_number("s0", s0, at_least=0)
@@ -50,14 +51,14 @@ def scalar_mode(
 def scalar_fixed_points(
     sigma: Number, depth: int, *, weight_decay: Number = 0.0, variance: Number = 1.0
 ) -> Float64[np.ndarray, " k"]:
-    """The values at which a mode can rest, ascending.
+    """The fixed points of a mode, ascending.
 
-    - L = 1: pσ/(p + λ), where every start ends.
-    - L = 2: 0, and σ − λ/p when pσ > λ. The mode survives iff pσ > λ, from however small a start.
-    - L ≥ 3: 0, and the two roots of p s^{1−2/L} (σ − s) = λ when λ is small enough for them to exist. The lower root is
-      unstable and zero is stable, so a mode that starts below the lower root dies, whatever σ is.
+    - L = 1: pσ/(p + λ), the limit of every start.
+    - L = 2: 0, and σ − λ/p if pσ > λ. The mode survives if and only if pσ > λ, from any start above 0.
+    - L ≥ 3: 0, and the two roots of p s^{1−2/L} (σ − s) = λ if λ is small enough for them to exist. The lower root is
+      unstable and zero is stable, so a mode that starts below the lower root vanishes for any σ.
 
-    **Arguments:** as of `scalar_mode`.
+    **Arguments:** as in `scalar_mode`.
     **Returns:** one to three values.
     **Raises:** ValueError as `scalar_mode` does.
     """
@@ -81,7 +82,7 @@ def scalar_fixed_points(
 def decaying_integral(
     rate: float | Float64[np.ndarray, "..."], times: Float64[np.ndarray, "..."]
 ) -> Float64[np.ndarray, "..."]:
-    """∫₀ᵗ exp(−2·rate·s) ds for rate ≥ 0, exact through rate = 0."""
+    """∫₀ᵗ exp(−2·rate·s) ds for rate ≥ 0, exact also near rate = 0."""
     rate, times = np.broadcast_arrays(rate, times)
     return np.divide(-np.expm1(-2 * rate * times), 2 * rate, out=times.copy(), where=rate != 0)
 
@@ -96,7 +97,7 @@ def _checked(sigma, depth, weight_decay, variance):
 
 
 def _logistic(t, s0, growth, variance):
-    """Solves s' = 2s(growth − p s), a logistic; exp(2·growth·t) is divided out where it would overflow."""
+    """Solves s' = 2s(growth − p s), a logistic; exp(2·growth·t) is divided out if it would overflow."""
     numerator = s0 * np.exp(2 * min(growth, 0.0) * t)
     return numerator / (np.exp(-2 * max(growth, 0.0) * t) + 2 * variance * s0 * decaying_integral(abs(growth), t))
 
@@ -139,7 +140,7 @@ def _clock(v, depth):
 
 
 def _integrated(t, s0, sigma, depth, weight_decay, variance):
-    """Integrates u = log s, in which a dying mode is a straight line."""
+    """Integrates u = log s, in which a vanishing mode is a straight line."""
     from scipy.integrate import solve_ivp
 
     def field(_, u):

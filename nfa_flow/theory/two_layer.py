@@ -33,14 +33,14 @@ def two_layer(
 ) -> TwoLayer:
     """NFM, end-to-end matrix and AGOP of a two-layer linear network at given times, in closed form.
 
-    Nothing overflows however late the time. Directions in which the start is zero to rounding stay zero.
+    Nothing overflows, also at very late times. Directions in which the start is zero up to rounding stay zero.
 
     **Arguments:** `times`: (t,), non-negative; `W_1`: (h, d) and `W_2`: (c, h), the weights at t = 0, with
     W_2ᵀW_2 − W_1W_1ᵀ = bI for some number b; `S_yx`: YᵀX/n, (c, d), for whitened data in rows; `weight_decay`: λ ≥ 0,
     which must be 0 unless b = 0.
     **Returns:** a `TwoLayer`.
     **Raises:** ValueError for shapes that do not fit, weights that are not λ-balanced (to 1e-8 of their size), or decay
-    with b ≠ 0, for which no closed form is known: b then decays and F changes with it.
+    with b ≠ 0, for which no closed form is known because b then decays.
     """
     t = as_array("times", as_times(times), "t")
     W_1 = as_array("W_1", W_1, "h", "d")
@@ -60,7 +60,7 @@ def two_layer(
 
 
 def _balance(W_1, W_2):
-    """b of W_2ᵀW_2 − W_1W_1ᵀ = bI, rounded to 0 where it is no larger than the tolerance."""
+    """b of W_2ᵀW_2 − W_1W_1ᵀ = bI, rounded to 0 if it is not larger than the tolerance."""
     D = W_2.T @ W_2 - W_1 @ W_1.T
     b = np.trace(D) / len(D)
     off = np.linalg.norm(D - b * np.eye(len(D)))

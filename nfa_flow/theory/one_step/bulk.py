@@ -1,4 +1,4 @@
-"""The spectrum of the features: where its bulk ends, and where the spikes of one gradient step come to lie beside it.
+"""The spectrum of the features: the edge of its bulk, and the places of the spikes of one gradient step.
 
 Random features F_0 = σ(X̃W_0ᵀ) have the spectrum of c_1 X̃W_0ᵀ + c_{>1} Z with independent normal Z. The traces
 t_1 = tr R and t_2 = tr(X̃ᵀRX̃)/d of the resolvent R = (F_0F_0ᵀ + λn)^{-1}, and q = c_1² t_2 + c_{>1}² t_1, obey
@@ -6,16 +6,16 @@ t_1 = tr R and t_2 = tr(X̃ᵀRX̃)/d of the resolvent R = (F_0F_0ᵀ + λn)^{-1
     (λ + k c_{>1}²) t_1 + k c_1² t_2 = 1,   t_2 = t_1/(1 + k c_1² t_1/φ),   k = (φ/ψ)/(1 + q),
 
 and are explicit functions of x = k t_1: λ = (φ/ψ − x e)(1/x − e) with e = c_1² φ/(φ + c_1² x) + c_{>1}². For x < 0 it
-is −λ = s² > 0, the square of a singular value (over √n) beyond the bulk, and the least of them is the edge. Out there
-the spikes are where
+is −λ = s² > 0, the square of a singular value (over √n) outside the bulk; the smallest of them is the edge. The spikes
+are at the x for which
 
     SᵀwS + (1 + q) YYᵀ
 
-is singular (Woodbury; see `one_step_low_rank`). A spike far out is at its own size, one near the bulk is pushed out by
-it, and one that is too small is not seen at all.
+is singular (Woodbury's identity; see the module `low_rank`). A spike far from the bulk is at its own size, a spike near
+the bulk is moved away from it, and a spike that is too small is hidden in the bulk.
 
 **Source:** the traces: Adlam & Pennington 2020; Moniri, Lee, Hassani & Dobriban 2024. Outliers as in Benaych-Georges &
-Nadakuditi 2012; their application to these spikes is ours.
+Nadakuditi 2012; the application to these spikes is ours.
 """
 
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ def feature_bulk_edge(phi: Number, psi: Number, activation: Hermite) -> float:
     """The largest singular value of the features before the step, over √n, in the limit.
 
     **Arguments:** `phi`: φ = d/n; `psi`: ψ = d/N; `activation`: the expansion of σ.
-    **Returns:** the edge. Samples scatter around it by about n^{−2/3} of it.
+    **Returns:** the edge. The largest singular values of samples scatter around it by about n^{−2/3} of it.
     **Raises:** ValueError for an argument out of its range.
     """
     shape = _shape(phi, psi, activation)
@@ -45,11 +45,11 @@ def feature_bulk_edge(phi: Number, psi: Number, activation: Hermite) -> float:
 def feature_outliers(
     S: ArrayLike, phi: Number, psi: Number, activation: Hermite, *, own: Number = 0.0
 ) -> Float[np.ndarray, " s"]:
-    """The singular values beyond the bulk after the step, over √n: the spikes that can be seen, decreasing.
+    """The singular values outside the bulk after the step, over √n: the visible spikes, decreasing.
 
     **Arguments:** `S`: from `spike_matrix`; `phi`, `psi`, `activation`: as in `feature_bulk_edge`; `own`: as in
-    `GradientDirection`, 0 where the network's own output was cancelled.
-    **Returns:** as many singular values as there are spikes out of the bulk.
+    `GradientDirection`, 0 if the network's own output was cancelled.
+    **Returns:** one singular value for each spike outside the bulk.
     **Raises:** ValueError for an argument out of its range.
     """
     from scipy.optimize import brentq
@@ -60,7 +60,7 @@ def feature_outliers(
     shape, own = _shape(phi, psi, activation), as_number("own", own)
 
     def surplus(x: float, j: int) -> float:
-        """Positive while the j-th spike lies further out than the singular value at x."""
+        """Positive while the j-th spike is larger than the singular value at x."""
         _, t_1, t_2, q = _traces(x, shape)
         w, Y = coupling(t_1, t_2, q, shape.c_1, own, S)
         left = np.linalg.solve(Y, S.T)

@@ -1,8 +1,8 @@
-"""What one gradient step adds to the features at finite size: a matrix of low rank, with all orders at once.
+"""The change of the features by one gradient step at finite size: a matrix of low rank, with all orders at once.
 
 The step shifts the pre-activation Z of neuron j on sample i by η c_1 a_j (β + e_j/c_1)ᵀx̃_i, nearly independent of Z.
-With u = X̃β/‖β‖ and v = √N a, both standard normal, τ = η c_1 ‖β‖/√N and the scatter s, that is τ v (u + s ξ) with
-ξ ~ N(0, 1). The mean over Z and ξ is all that the spikes consist of,
+With u = X̃β/‖β‖ and v = √N a, both standard normal, τ = η c_1 ‖β‖/√N and the scatter s, that is τ v (u + s ξ) with ξ ~
+N(0, 1). The spikes consist of the mean over Z and ξ,
 
     m(u, v) = E[σ(Z + τ v (u + s ξ))] − E[σ(Z)] = Σ_{k≥1} c_k τ^k v^k E[(u + s ξ)^k],
 
@@ -39,10 +39,10 @@ def spike_matrix(
 ) -> Float[np.ndarray, "k k"]:
     """S, by quadrature over u, v and Z.
 
-    **Arguments:** `activation`: σ, a name or a function; its mean is taken off; `eta`: η > 0; `direction`: from
-    `gradient_direction`, or with a measured ‖β‖ in its place (`direction._replace(norm=…)`); `width`: N;
+    **Arguments:** `activation`: σ, a name or a function; its mean is subtracted; `eta`: η > 0; `direction`: from
+    `gradient_direction`, or with a measured ‖β‖ instead of the limit (`direction._replace(norm=…)`); `width`: N;
     `max_order`: the last order K of the polynomials.
-    **Returns:** S, a singular value over √n in size; row i belongs to h_i(X̃β/‖β‖), column j to h_j(√N a).
+    **Returns:** S, in units of singular values over √n; row i belongs to h_i(X̃β/‖β‖), column j to h_j(√N a).
     **Raises:** ValueError for an argument out of its range.
     """
     require_integer("width", width, at_least=1)
@@ -63,11 +63,12 @@ def spike_matrix(
 
 
 def coupling(t_1: Any, t_2: Any, q: Any, c_1: Any, own: Any, S: Any) -> tuple[Any, Any]:
-    """What Woodbury's identity for F_0 + √n U S Vᵀ needs of the resolvent R = (F_0F_0ᵀ + λn)^{-1}: (w, Y).
+    """(w, Y): the quantities in Woodbury's identity for F_0 + √n U S Vᵀ with the resolvent R = (F_0F_0ᵀ + λn)^{-1}.
 
-    n UᵀRU = diag(w) is t_1, but t_2 − (own c_1 t_2)²/(1 + q) for h_1(u) = u. VᵀF_0ᵀRF_0V = q/(1 + q) I. √n UᵀRF_0V has
-    the one entry −own c_1 t_2/(1 + q) between u and v, for F_0 and β both know of W_0ᵀa; Y = I + √n SᵀUᵀRF_0V. With
-    these, n Uᵀ(FFᵀ + λn)^{-1}U = w − w S (SᵀwS + (1 + q) YYᵀ)^{-1} Sᵀw for what is independent of W_0ᵀa.
+    n UᵀRU = diag(w) with the entries t_1, except t_2 − (own c_1 t_2)²/(1 + q) for h_1(u) = u. VᵀF_0ᵀRF_0V = q/(1 + q)
+    I. √n UᵀRF_0V has the one entry −own c_1 t_2/(1 + q) between u and v, because F_0 and β both depend on W_0ᵀa; Y = I
+    + √n SᵀUᵀRF_0V. With these, n Uᵀ(FFᵀ + λn)^{-1}U = w − w S (SᵀwS + (1 + q) YYᵀ)^{-1} Sᵀw for quantities independent
+    of W_0ᵀa.
     """
     linear = np.eye(len(S))[1]
     w = t_1 + (t_2 - (own * c_1 * t_2) ** 2 / (1 + q) - t_1) * linear

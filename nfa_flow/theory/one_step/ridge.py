@@ -1,21 +1,21 @@
 """Ridge regression on the features after one large gradient step, for n, N, d → ∞ with d/n → φ and d/N → ψ.
 
 On a fresh batch (X̃, ỹ) the readout minimizes (1/n)‖ỹ − Fa‖² + λ‖a‖². The training loss is that minimum, and the test
-loss E(y − f(x))² on new samples, noise included. With the traces t_1, t_2 of the features before the step (see
-`one_step_bulk`), the cosine ρ between β and β_*, and columns B of polynomials in u = X̃β/‖β‖ that the step has added,
+loss is E(y − f(x))² on new samples, with their noise. With the traces t_1, t_2 of the features before the step (see the
+module `bulk`), the cosine ρ between β and β_*, and the columns B of polynomials in u = X̃β/‖β‖ that the step adds,
 
     L_tr = λ [q_0 − vᵀB (BᵀwB + P)^{-1} Bᵀv],
     q_0 = c_{*1}² t_2 + (c_*² − c_{*1}² + σ_ε²) t_1,   v_i = √i! ρ^i c_{*i} w_i,
 
 in the basis He_i/√i!, with w_1 = t_2 and w_i = t_1 otherwise. In the limit the spikes are infinitely large: each order
 k adds E[(u + sξ)^k] with the scatter s (u^k in the source), and P = 0. At finite size B is S of `spike_matrix`, and P
-is (1 + q) YYᵀ. Either way the test loss is
+is (1 + q) YYᵀ. In both cases the test loss is
 
     L_te = −∂_λ[L_tr/λ] / t_1²,
 
 where the derivative is taken automatically.
 
-This module is JAX, in the precision that JAX is set to: all numbers can be traced, batched and differentiated.
+This module uses JAX, in the precision of its settings: all numbers can be traced, batched and differentiated.
 
 **Source:** Moniri, Lee, Hassani & Dobriban 2024 (arXiv 2310.07891), for the orders (), (1,) and (1, 2) without
 scatter and own output; the rest is ours.
@@ -48,7 +48,7 @@ class ResolventTraces(NamedTuple):
 
 
 class RidgeLosses(NamedTuple):
-    """`train`: the least (1/n)‖ỹ − Fa‖² + λ‖a‖²; `test`: E(y − f(x))² with that readout, noise included."""
+    """`train`: the least (1/n)‖ỹ − Fa‖² + λ‖a‖²; `test`: E(y − f(x))² with that readout, including the noise."""
 
     train: Float[Array, ""]
     test: Float[Array, ""]
@@ -77,11 +77,11 @@ def ridge_losses(
     orders: Sequence[int] = (),
     direction: GradientDirection | None = None,
 ) -> RidgeLosses:
-    """The limits of both losses with spikes of the given orders, each infinitely large; without a step for none.
+    """The limits of both losses with spikes of the given orders, each infinitely large; no orders: without a step.
 
     **Arguments:** `penalty`, `phi`, `psi`, `activation`: as in `resolvent_traces`; `teacher`: the expansion of σ_*, of
     mean zero; `noise`: σ_ε ≥ 0; `orders`: of the spikes, as from `spike_orders` (static); `direction`: from
-    `gradient_direction`; by default the source's, without scatter and own output.
+    `gradient_direction`; by default that of the source, without scatter and own output.
     **Returns:** `RidgeLosses`.
     **Raises:** ValueError for an argument out of its range. Warns of a teacher from which nothing is learned.
     **Source:** Moniri et al. 2024, where the orders are (1,) and (1, 2).
@@ -111,8 +111,8 @@ def finite_ridge_losses(
 ) -> RidgeLosses:
     """Both losses with spikes of the size that they have at a finite step, width and sample.
 
-    As the step grows they pass smoothly from one of the limits of `ridge_losses` to the next. Left out is what the
-    step does to the features beside the spikes, of relative size η‖β‖/√N; at practical sizes that is seen.
+    As the step grows, they pass smoothly from one of the limits of `ridge_losses` to the next. Changes of the features
+    other than the spikes are left out; their relative size is η‖β‖/√N, which is visible at practical sizes.
 
     **Arguments:** `penalty` … `teacher`, `noise`: as in `ridge_losses`; `S`: from `spike_matrix`; `direction`: from
     `gradient_direction`.
@@ -129,7 +129,7 @@ def finite_ridge_losses(
 
 
 def linear_losses(penalty: Number, phi: Number, teacher: Hermite, *, noise: Number = 0.0) -> RidgeLosses:
-    """The limits of both losses of ridge regression on the inputs themselves, f(x) = aᵀx: the baseline.
+    """The limits of both losses of ridge regression on the inputs instead of features, f(x) = aᵀx: the baseline.
 
     **Arguments:** as in `ridge_losses`.
     **Returns:** `RidgeLosses`.
@@ -200,7 +200,7 @@ def _losses(
 
 
 def _weights(t: ResolventTraces, count: int) -> Float[Array, " i"]:
-    """w: t_1, but t_2 for the linear part."""
+    """w: t_1, except t_2 for the linear part."""
     return t.t_1 + (t.t_2 - t.t_1) * jnp.asarray(np.eye(count)[1])
 
 

@@ -1,20 +1,20 @@
-"""One large gradient step on the first layer, and the spikes that it leaves in the features: how many, and how large.
+"""One large gradient step on the first layer, and the spikes that it causes in the features: how many, and how large.
 
-The network is f(x) = aᵀσ(Wx) with the rows of W_0 uniform on the unit sphere of R^d, a ~ N(0, I/N) and an activation
-σ = Σ_{k≥1} c_k He_k. The data are x ~ N(0, I) and y = σ_*(β_*ᵀx) + ε with ‖β_*‖ = 1, σ_* = Σ_k c_{*k} He_k and noise
-ε ~ N(0, σ_ε²). Samples n, width N and inputs d grow together, d/n → φ and d/N → ψ. One full-batch step of size η =
-κ n^α on W adds nearly η c_1 a βᵀ, where β = Xᵀr/n of the residuals r. So the features of a fresh batch X̃ are nearly
+The network is f(x) = aᵀσ(Wx) with the rows of W_0 uniform on the unit sphere of R^d, a ~ N(0, I/N) and an activation σ
+= Σ_{k≥1} c_k He_k. The data are x ~ N(0, I) and y = σ_*(β_*ᵀx) + ε with ‖β_*‖ = 1, σ_* = Σ_k c_{*k} He_k and noise ε ~
+N(0, σ_ε²). Samples n, width N and inputs d grow together, d/n → φ and d/N → ψ. One full-batch step of size η = κ n^α on
+W adds nearly η c_1 a βᵀ, where β = Xᵀr/n with the residuals r. So the features of a fresh batch X̃ are nearly
 
     F = F_0 + Σ_k c_1^k c_k η^k (X̃β)^{∘k} (a^{∘k})ᵀ
 
-(powers entry by entry), and the k-th term stands out of the spectrum of F_0 for α > (k − 1)/(2k).
+(powers entry by entry), and the k-th term is outside the spectrum of F_0 for α > (k − 1)/(2k).
 
-Two things are not small beside this, also in the limit, and `gradient_direction` has them on demand:
+Two effects are not small compared with this, even in the limit; `gradient_direction` can include them:
 - The network's own output. f(x) is as large as y at this start, and r = y − f. With r = y, as in the source, the step
-  does not come near η c_1 a βᵀ; with r = y − f it does, and β contains −c_1 W_0ᵀa. `nf.one_step.cancel_output` makes
-  r = y the truth.
+  is not close to η c_1 a βᵀ; with r = y − f it is, and β contains −c_1 W_0ᵀa. `nf.one_step.cancel_output` changes the
+  targets so that r = y.
 - The scatter of the rows. Row i of the gradient is a_i (c_1 β + e_i) with independent e_i of length² φ E[r²] Var σ'(Z).
-  As a matrix they are small, but each row is as long as c_1 β. They smooth the powers: (X̃β)² becomes (X̃β)² plus a
+  As a matrix these are small, but each row is as long as c_1 β. They smooth the powers: (X̃β)² becomes (X̃β)² plus a
   constant.
 
 **Source:** Moniri, Lee, Hassani & Dobriban 2024 (arXiv 2310.07891), after Ba et al. 2022; the two additions are ours.
@@ -38,8 +38,8 @@ _ROUNDING = 1e-9
 class GradientDirection(NamedTuple):
     """The first gradient in the limit: row i is a_i c_1 (β + e_i/c_1), e_i independent.
 
-    `norm`: ‖β‖; `cosine`: ρ, of the angle between β and β_*, with the sign of c_{*1}; `own`: c_1/‖β‖, where β/‖β‖
-    contains −own · W_0ᵀa of the network's own output, or 0; `scatter`: the length of e_i/c_1 over ‖β‖, or 0.
+    `norm`: ‖β‖; `cosine`: ρ, of the angle between β and β_*, with the sign of c_{*1}; `own`: c_1/‖β‖ if β/‖β‖ contains
+    −own · W_0ᵀa, from the network's own output, otherwise 0; `scatter`: the length of e_i/c_1 over ‖β‖, or 0.
     """
 
     norm: Number
@@ -58,13 +58,13 @@ def gradient_direction(
 ) -> GradientDirection:
     """‖β‖² = c_{*1}² + φ E[r²] and ρ = c_{*1}/‖β‖, with E[r²] = E[σ_*(Z)²] + σ_ε².
 
-    With the network's own output ‖β‖² has c_1² more, and E[r²] Var σ(Z). A teacher without a linear part, c_{*1} = 0,
-    leaves β orthogonal to β_*: there are spikes, but they carry noise. One step learns nothing then, and a warning
-    says so.
+    The network's own output adds c_1² to ‖β‖², and Var σ(Z) to E[r²]. If the teacher has no linear part, c_{*1} = 0, β
+    is orthogonal to β_*: there are spikes, but they contain only noise. Then one step learns nothing, and a warning
+    reports it.
 
-    **Arguments:** `teacher`: its expansion; `phi`: φ = d/n > 0; `noise`: σ_ε ≥ 0; `activation`: the expansion of σ,
-    for the scatter and the own output; None for neither, as in the source; `own_output`: whether that output counts,
-    or was cancelled. Numbers can be traced.
+    **Arguments:** `teacher`: its expansion; `phi`: φ = d/n > 0; `noise`: σ_ε ≥ 0; `activation`: the expansion of σ, for
+    the scatter and the own output; by default without either, as in the source; `own_output`: whether that output is
+    included, or was cancelled. Numbers can be traced.
     **Returns:** a `GradientDirection`.
     **Raises:** ValueError for an argument out of its range.
     **Source:** Moniri et al. 2024; with an `activation`, ours (‖W_0ᵀa‖ → 1).
@@ -95,7 +95,7 @@ def spike_boundaries(count: int) -> Float[np.ndarray, " l"]:
     """The exponents α at which one more spike appears: 0, 1/4, 1/3, 3/8, …, ℓ/(2ℓ + 2), …, towards 1/2.
 
     **Arguments:** `count`: the last ℓ.
-    **Returns:** count + 1 exponents; there are ℓ spikes between the ℓ-th, counted from 1, and the next.
+    **Returns:** count + 1 exponents; there are ℓ spikes between the ℓ-th, counted from 1, and the next one.
     **Raises:** ValueError for a negative `count`.
     **Source:** Moniri et al. 2024.
     """
@@ -107,11 +107,11 @@ def spike_boundaries(count: int) -> Float[np.ndarray, " l"]:
 def spike_orders(alpha: Number, activation: Hermite) -> tuple[int, ...]:
     """The orders k of the spikes that a step of size ∝ n^α creates: k ≤ ℓ(α) with c_k ≠ 0.
 
-    ℓ = ⌊1/(1 − 2α)⌋, so that (ℓ − 1)/(2ℓ) < α < ℓ/(2ℓ + 2). On a boundary the constant κ of the step decides.
+    ℓ = ⌊1/(1 − 2α)⌋, so that (ℓ − 1)/(2ℓ) < α < ℓ/(2ℓ + 2). On a boundary it depends on the constant κ of the step.
 
-    **Arguments:** `alpha`: 0 < α < 1/2, on no boundary; `activation`: the expansion of σ, with c_1 ≠ 0.
+    **Arguments:** `alpha`: 0 < α < 1/2, not on a boundary; `activation`: the expansion of σ, with c_1 ≠ 0.
     **Returns:** the orders, increasing; as many as there are spikes.
-    **Raises:** ValueError naming `alpha`, with the boundaries, or `activation`.
+    **Raises:** ValueError naming `alpha`, with the list of boundaries, or `activation`.
     **Source:** Moniri et al. 2024.
     """
     alpha = as_number("alpha", alpha)
@@ -122,7 +122,7 @@ def spike_orders(alpha: Number, activation: Hermite) -> tuple[int, ...]:
     count = int(between)
     if count >= len(activation.coefficients):
         computed = len(activation.coefficients) - 1
-        raise wrong("activation", f"expanded to order {count} for α = {alpha:g} (`orders` of `hermite`)", computed)
+        raise wrong("activation", f"expanded to order {count} for α = {alpha:g} (`max_order` of `hermite`)", computed)
     return tuple(k for k in range(1, count + 1) if activation.has(k))
 
 
@@ -131,10 +131,10 @@ def spike_sizes(
 ) -> Float[np.ndarray, " s"]:
     """The singular value of each term by itself, over √n: s_k = η^k |c_1^k c_k| (2k − 1)!! ‖β‖^k N^{(1−k)/2}.
 
-    At practical n these prefactors decide, not the exponents: a spike is seen where its size is above
-    `feature_bulk_edge`. Near the edge, and where several orders mix, `feature_outliers` tells where it is seen.
+    At practical n these prefactors matter more than the exponents: a spike is visible if its size is above
+    `feature_bulk_edge`. Near the edge, and if several orders mix, `feature_outliers` gives the visible place.
 
-    **Arguments:** `eta`: η > 0; `activation`: the expansion of σ; `norm`: ‖β‖, of `gradient_direction` or as measured;
+    **Arguments:** `eta`: η > 0; `activation`: the expansion of σ; `norm`: ‖β‖, from `gradient_direction` or measured;
     `width`: N; `orders`: the k, as from `spike_orders`.
     **Returns:** s_k/√n for each order.
     **Raises:** ValueError for an argument out of its range.
@@ -159,7 +159,7 @@ def _require_linear_part(activation: Hermite) -> None:
 
 
 def _windows(between: float) -> str:
-    """The windows as far as the next one, in words."""
+    """The first windows of α, in words."""
     bounds = [Fraction(l, 2 * l + 2) for l in range(min(max(4, round(between) + 2), 13))]
     windows = [f"{low} < α < {high} for {l}" for l, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False), 1)]
     return f"{', '.join(windows)}, … below 1/2"
