@@ -1,6 +1,7 @@
-"""One large gradient step on the first layer of a network, and ridge regression on the features that it leaves.
+"""One large gradient step on the first layer of a network, and ridge regression on the features after it.
 
-The simulation to the closed forms `nf.theory` has for it: how many spikes there are, where, and what they are worth.
+The simulation for the closed forms in `nf.theory`: how many spikes there are, where they are, and how they change the
+losses.
 """
 
 from .features import features as features

@@ -1,4 +1,4 @@
-"""The features of a two-layer network on a batch, and what the theory takes them for."""
+"""The features of a two-layer network on a batch, and their equivalents in the theory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +39,7 @@ def _inputs(net: MLP, data: Any) -> Float[Array, "n d"]:
 def gaussian_features(
     net: MLP, data: Dataset | Float[Array, "n d"], activation: Hermite, *, key: PRNGKeyArray
 ) -> Float[Array, "n N"]:
-    """c_1 XWᵀ + c_{>1} Z with independent normal Z: as good as the features before the step, for spectra and losses.
+    """c_1 XWᵀ + c_{>1} Z with independent normal Z: the same spectra and losses as the features before the step.
 
     **Arguments:** `net`: as it starts; `data`: as in `features`; `activation`: the expansion of σ; `key`: PRNG key.
     **Returns:** one row per sample.
@@ -52,7 +52,7 @@ def gaussian_features(
 
 
 def powers(x: Float[Array, "n d"], beta: Float[Array, " d"], orders: Sequence[int]) -> Float[Array, "n s"]:
-    """(Xβ/‖β‖)^{∘k}, entry by entry: what the spikes of these orders consist of.
+    """(Xβ/‖β‖)^{∘k}, entry by entry: the directions of the spikes of these orders.
 
     **Arguments:** `x`: the batch; `beta`: a column of `gradient_vector`; `orders`: the k ≥ 1.
     **Returns:** one column per order.
@@ -71,7 +71,7 @@ def powers(x: Float[Array, "n d"], beta: Float[Array, " d"], orders: Sequence[in
 
 
 def floating_matrix(argument: str, value: Any) -> Float[Array, "n k"]:
-    """`value` as a matrix with a row at least, of a floating type that can be factorized.
+    """`value` as a matrix with at least one row, of a floating type that can be factorized.
 
     **Raises:** ValueError naming `argument`.
     """

@@ -30,7 +30,7 @@ def sizes(samples: int, phi: float | int, psi: float | int) -> Sizes:
 
     **Arguments:** `samples`: n; `phi`: φ = d/n > 0; `psi`: ψ = d/N > 0.
     **Returns:** `Sizes`.
-    **Raises:** ValueError where n is too small: rounding would change φ or ψ by more than 1 %.
+    **Raises:** ValueError if n is too small: rounding would change φ or ψ by more than 1 %.
     """
     require_integer("samples", samples, at_least=1)
     require_number("phi", phi, above=0)
@@ -54,7 +54,7 @@ class Centered:
 
     @property
     def has_kinks(self) -> bool:
-        """Whether the function is known as piecewise linear."""
+        """Whether the function is known to be piecewise linear."""
         return name_of(self.function) in PIECEWISE_LINEAR
 
 

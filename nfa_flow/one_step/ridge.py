@@ -1,4 +1,4 @@
-"""Ridge regression of the readout on given features, with directions that cost nothing beside them."""
+"""Ridge regression of the readout on given features, with additional directions without a penalty."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from .features import floating_matrix
 
 
 class RidgeFit(NamedTuple):
-    """`readout` a, `free_readout` b, and `train`: the least (1/n)‖y − Fa − Ub‖² + λ‖a‖², over a and b."""
+    """`readout` a, `free_readout` b, and `train`: the minimum of (1/n)‖y − Fa − Ub‖² + λ‖a‖² over a and b."""
 
     readout: Float[Array, " N"]
     free_readout: Float[Array, " s"]
@@ -38,11 +38,11 @@ def ridge_fit(
 ) -> RidgeFit:
     """The readout that minimizes (1/n)‖y − Fa − Ub‖² + λ‖a‖², by a Cholesky factor in the smaller of n and N.
 
-    **Arguments:** `F`: features; `y`: targets; `penalty`: λ > 0; `free`: U, directions without penalty, such as the
-    `powers` that stand for infinitely large spikes.
+    **Arguments:** `F`: features; `y`: targets; `penalty`: λ > 0; `free`: U, directions without a penalty, such as
+    `powers` in place of infinitely large spikes.
     **Returns:** a `RidgeFit`.
-    **Raises:** ValueError for a penalty that is not positive, targets of another length, or `free` of another length
-    or of more columns than that.
+    **Raises:** ValueError for a penalty that is not positive, targets of another length, or `free` of another length or
+    with more columns than rows.
     """
     require_number("penalty", penalty, above=0)
     F, y, U = _problem(F, y, free)

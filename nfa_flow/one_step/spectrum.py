@@ -16,7 +16,8 @@ _GAP = 4.0
 class FeatureSpectrum(NamedTuple):
     """`singular_values` over √n, decreasing, min(n, N) of them; `left`: the first left singular vectors, as columns.
 
-    From the smaller Gram matrix, so that what is below the root of the rounding of the first is noise, and set to zero.
+    They are computed from the smaller Gram matrix. Values below the root of the rounding error of the first one are
+    noise, and set to zero.
     """
 
     singular_values: Float[Array, " r"]
@@ -35,12 +36,12 @@ def feature_spectrum(F: Float[Array, "n N"], *, vectors: int = 0) -> FeatureSpec
 
 
 def observed_spikes(singular_values: Float[Array | np.ndarray, " r"]) -> int:
-    """How many singular values stand out of the bulk: up to the last gap s_k/s_{k+1} > 1 + 4 r^{−2/3} of the first 20.
+    """How many singular values are outside the bulk: up to the last gap s_k/s_{k+1} > 1 + 4 r^{−2/3} of the first 20.
 
-    At the edge of a bulk of r singular values, gaps are of the relative order r^{−2/3} (Tracy–Widom). The bulk of the
-    same matrix is what is compared with, as the step widens it too. Values that are zero up to rounding, below 2e-3 of
-    the first in float32 and 1e-7 in float64, are no bulk: r is the numerical rank, and features of low rank have the
-    spikes that stand out of their own r values; one above zeros is one.
+    At the edge of a bulk of r singular values, gaps are of the relative order r^{−2/3} (Tracy–Widom). They are compared
+    with the bulk of the same matrix, because the step widens the bulk too. Values that are zero up to rounding, below
+    2e-3 of the first in float32 and 1e-7 in float64, do not count: r is the numerical rank, and the spikes of features
+    of low rank are found among their r values. A single nonzero value is one spike.
 
     **Arguments:** `singular_values`: decreasing.
     **Returns:** a whole number.
@@ -56,13 +57,13 @@ def observed_spikes(singular_values: Float[Array | np.ndarray, " r"]) -> int:
 
 
 def _rounding(dtype: Any) -> float:
-    """Of singular values from a Gram matrix, relative to the first: the root of the rounding of its eigenvalues."""
+    """Relative rounding error of singular values from a Gram matrix: the root of that of its eigenvalues."""
     eps = jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else float).eps
     return float((50 * eps) ** 0.5)
 
 
 def spike_overlap(left: Float[Array, "n s"], directions: Float[Array, "n k"]) -> Float[Array, " s"]:
-    """The share of each spike, squared, that lies in the span of some directions: 1 within it, about k/n for none.
+    """The squared length of each spike's part in the span of k directions: 1 inside it, about k/n for unrelated ones.
 
     **Arguments:** `left`: left singular vectors, of `feature_spectrum`; `directions`: as from `powers`.
     **Returns:** one number in [0, 1] per vector; their mean, for s = k, is the mean cos² of the principal angles.

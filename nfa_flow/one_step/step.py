@@ -33,7 +33,7 @@ def one_step(net: MLP, data: Dataset, eta: float | int | Float[Array, ""], *, st
 def flow_step(
     net: MLP, data: Dataset, eta: float | int | Float[Array, ""], *, rtol: float = 1e-4, **options: Any
 ) -> MLP:
-    """The first layer after the time η of its exact gradient flow, dW/dt = −∂ℒ/∂W: infinitely many small steps.
+    """The first layer at time η of its exact gradient flow, dW/dt = −∂ℒ/∂W: infinitely many small steps.
 
     **Arguments:** `net`, `data`, `eta`: as in `one_step`; `rtol`, `options`: of `nf.gradient_flow`.
     **Returns:** the network at time η.
@@ -47,9 +47,9 @@ def flow_step(
 
 
 class OnlyFirstLayer(eqx.Module):
-    """A network of two layers of which the first one only is trained: the bits of the other are kept as integers.
+    """A network of two layers in which only the first is trained: the bits of the second are kept as integers.
 
-    Neither gradients nor weight decay reach these.
+    Neither gradients nor weight decay change integers.
     """
 
     net: MLP
@@ -71,9 +71,9 @@ class OnlyFirstLayer(eqx.Module):
 
 
 def cancel_output(net: MLP, data: Dataset) -> Dataset:
-    """The data with f(x_i) added to each target, so that the residuals of `net` are y_i: its own output does not count.
+    """The data with f(x_i) added to each target, so that the residuals of `net` are y_i: its own output cancels.
 
-    Training on these is training f(x) − f_0(x), the network less what it was at the start.
+    Training on these data is training of f(x) − f_0(x), the network minus the network at the start.
 
     **Arguments:** `net`: as it starts; `data`: the batch of the step.
     **Returns:** data of the same shapes.

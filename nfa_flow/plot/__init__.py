@@ -1,4 +1,4 @@
-"""Figures. Every function draws what it is given and returns matplotlib's own objects."""
+"""Figures. Every function draws its argument and returns matplotlib's own objects."""
 
 from .at_end import at_end as at_end
 from .bands import bands as bands

@@ -1,4 +1,4 @@
-"""What runs of a sweep end with, against a setting: medians and quantiles over one dimension, as a rule the seeds."""
+"""Numbers at the end of the runs of a sweep, against a setting, with medians and quantiles (usually over seeds)."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ def at_end(
 ) -> Axes:
     """A number that each run of a sweep has, such as an observable at its end, against one of its settings.
 
-    Medians over the seeds joined by lines, with bars for the quantiles; settings that are words, or zero and more among
-    magnitudes, stand side by side. The vertical axis is logarithmic where positive values span two decades.
+    Medians over the seeds, joined by lines, with bars for the quantiles. Settings that are words are placed at equal
+    distances, as are numbers of different magnitudes if zero is one of them. The vertical axis is logarithmic if
+    positive values span two decades.
 
-    **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable, at its end, or of another number of each run;
-    `against`: the dimension along the horizontal axis; `over`: the dimension that the bars are over; `hue`: the
-    dimension that colors tell apart; `ax`: axes to draw into, otherwise new ones with a legend; `label`: of the
-    vertical axis; `quantiles`: ends of the bars.
+    **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable, drawn at its end, or of another number of each
+    run; `against`: the dimension along the horizontal axis; `over`: the dimension that the bars are over; `hue`: the
+    dimension shown by colors; `ax`: axes to draw into, otherwise new ones with a legend; `label`: of the vertical axis;
+    `quantiles`: ends of the bars.
     **Returns:** the axes.
-    **Raises:** ValueError naming `name`, `against`, `over` or `hue` for what the dataset does not have, and `dataset`
-    when it has more dimensions than these.
+    **Raises:** ValueError naming `name`, `against`, `over` or `hue` if the dataset does not have it, and `dataset` if
+    it has other dimensions.
     """
     require_dataset(dataset)
     require_words(name=name, against=against, over=over, hue=hue, label=label)
@@ -85,7 +86,7 @@ def draw_ends(
 
 
 def _values(dataset: xarray.Dataset, name: str, against: str, over: str, hue: str | None) -> xarray.DataArray:
-    """The number of each run, along the dimensions that are drawn; those of one value are left out."""
+    """The number of each run, along the drawn dimensions; dimensions with one value are left out."""
     chosen = name + _AT_END if name + _AT_END in dataset else name
     known = [str(each) for each, variable in dataset.data_vars.items() if _is_number_of_a_run(variable, dataset)]
     if chosen not in known:
@@ -110,7 +111,7 @@ def _is_number_of_a_run(variable: xarray.DataArray, dataset: xarray.Dataset) -> 
 
 
 def quantiles_over(values: np.ndarray, quantiles: tuple[float, float] = _QUANTILES) -> np.ndarray:
-    """Low quantile, median and high quantile over the first axis, of finite values; NaN where there is none."""
+    """Low quantile, median and high quantile of finite values over the first axis; NaN if there are none."""
     ends = np.full((3, values.shape[1]), np.nan)
     for i, column in enumerate(values.T):
         finite = column[np.isfinite(column)]
@@ -120,7 +121,7 @@ def quantiles_over(values: np.ndarray, quantiles: tuple[float, float] = _QUANTIL
 
 
 def _places(labels: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Where along the axis; words, and magnitudes among which there is a zero, stand side by side."""
+    """Positions along the axis; equally spaced for words, and for numbers of different magnitudes with a zero."""
     is_numeric = labels.dtype.kind in "iuf" and not (_spans_decades(labels) and labels.min() <= 0)
     return (labels if is_numeric else np.arange(len(labels), dtype=float)), is_numeric
 

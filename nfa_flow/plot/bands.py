@@ -1,4 +1,4 @@
-"""Observables of a sweep against time: medians and quantile bands over one of its dimensions, as a rule the seeds."""
+"""Observables of a sweep against time: medians and quantile bands over one of its dimensions, usually the seeds."""
 
 from __future__ import annotations
 
@@ -47,17 +47,16 @@ def bands(
 ) -> Axes:
     """One scalar observable of a sweep against time: its median and quantiles over the seeds, for each other setting.
 
-    Quantiles are over the runs that have a finite value at that time; the legend says how many. Time is logarithmic;
-    the median at t = 0, which has no place there, is a dotted line. The vertical axis is logarithmic where positive
-    values span two decades.
+    Quantiles are over the runs with a finite value at that time; the legend gives their number. Time is logarithmic; a
+    dotted line shows the median at t = 0. The vertical axis is logarithmic if positive values span two decades.
 
     **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable in it; `over`: the dimension that the bands are
-    over; `hue`: the dimension that colors tell apart, otherwise the first that is left with several values; one more
-    is told apart by line styles; `ax`: axes to draw into; `label`: of the vertical axis; `quantiles`: ends of the band;
-    `legend`: whether the axes have one of their own.
+    over; `hue`: the dimension shown by colors, by default the first of the others with several values; one further
+    dimension is shown by line styles; `ax`: axes to draw into; `label`: of the vertical axis; `quantiles`: ends of the
+    band; `legend`: whether to draw a legend in the axes.
     **Returns:** the axes.
-    **Raises:** ValueError naming `name`, `over` or `hue` for what the dataset does not have, `over` when its runs were
-    observed at different times, and `dataset` when it has more dimensions than can be told apart.
+    **Raises:** ValueError naming `name`, `over` or `hue` if the dataset does not have it, `over` if its runs were
+    observed at different times, and `dataset` if it has more dimensions than can be shown.
     """
     require_axes(ax)
     require_words(label=label)
@@ -89,7 +88,7 @@ def sweep_overview(
 
 @dataclass(frozen=True)
 class _Curve:
-    """Runs with the same settings, NaN where one is not defined."""
+    """Runs with the same settings; NaN for undefined values."""
 
     setting: str  # what its color stands for
     style: str  # what its line style stands for
@@ -100,7 +99,7 @@ class _Curve:
 
     @property
     def counts(self) -> np.ndarray:
-        """How many runs are defined, at each time at which any is; 0 where none is at any."""
+        """The number of runs with a defined value, at each time with at least one; 0 if there is no such time."""
         counts = np.isfinite(self.values).sum(axis=0)
         return counts[counts > 0] if counts.any() else np.zeros(1, int)
 
@@ -172,7 +171,7 @@ def _times(runs: xarray.Dataset, over: str) -> np.ndarray:
 
 
 def _time_label(dataset: xarray.Dataset) -> str:
-    """Of the axis of time, which counts the steps of optimizers where somebody said so by `time_per_step=1`."""
+    """The label of the time axis, which is the number of steps of optimizers for `time_per_step=1`."""
     times = dataset.get(_TIMES, dataset[_TIME])
     if not {"batch", "step"} <= {*dataset.attrs, *dataset.variables}:
         return TIME
@@ -196,7 +195,7 @@ def _draw(ax: Axes, curves: Sequence[_Curve], quantiles: tuple[float, float]) ->
 
 
 def _entries(curves: Sequence[_Curve]) -> dict[str, Any]:
-    """Label → artist: what colors stand for, in however many curves and panels, and what line styles do."""
+    """Label → artist: the meaning of colors and line styles in all curves and panels."""
     from matplotlib.lines import Line2D
 
     entries = {}
@@ -212,7 +211,7 @@ def _entries(curves: Sequence[_Curve]) -> dict[str, Any]:
 
 
 def _with_count(setting: str, counts: np.ndarray, runs: int) -> str:
-    """A label with the number of runs, from the fewest to the most where it changes on the way."""
+    """A label with the number of runs, from the smallest to the largest if it changes with time."""
     fewest, most = counts.min(), counts.max()
     count = f"n = {most}" if fewest == most else f"n = {fewest}–{most}"
     count = count if fewest == runs else f"{count} of {runs}"

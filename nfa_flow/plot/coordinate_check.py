@@ -28,10 +28,11 @@ _VERDICTS = {True: "holds", False: "broken", None: "open"}
 def coordinate_check(check: CoordinateCheck) -> Figure:
     """Sizes of activations, their changes, updates and outputs against the width, layer by layer.
 
-    Geometric means, and the range over the networks; dashed lines have the promised slopes. All panels span as many
-    decades, so that slopes can be compared. The legends give the fitted powers of the width with their standard errors.
+    Geometric means, and the range over the networks; dashed lines have the promised slopes. All panels span the same
+    number of decades, so that slopes can be compared. The legends give the fitted powers of the width with their
+    standard errors.
 
-    **Arguments:** `check`: of `nf.width.coordinate_check`.
+    **Arguments:** `check`: the result of `nf.width.coordinate_check`.
     **Returns:** the figure.
     """
     require_instance("check", check, CoordinateCheck, "what `nf.width.coordinate_check` returns")
@@ -66,7 +67,7 @@ def _draw(ax: Axes, widths: tuple[int, ...], scaling: Scaling, what: str, color:
 
 
 def _span_alike(axes: Sequence[Axes]) -> None:
-    """Give all vertical axes the decades of the one with most, and two at least."""
+    """Give all vertical axes as many decades as the one with most has, and at least two."""
     is_empty = lambda ax: not np.all(np.isfinite(ax.dataLim.intervaly))  # where all sizes are zero
     limits = [(0.0, 0.0) if is_empty(ax) else np.log10(ax.get_ylim()) for ax in axes]
     half = max(2.0, *(high - low for low, high in limits)) / 2

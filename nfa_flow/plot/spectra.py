@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def spectrum(spectrum: Spectrum, *, ax: Axes | None = None, label: str | None = None) -> Axes:
-    """vᵀ NFM v against the eigenvalues of AGOP, v its eigenvectors, with the power law that fits best.
+    """vᵀ NFM v against the eigenvalues of AGOP, where v are its eigenvectors, with the power law that fits best.
 
-    Where NFM ∝ AGOP^α holds the points lie on a line of slope α. Directions without an eigenvalue above rounding are
-    left out. Call it again with the same axes to compare spectra.
+    If NFM ∝ AGOP^α, the points are on a line of slope α. Directions whose eigenvalue is zero up to rounding are left
+    out. Call it again with the same axes to compare spectra.
 
-    **Arguments:** `spectrum`: of one network, as `nf.measure.spectrum` gives it; `ax`: axes to draw into; `label`: of
-    these points in the legend.
+    **Arguments:** `spectrum`: of one network, from `nf.measure.spectrum`; `ax`: axes to draw into; `label`: of these
+    points in the legend.
     **Returns:** the axes.
-    **Raises:** ValueError naming `spectrum` when it is of several networks, or has no direction to show.
+    **Raises:** ValueError naming `spectrum` if it is of several networks, or has no direction to show.
     """
     require_instance("spectrum", spectrum, Spectrum, "a `Spectrum`, as `nf.measure.spectrum` returns it")
     require_words(label=label)

@@ -1,4 +1,4 @@
-"""One place for size, fonts and colors of all figures."""
+"""Size, fonts and colors of all figures, in one place."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def new_figure(columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
 def set_axes(
     ax: Axes, values: np.ndarray, name: str, label: str | None, xscale: str = "log", xlabel: str = TIME
 ) -> None:
-    """Axes for an observable against time; the values' is logarithmic where they span two decades."""
+    """Axes for an observable against time; the vertical axis is logarithmic if the values span two decades."""
     finite = values[np.isfinite(values)]
     if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min():
         ax.set_yscale("log")
@@ -79,7 +79,7 @@ def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None =
         return
 
     def draw(columns: int, fontsize: float) -> float:
-        """Put it there and return its width, in widths of the figure."""
+        """Draw the legend and return its width, in widths of the figure."""
         for legend in figure.legends:
             legend.remove()
         sizes: Any = {"fontsize": fontsize, "title_fontsize": fontsize, "title": title}
@@ -98,7 +98,7 @@ def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None =
 
 
 def legend_inside(ax: Axes, entries: Mapping[str, Any], title: str | None = None) -> None:
-    """A small legend in the axes, through which the curves that it may have to lie over can be seen."""
+    """A small legend in the axes, transparent, because it may cover curves."""
     if entries:
         with house_style():
             small: Any = {"fontsize": 7.5, "title_fontsize": 7.5, "alignment": "left"}
@@ -107,17 +107,17 @@ def legend_inside(ax: Axes, entries: Mapping[str, Any], title: str | None = None
 
 
 def entries_of(*axes: Axes) -> dict[str, Any]:
-    """Label → artist, of everything in these axes that has a label."""
+    """Label → artist, for all artists in these axes with a label."""
     return {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
 
 
 def label_of(name: str) -> str:
-    """What an observable is called in figures."""
+    """The label of an observable in figures."""
     return _LABELS.get(name, name)
 
 
 def color_of(i: int, count: int) -> Any:
-    """Colors that can be told apart or, where there are too many, that go from dark to light."""
+    """Distinct colors or, if there are too many, colors from dark to light."""
     if count <= len(PALETTE):
         return PALETTE[i]
     from matplotlib import colormaps
@@ -126,12 +126,12 @@ def color_of(i: int, count: int) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A setting as a legend or an axis shows it."""
+    """A setting as text in a legend or on an axis."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def swatch(color: Any = GRAY, **style: Any) -> Any:
-    """What stands for a color or a style in a legend, a line of no length."""
+    """The symbol of a color or a style in a legend: a line of no length."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=color, **style)

@@ -27,16 +27,16 @@ Runs = Trajectory | Mapping[str, Trajectory]
 def observable(runs: Runs, name: str, *, ax: Axes | None = None, label: str | None = None, legend: bool = True) -> Axes:
     """One scalar observable against time, for one run or several by name.
 
-    The first run is drawn thicker (by convention the exact flow). Time is logarithmic (linear where none is positive);
-    the value at t = 0, which has no place there, is a dotted line. The vertical axis is logarithmic where positive
-    values span two decades; values from 1e100 on are left out. Where the time of a run counts the steps of an
-    optimizer, which is not the time of the flow, its label says so.
+    The first run is drawn thicker (by convention the exact flow). Time is logarithmic (linear if no time is positive);
+    a dotted line shows the value at t = 0. The vertical axis is logarithmic if positive values span two decades; values
+    from 1e100 on are left out. If the time of a run is the number of steps of an optimizer instead of the time of the
+    flow, its label says so.
 
     **Arguments:** `runs`: a `Trajectory`, or label → `Trajectory`; `name`: of a scalar observable that at least one of
     them has (a leaf of a tree as `observable.leaf`); `ax`: axes to draw into; `label`: of the vertical axis; `legend`:
-    whether the axes have one of their own.
+    whether to draw a legend in the axes.
     **Returns:** the axes.
-    **Raises:** ValueError naming `runs` for anything else, and `name` when no run has such a scalar observable.
+    **Raises:** ValueError naming `runs` for anything else, and `name` if no run has such a scalar observable.
     """
     runs = _by_label(runs)
     require_words(name=name, label=label)
@@ -87,7 +87,7 @@ def _counts_steps(run: Trajectory) -> bool:
 
 
 def _drawable(values: ArrayLike) -> np.ndarray:
-    """Without the last values of a run that blew up, which no axis holds."""
+    """The values without the last ones of a run that blew up, which are too large for an axis."""
     drawable = np.array(values, float)
     drawable[~(np.abs(drawable) < _LARGEST)] = np.nan
     return drawable
@@ -98,7 +98,7 @@ def overview(runs: Runs, names: Sequence[str] | None = None) -> Figure:
 
     **Arguments:** `runs`: as in `observable`; `names`: of scalar observables, by default all that the runs have.
     **Returns:** the figure.
-    **Raises:** ValueError naming `names` where there is none, and as `observable`.
+    **Raises:** ValueError naming `names` if there are none, and as `observable`.
     """
     runs = _by_label(runs)
     names = _names(runs) if names is None else names

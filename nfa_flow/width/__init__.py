@@ -1,4 +1,4 @@
-"""What changes with the width of a network: powers of it, limits, and what a parametrization promises of them."""
+"""What changes with the width of a network: powers of the width, limits, and the promises of a parametrization."""
 
 from .coordinate_check import CoordinateCheck as CoordinateCheck
 from .coordinate_check import Scaling as Scaling

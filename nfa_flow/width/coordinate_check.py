@@ -1,9 +1,9 @@
 """Does training scale with the width as the parametrization promises? Sizes against width, with verdicts.
 
-Of networks of growing width, the sizes of activations, outputs and updates are measured before and after training, as
+The sizes of activations, outputs and updates of networks of growing width n are measured before and after training, as
 powers of n. A stable parametrization promises all of them, layer by layer: activations n⁰ at the start, updates
-n^{−r_l}, changes of the activations n^{−r} with the smallest r_l up to there, outputs n^{½ − (a_L + b_L)} at the start.
-What is not as promised is an error in the code, a width too small for the limit, or training too long for it.
+n^{−r_l}, changes of the activations n^{−r} with the smallest r_l up to their layer, outputs n^{½ − (a_L + b_L)} at the
+start. A broken promise means an error in the code, a width too small for the limit, or training too long for it.
 
 **Source:** Yang et al. 2022 (Tensor Programs V), appendix on the coordinate check; the exponents are those of Yang & Hu
 2021 and Yang & Littwin 2023, the sizes of updates those of Yang, Simon & Bernstein 2023.
@@ -30,8 +30,8 @@ from .fits import require_widths, width_exponent
 class Scaling:
     """How one size grows with the width n.
 
-    `sizes`: (widths, seeds); `exponent`, `error`: of n, fitted, with its standard error; `promised`: None where there
-    is no promise; `holds`: None where nothing can be said.
+    `sizes`: (widths, seeds); `exponent`, `error`: the fitted power of n and its standard error; `promised`: the
+    promised power, None without a promise; `holds`: whether the promise holds, None if this is open.
     """
 
     sizes: Float64[np.ndarray, "w s"]
@@ -43,7 +43,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class CoordinateCheck:
-    """The sizes of a coordinate check by name, as `scalings`; `print` shows the table."""
+    """The sizes of a coordinate check by name, in `scalings`; `print` shows them as a table."""
 
     parametrization: AbstractParametrization
     widths: tuple[int, ...]
@@ -51,7 +51,7 @@ class CoordinateCheck:
 
     @property
     def passed(self) -> bool | None:
-        """False if a promise is broken, True if all hold, None if that is open, as of an unstable parametrization."""
+        """False if a promise is broken, True if all hold, None if this is open, as for an unstable parametrization."""
         verdicts = [scaling.holds for scaling in self.scalings.values()]
         return False if False in verdicts else None if None in verdicts else True
 
@@ -76,20 +76,20 @@ def coordinate_check(
     seeds: int = 4,
     tolerance: float = 0.25,
 ) -> CoordinateCheck:
-    """Train networks of several widths and compare how their coordinates scale with what the parametrization promises.
+    """Train networks of several widths and compare the growth of their coordinates with the parametrization's promises.
 
-    The sizes are those of `Coordinates`. With two standard errors e to spare, a promise holds if |exponent − promised|
-    + 2e ≤ `tolerance`, and is broken if |exponent − promised| − 2e > `tolerance`; in between it is open.
+    The sizes are those of `Coordinates`. With the standard error e, a promise holds if |exponent − promised| + 2e ≤
+    `tolerance`, and is broken if |exponent − promised| − 2e > `tolerance`; otherwise it is open.
 
     **Arguments:**
     - `build`: `(width, key=) -> MLP`, with a parametrization.
     - `train`: `(net, data) -> net`, such as `lambda net, data: nf.gradient_flow(net, data, 1.0).net`: to the same time,
       or for the same number of steps, at every width.
-    - `data`: a fixed set, also for the sizes.
+    - `data`: the same data for all networks, for training and for the sizes.
     - `widths`: at least three, increasing.
     - `key`: PRNG key; every width and seed gets its own.
     - `seeds`: networks per width.
-    - `tolerance`: of exponents. ¼ tells apart those of the parametrizations in use, which are multiples of ½.
+    - `tolerance`: of exponents. ¼ distinguishes those of the usual parametrizations, which are multiples of ½.
 
     **Returns:** a `CoordinateCheck`.
     **Raises:** ValueError naming the argument.

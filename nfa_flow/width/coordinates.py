@@ -1,4 +1,4 @@
-"""The sizes of what a network puts out and of what training has changed in it, layer by layer."""
+"""The sizes of the activations and outputs of a network and of their changes in training, layer by layer."""
 
 from typing import Any
 
@@ -19,8 +19,9 @@ from ..numerics.switches import full_precision
 class Coordinates(eqx.Module):
     """An observable: root mean squares of activations and outputs, and norms of updates, since an initial network.
 
-    By name, for each hidden layer `activation l` of h_l = σ(W_l …) at the start, `change l` of h_l since; `output` at
-    the start, `output change`; and for each layer `update l`, the spectral norm ‖ΔW_l‖ over √(fan_out/fan_in).
+    Names: for each hidden layer `activation l`, the size of h_l = σ(W_l …) at the start, and `change l`, the size of
+    its change since then; `output` and `output change` in the same way; for each layer `update l`, the spectral norm
+    ‖ΔW_l‖ over √(fan_out/fan_in).
 
     **Arguments:** `initial`: the network that training began with.
     **Raises:** ValueError naming `initial`, or `net` and `data` in a call.

@@ -1,7 +1,7 @@
-"""Fits over widths, from several networks of each: the power of n, and the limit n → ∞ with the first correction.
+"""Fits over widths, from several networks per width: the power of n, and the limit n → ∞ with the first correction.
 
-Both give a standard error that covers the spread over the networks and, where the points leave the line by more than
-that, the misfit too.
+Both give a standard error that includes the spread over the networks and, if the points deviate from the line by more,
+also the misfit.
 """
 
 from collections.abc import Sequence
@@ -53,12 +53,12 @@ def width_exponent(widths: Sequence[int], values: ArrayLike) -> WidthExponent:
 def width_limit(widths: Sequence[int], values: ArrayLike) -> WidthLimit:
     """The limit of infinite width by v = v_∞ + c/n, least squares through the means with their standard errors.
 
-    Means over networks deviate from the limit like 1/n, while a single network does like n^{−½}. Where χ² per degree of
-    freedom is above 1, the error is enlarged by its root.
+    Means over networks deviate from the limit like 1/n, while a single network deviates like n^{−½}. If χ² per degree
+    of freedom is above 1, the error is multiplied by its root.
 
-    **Arguments:** `widths`: at least three, increasing; `values`: (widths, networks), of two networks at least.
+    **Arguments:** `widths`: at least three, increasing; `values`: (widths, networks), with at least two networks.
     **Returns:** a `WidthLimit`.
-    **Raises:** ValueError naming the argument, and for values without any spread at some width.
+    **Raises:** ValueError naming the argument, also if the values at some width have no spread.
     """
     n, v = _points(widths, values)
     if v.shape[1] < 2:
