@@ -1,7 +1,7 @@
 """Checks on arguments: one clear sentence for each mistake.
 
-Every message names the argument, says what it must be and what it was. Values that are being traced by
-JAX are not known yet, so they pass: the check is for the person who calls from Python.
+Every message names the argument, says what it must be and what it was. Values that JAX is tracing are not known yet and
+are not checked: the checks are for calls from Python.
 """
 
 import decimal
@@ -68,7 +68,7 @@ def require_choice(argument: str, value: Any, choices: Collection[str]) -> None:
 
 
 def named_function(argument: str, value: Any, named: Mapping[str, Callable], signature: str) -> Callable:
-    """The function behind a name; a callable is its own function. Raise for an unknown name and for anything else."""
+    """The function with this name, or the function itself. Raise for an unknown name and for anything else."""
     if isinstance(value, str):
         require_choice(argument, value, named)
         return named[value]
@@ -78,9 +78,10 @@ def named_function(argument: str, value: Any, named: Mapping[str, Callable], sig
 
 
 def called(argument: str, must_be: str, function: Callable, *arguments: Any) -> Any:
-    """What a function of the user's returns; a ValueError naming `argument` for whatever it raises.
+    """The result of a user's function; a ValueError naming `argument` for its errors.
 
-    ValueErrors pass, which say what they need, and what is no fault of its code: failed runs, devices without memory.
+    ValueErrors are raised unchanged, because they explain themselves, and so are errors that its code did not cause:
+    failed runs, devices without memory.
     """
     try:
         return function(*arguments)
@@ -96,7 +97,7 @@ def require_flag(argument: str, value: Any) -> None:
 
 
 def floating_dtype(argument: str, dtype: Any) -> jnp.dtype:
-    """`dtype` as a floating type; ValueError naming `argument` where it is none."""
+    """`dtype` as a floating type; ValueError naming `argument` if it is not one."""
     try:
         found = jnp.dtype(dtype)
     except (TypeError, ValueError):
@@ -107,7 +108,7 @@ def floating_dtype(argument: str, dtype: Any) -> jnp.dtype:
 
 
 def described(value: Any) -> str:
-    """A value in a few words, for a message: arrays by their shape and type."""
+    """A short description of a value, for a message: of arrays their shape and type."""
     if isinstance(value, np.ndarray | jax.Array):
         return f"an array of shape {value.shape} and type {value.dtype}"
     words = " ".join(repr(value).split())
@@ -131,10 +132,10 @@ def require_key(argument: str, value: Any) -> None:
 
 
 def real_array(argument: str, value: Any, *shape: Any) -> Array:
-    """`value`, of any container that NumPy understands, as a JAX array of real numbers.
+    """`value`, from any container that NumPy can read, as a JAX array of real numbers.
 
-    **Arguments:** `shape`: a size for each axis, or a name where any size will do; `...` where any shape will do.
-    **Raises:** ValueError naming `argument`, also for masked entries, which are no numbers.
+    **Arguments:** `shape`: a size for each axis, or a name if any size is allowed; `...` if any shape is allowed.
+    **Raises:** ValueError naming `argument`, also for masked entries, which are not numbers.
     """
     if np.ma.is_masked(value):
         raise wrong(argument, "without masked entries (fill them, or leave their rows out)", "a masked array")
@@ -154,7 +155,7 @@ def real_array(argument: str, value: Any, *shape: Any) -> Array:
 
 
 def _numbers(value: Any) -> np.ndarray:
-    """As NumPy has it, in a type that JAX knows."""
+    """The array in NumPy, in a type that JAX knows."""
     array = np.asarray(value)
     if array.dtype.kind == "O":  # of data frames whose columns differ, and of numbers that are no floats
         if not all(isinstance(each, numbers.Real | decimal.Decimal) for each in array.flat):

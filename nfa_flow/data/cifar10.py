@@ -1,4 +1,4 @@
-"""CIFAR-10 from its published files, which are Python pickles: read without running anything that they name."""
+"""CIFAR-10 from its published files, which are Python pickles; no code named in them is run."""
 
 import codecs
 import gzip
@@ -36,13 +36,15 @@ def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True)
     """The CIFAR-10 images with one-hot targets; the inputs are 32 × 32 pixels in red, then in green, then in blue.
 
     **Arguments:**
-    - `path`: the published archive cifar-10-python.tar.gz, which is read in place, or its folder cifar-10-batches-py.
+    - `path`: the published archive cifar-10-python.tar.gz, which is not unpacked on the disk, or its folder
+      cifar-10-batches-py.
     - `split`: "train" (50 000 images) or "test" (10 000).
-    - `standardize`: every input to mean 0 and variance 1 over the split; without, inputs are in [0, 1].
+    - `standardize`: whether to shift and scale every input to mean 0 and variance 1 over the split; otherwise inputs
+      are in [0, 1].
 
     **Returns:** n samples, 3072 inputs, 10 outputs.
-    **Raises:** FileNotFoundError where `path` or one of its batches is missing; ValueError for another `split`, or for
-    files that are not CIFAR-10's: above all a pickle that names anything which a NumPy array does not need.
+    **Raises:** FileNotFoundError if `path` or one of its batches is missing; ValueError for another `split`, or for
+    files that are not those of CIFAR-10, such as a pickle that names anything not needed for a NumPy array.
     **Source:** Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html ("CIFAR-10 python version").
     """
     require_choice("split", split, _FILES)

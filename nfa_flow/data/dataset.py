@@ -1,4 +1,4 @@
-"""A data set: rows of inputs and targets, with sample weights and the true index space where there is one."""
+"""A data set: rows of inputs and targets, with optional sample weights and, if known, the true index space."""
 
 import equinox as eqx
 import jax
@@ -21,12 +21,12 @@ class Dataset(eqx.Module):
     - `weight`: n non-negative sample weights that sum to 1, or None for 1/n each.
     - `index`: orthonormal basis, d × r, of the subspace of the inputs through which the targets depend on x.
 
-    Arrays, data frames, CPU tensors of PyTorch, and nested lists of numbers are taken. Everything is stored in one
-    floating dtype: the wider one of x and y, or JAX's default float if both are integers.
+    The arguments may be arrays, data frames, CPU tensors of PyTorch, and nested lists of numbers. All arrays are stored
+    in one floating dtype: the wider one of x and y, or JAX's default float if both are integers.
 
-    **Raises:** ValueError for what holds no real numbers, masked entries, wrong shapes, NaN or infinity, negative
-    weights or a sum other than 1, or an `index` that is not orthonormal. Values that JAX is
-    tracing are not known yet and pass.
+    **Raises:** ValueError for values that are not real numbers, masked entries, wrong shapes, NaN or infinity, negative
+    weights or a sum other than 1, or an `index` that is not orthonormal. Values that JAX is tracing are not known yet
+    and are not checked.
     """
 
     x: Float[Array, "n d"]
@@ -68,7 +68,7 @@ class Dataset(eqx.Module):
 
     @property
     def sample_weight(self) -> Float[Array, " n"]:
-        """The weights w_i, which are 1/n each where none were given."""
+        """The weights w_i; 1/n each if no weights were given."""
         return jnp.full(self.samples, 1 / self.samples, self.x.dtype) if self.weight is None else self.weight
 
     @property
@@ -130,7 +130,7 @@ def _orthonormal(index: ArrayLike, inputs: int) -> Array:
 
 
 def _tolerance(array: Array) -> float:
-    """In half precision that of its rounding."""
+    """The tolerance; in half precision that of its rounding."""
     is_floating = jnp.issubdtype(array.dtype, jnp.floating)
     return max(_RTOL, 2 * float(jnp.finfo(array.dtype).eps)) if is_floating else _RTOL
 

@@ -1,4 +1,4 @@
-"""The second moments of inputs and targets as a triangular factor, which keeps the digits that squaring would lose."""
+"""The second moments of inputs and targets as a triangular factor, which keeps digits that squaring would lose."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,10 +11,10 @@ from .dataset import Dataset
 def moment_factor(data: Dataset, *, intercept: bool) -> Float[Array, "r columns"]:
     """Triangular R with RᵀR = Σ_i w_i v_i v_iᵀ for the stacked rows v_i = [x_i, (1), y_i].
 
-    With the columns R = [R_x, r_1, R_y], the squared loss of an affine map f(x) = A x + c is
-    ½‖R_x Aᵀ + r_1 cᵀ − R_y‖²_F: a linear network needs nothing else of the data, whatever the number of samples.
+    With the columns R = [R_x, r_1, R_y], the squared loss of an affine map f(x) = A x + c is ½‖R_x Aᵀ + r_1 cᵀ −
+    R_y‖²_F: a linear network needs no other information about the data, for any number of samples.
 
-    **Arguments:** `data`: n samples, d inputs, c outputs; `intercept`: whether to put the column of ones in.
+    **Arguments:** `data`: n samples, d inputs, c outputs; `intercept`: whether to include the column of ones.
     **Returns:** R of min(n, d + k + c) rows and d + k + c columns, where k = 1 with the intercept and 0 without; in
     float32 at least.
     """

@@ -1,6 +1,6 @@
-"""Real data: two small sets that come with scikit-learn, OpenML by name, and arrays of one's own.
+"""Real data: two small sets from scikit-learn, sets of OpenML by name, and your own arrays.
 
-scikit-learn is imported where it is used, so that importing this library stays quick.
+scikit-learn is imported when it is used, so that importing this library stays fast.
 """
 
 import zipfile
@@ -19,7 +19,7 @@ from .whitening import standardize, standardized_columns
 def digits() -> Dataset:
     """Handwritten digits: 1797 images of 8 × 8 pixels, ten classes as one-hot targets; inputs standardized.
 
-    The pixels that are the same in all images become 0.
+    Pixels with the same value in all images become 0.
 
     **Returns:** 1797 samples, 64 inputs, 10 outputs.
     **Source:** `sklearn.datasets.load_digits` (installed with scikit-learn, nothing is downloaded).
@@ -44,7 +44,7 @@ def diabetes() -> Dataset:
 
 
 def openml(name: str, *, version: int | str = 1, cache: str | Path | None = None) -> Dataset:
-    """A data set of openml.org by name, such as "mnist_784"; inputs as they are there (see `standardize`).
+    """A data set of openml.org by name, such as "mnist_784"; inputs are not changed (see `standardize`).
 
     Categorical targets become one-hot columns in the sorted order of their labels, numeric ones stay one column each.
 
@@ -54,7 +54,7 @@ def openml(name: str, *, version: int | str = 1, cache: str | Path | None = None
     - `cache`: folder for downloaded files; scikit-learn's (`SCIKIT_LEARN_DATA` or ~/scikit_learn_data) if None.
 
     **Returns:** n samples with the inputs and the default target of the data set.
-    **Raises:** ValueError for a data set that does not exist, that has categorical inputs or missing values;
+    **Raises:** ValueError for a data set that does not exist, or has categorical inputs or missing values;
     ConnectionError if OpenML cannot be reached and the folder has no copy.
     """
     import scipy.sparse
@@ -85,11 +85,11 @@ def openml(name: str, *, version: int | str = 1, cache: str | Path | None = None
 
 
 def load_npz(path: str | Path) -> Dataset:
-    """The arrays `x`, `y` and, where there is one, `weight` of a NumPy .npz archive, as they are.
+    """The arrays `x`, `y` and, if there is one, `weight` of a NumPy .npz archive, unchanged.
 
     Nothing is unpickled: arrays of Python objects are refused.
 
-    **Arguments:** `path`: a file as `np.savez(path, x=x, y=y)` writes it; labels that are classes should be one-hot.
+    **Arguments:** `path`: a file such as `np.savez(path, x=x, y=y)` writes; labels that are classes should be one-hot.
     **Returns:** the data set.
     **Raises:** FileNotFoundError; ValueError for another kind of file, missing or object arrays, and as for `Dataset`.
     """

@@ -1,8 +1,8 @@
-"""Synthetic data whose truth is known: linear maps, functions of a few directions, and a closed-form counterexample.
+"""Synthetic data with a known truth: linear maps, functions of a few directions, and a closed-form counterexample.
 
-Shapes and the link are Python values; the key, the noise and a covariance can be traced, so a teacher can be put
-under `jax.jit` and repeated over keys and noise levels with `jax.vmap`. With one key, the noise level changes only the
-noise.
+Shapes and the link are Python values. The key, the noise and the covariance can be traced, so a teacher can be called
+under `jax.jit`, and for many keys and noise levels with `jax.vmap`. With the same key, another noise level changes only
+the noise.
 """
 
 from collections.abc import Callable
@@ -55,15 +55,15 @@ def linear_teacher(
 ) -> Dataset:
     """Targets y = A x + noise · N(0, I) of a random matrix A, and x ~ N(0, covariance).
 
-    A is Gaussian or, with a rank r, a product of a Gaussian outputs × r and r × inputs matrix; either way its entries
-    have standard deviation 1/√inputs. The index is an orthonormal basis of its row space.
+    A is Gaussian or, with a rank r, a product of a Gaussian outputs × r and r × inputs matrix. In both cases its
+    entries have standard deviation 1/√inputs. The index is an orthonormal basis of its row space.
 
     **Arguments:**
     - `samples`, `inputs`, `outputs`: n, d and c.
     - `key`: PRNG key.
     - `rank`: of A, at most min(inputs, outputs); full if None.
     - `noise`: standard deviation of the label noise.
-    - `whiten`: make S_xx of the sample exactly I, before the targets are computed.
+    - `whiten`: whether to make S_xx of the sample exactly I, before the targets are computed.
     - `covariance`: of the inputs, d × d; I if None.
 
     **Returns:** n samples with an index of d × rank.
@@ -107,11 +107,11 @@ def multi_index(
     - `samples`, `inputs`: n and d.
     - `rank`: r ≤ d, the dimension of the subspace.
     - `key`: PRNG key.
-    - `outputs`: c, for a named link; a function decides this by itself.
+    - `outputs`: c, for a named link; a function returns its own number of outputs.
     - `noise`: standard deviation of the label noise.
     - `link`: a name, or a function from z (n × r) to targets (n or n × c).
     - `covariance`: of the inputs, d × d; I if None.
-    - `whiten`: make S_xx of the sample exactly I, before the targets are computed.
+    - `whiten`: whether to make S_xx of the sample exactly I, before the targets are computed.
 
     **Returns:** n samples with the index U of d × r.
     **Raises:** ValueError for sizes below 1, a rank out of range, negative noise, an unknown link or one that returns
@@ -173,8 +173,8 @@ def single_index(
 def orthogonal_support(targets: ArrayLike, probabilities: ArrayLike) -> Dataset:
     """Inputs e_1 … e_n (the unit vectors) of probability p_i and target y_i: x = I, the probabilities are the weights.
 
-    A network Σ_k a_k relu(w_kᵀx) of small balanced weights fits these with NFM = diag(y_i) and AGOP = diag(p_i y_i²),
-    which no power connects when y_i and p_i y_i² are ordered differently.
+    A network Σ_k a_k relu(w_kᵀx) of small balanced weights fits these with NFM = diag(y_i) and AGOP = diag(p_i y_i²).
+    No power of AGOP is proportional to NFM if y_i and p_i y_i² have different orders.
 
     **Arguments:** `targets`: y_i > 0; `probabilities`: p_i ≥ 0 that sum to 1. Both can be traced.
     **Returns:** n samples of n inputs and one output, weighted.

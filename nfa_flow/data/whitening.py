@@ -9,14 +9,14 @@ from .dataset import Dataset
 
 
 def whiten(data: Dataset) -> Dataset:
-    """The data with inputs S_xx^{−1/2} x_i, so that S_xx = I; not centered, targets untouched.
+    """The data with inputs S_xx^{−1/2} x_i, so that S_xx = I; not centered; targets do not change.
 
-    Where the inputs do not span their space (for one, n < d), S_xx becomes the orthogonal projector onto their span.
-    A true index space U becomes span(S_xx^{1/2} U), through which the targets depend on the new inputs; directions in
-    which the inputs do not vary are left out of it, and where none is left the index is None. Inside `jax.jit` their
-    number is not known, and something arbitrary stands in their place.
+    If the inputs do not span their space (for example, n < d), S_xx becomes the orthogonal projector onto their span. A
+    true index space U becomes span(S_xx^{1/2} U), through which the targets depend on the new inputs. Directions in
+    which the inputs do not vary are left out of it; if none remains, the index is None. Inside `jax.jit` their number
+    is not known, and arbitrary directions take their place.
 
-    **Arguments:** `data`: any data set; half precision is computed with in float32.
+    **Arguments:** `data`: any data set; half precision is computed in float32.
     **Returns:** a data set of as many samples, inputs and outputs.
     **Raises:** ValueError for anything but a `Dataset`.
     """
@@ -36,12 +36,12 @@ def whiten(data: Dataset) -> Dataset:
 
 
 def standardize(data: Dataset) -> Dataset:
-    """The data with every input column shifted and scaled to weighted mean 0 and variance 1; targets untouched.
+    """The data with every input column shifted and scaled to weighted mean 0 and variance 1; targets do not change.
 
-    A constant column becomes zero; one that varies, however little, does not. A true index space is carried along, as
-    by `whiten`.
+    A constant column becomes zero; a column that varies, even very little, does not. A true index space is transformed,
+    as in `whiten`.
 
-    **Arguments:** `data`: any data set; half precision is computed with in float32.
+    **Arguments:** `data`: any data set; half precision is computed in float32.
     **Returns:** a data set of as many samples, inputs and outputs.
     **Raises:** ValueError for anything but a `Dataset`.
     """
@@ -56,11 +56,11 @@ def standardize(data: Dataset) -> Dataset:
 def standardized_columns(
     values: Float[Array, "n p"], weight: Float[Array, " n"]
 ) -> tuple[Float[Array, "n p"], Float[Array, " p"]]:
-    """Columns of weighted mean 0 and variance 1, and the standard deviations they had; constant columns become 0.
+    """Columns of weighted mean 0 and variance 1, and their former standard deviations; constant columns become 0.
 
-    A column is first shifted and scaled to [−1, 1], where its squares neither vanish nor overflow and its mean is
-    rounded by no more than its variation. Before that it is multiplied by a power of two, which is exact, so that
-    differences of its entries are no smaller than what a floating-point type holds.
+    A column is first shifted and scaled to [−1, 1], where its squares neither vanish nor overflow and the rounding
+    error of its mean is not larger than its variation. Before that it is multiplied by a power of two, which is exact,
+    so that differences of its entries do not underflow.
     """
     seen = weight[:, None] > 0
     exponent = jnp.frexp(jnp.max(jnp.abs(values), axis=0, where=seen, initial=0, keepdims=True))[1]
@@ -77,7 +77,7 @@ def standardized_columns(
 
 
 def _factorizable(data: Dataset) -> Dataset:
-    """The data in float32 at least, for which there are factorizations."""
+    """The data in float32 at least, because factorizations need it."""
     require_instance("data", data, Dataset, "a `Dataset`")
     return at_least_single(data)
 

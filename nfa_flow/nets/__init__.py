@@ -1,4 +1,4 @@
-"""Networks and how they start."""
+"""Networks, their initial weights and their parametrizations."""
 
 from .activations import ACTIVATIONS as ACTIVATIONS
 from .initialization import AbstractInitialization as AbstractInitialization

@@ -1,4 +1,4 @@
-"""The named activation functions, and which of them are identity or have kinks."""
+"""The named activation functions, and which of them are the identity or have kinks."""
 
 from collections.abc import Callable
 

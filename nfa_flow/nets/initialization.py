@@ -1,7 +1,8 @@
-"""How the weights of a fully connected network start.
+"""Initial weights of fully connected networks.
 
-An initialization is a function `(key, widths, dtype) -> (W_1, …, W_L)` with `W_l` of shape
-`(widths[l], widths[l-1])`. All arithmetic is in JAX, so seeds and scales can be batched with `jax.vmap`.
+An initialization is a function `(key, widths, dtype) -> (W_1, …, W_L)` with `W_l` of shape `(widths[l], widths[l-1])`;
+the order of arguments is that of `jax.nn.initializers`. All arithmetic is in JAX, so seeds and scales can be batched
+with `jax.vmap`.
 """
 
 import abc
@@ -46,8 +47,8 @@ class Gaussian(AbstractInitialization):
 class FanInUniform(AbstractInitialization):
     """Independent entries uniform within ±scale / √fan_in in every layer, of variance scale² / (3 fan_in).
 
-    What `torch.nn.Linear` and `equinox.nn.Linear` start with. They draw their biases in the same way, while those of an
-    `MLP` start at zero.
+    This is the initialization of `torch.nn.Linear` and `equinox.nn.Linear`. They also draw their biases in this way,
+    while the biases of an `MLP` are zero.
     """
 
     scale: float | Float[Array, ""] = 1.0
@@ -82,11 +83,11 @@ class Orthogonal(AbstractInitialization):
 class Balanced(AbstractInitialization):
     """Exactly balanced layers, W_{l+1}ᵀW_{l+1} = W_lW_lᵀ, around a Gaussian end-to-end matrix.
 
-    The end-to-end matrix P = W_L…W_1 = U S Vᵀ has normal entries of standard deviation scale / √inputs. Every layer
-    gets the singular values S^{1/L} between aligned bases: W_l = Q_l S^{1/L} Q_{l−1}ᵀ with Q_0 = V, Q_L = U and
-    random orthonormal Q_l between. Then (W_1ᵀW_1)^L = PᵀP, which gradient flow of a linear network preserves.
+    The end-to-end matrix P = W_L…W_1 = U S Vᵀ has normal entries of standard deviation scale / √inputs. Every layer has
+    the singular values S^{1/L} between aligned bases: W_l = Q_l S^{1/L} Q_{l−1}ᵀ with Q_0 = V, Q_L = U and random
+    orthonormal Q_l between. Then (W_1ᵀW_1)^L = PᵀP, which gradient flow of a linear network preserves.
 
-    **Raises:** ValueError when a hidden layer is narrower than rank(P) = min(inputs, outputs).
+    **Raises:** ValueError if a hidden layer is narrower than rank(P) = min(inputs, outputs).
     **Source:** Arora, Cohen, Golowich & Hu 2019, Procedure 1.
     """
 
@@ -119,13 +120,14 @@ class Balanced(AbstractInitialization):
 class LambdaBalanced(AbstractInitialization):
     """λ-balanced layers: W_{l+1}ᵀW_{l+1} − W_lW_lᵀ = b·I for every hidden layer l, b ≠ 0 of either sign.
 
-    For b > 0 the first layer is Gaussian (standard deviation scale / √fan_in) and each later layer is W_{l+1} =
-    Q (W_lW_lᵀ + bI)^{1/2} with a random orthonormal Q; for b < 0 the same is done from the last layer backwards. The
-    sign of b decides the construction, so b is a number and cannot be batched; `scale` can.
+    For b > 0 the first layer is Gaussian (standard deviation scale / √fan_in) and each later layer is W_{l+1} = Q
+    (W_lW_lᵀ + bI)^{1/2} with a random orthonormal Q; for b < 0 the same is done from the last layer backwards. The
+    construction depends on the sign of b, so b is a number and cannot be batched; `scale` can.
 
-    **Raises:** ValueError for b = 0 (that is `Balanced`), or when the widths cannot hold a full-rank b·I: they must
-    not fall from the first hidden layer to the output for b > 0, nor grow from the input on for b < 0.
-    **Source:** Dominé et al. 2024 (λ-balanced two-layer networks); the definition carries over to any depth.
+    **Raises:** ValueError for b = 0 (use `Balanced`), or if the widths are not large enough for a full-rank b·I: they
+    must not decrease from the first hidden layer to the output for b > 0, nor increase from the input to the last
+    hidden layer for b < 0.
+    **Source:** Dominé et al. 2024 (λ-balanced two-layer networks); the definition is the same for any depth.
     """
 
     b: float | Float[Array, ""]

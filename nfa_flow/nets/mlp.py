@@ -1,4 +1,4 @@
-"""Fully connected networks whose activations can differ from layer to layer, so that a deep linear net is one case."""
+"""Fully connected networks with an activation per layer; deep linear networks are one case."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,14 +23,14 @@ class MLP(eqx.Module):
     - `key`: PRNG key for the initial weights.
     - `activation`: a name (see `nfa_flow.nets.ACTIVATIONS`), a function of an array, or one of these per hidden layer.
     - `init`: an initialization of the weights, `Gaussian()` by default; biases start at zero.
-    - `parametrization`: how start and learning rates depend on the widths: "SP", "NTP", "muP", "MeanField", "Spectral",
-      or an object such as `nf.nets.muP("adam")`. It takes the place of `init`, and `gradient_flow` follows its
-      mobilities; optimizers do where `nf.nets.scale_by_parametrization()` is chained after them.
+    - `parametrization`: how initial weights and learning rates depend on the widths: "SP", "NTP", "muP", "MeanField",
+      "Spectral", or an object such as `nf.nets.muP("adam")`. It replaces `init`, and `gradient_flow` uses its
+      mobilities; optimizers use them if `nf.nets.scale_by_parametrization()` is chained after them.
     - `bias`: whether every layer has a bias.
     - `dtype`: of the parameters; JAX's default float if None.
 
     **Raises:** ValueError for bad widths, an unknown activation or parametrization, an initialization or a
-    parametrization that the widths cannot hold, or both of them.
+    parametrization that does not fit the widths, or if both are given.
     """
 
     layers: tuple[eqx.nn.Linear, ...]
@@ -75,7 +75,7 @@ class MLP(eqx.Module):
         self.layers = tuple(_linear(W, bias) for W in draw(key, tuple(widths), dtype))
 
     def __call__(self, x: Float[Array, " inputs"], *, key: PRNGKeyArray | None = None) -> Float[Array, " outputs"]:
-        """The prediction for one sample; `jax.vmap` it over rows of a data matrix."""
+        """The prediction for one sample; use `jax.vmap` for the rows of a data matrix."""
         return self.from_preactivation(1, self.layers[0](x))
 
     def to_layer(self, layer: int, x: Float[Array, " inputs"]) -> Float[Array, " fan_in"]:
@@ -114,9 +114,9 @@ class MLP(eqx.Module):
 
     @property
     def mobility(self) -> "tuple[float, ...] | MLP | None":
-        """By what the parametrization multiplies the learning rate of each layer; None without a parametrization.
+        """The factor of each layer's learning rate in the parametrization; None without a parametrization.
 
-        One number per layer. Biases have numbers of their own: with them it is a tree in the shape of the network.
+        One number per layer. Biases have numbers of their own: with biases it is a tree in the shape of the network.
         """
         if self.parametrization is None:
             return None
@@ -150,7 +150,7 @@ class MLP(eqx.Module):
     def affine(self) -> tuple[Float[Array, "outputs inputs"], Float[Array, " outputs"] | None]:
         """(A, c) with f(x) = A x + c, for a linear network; c is None without biases.
 
-        Multiplied from the narrower end, which costs least, in the forward as in the backward pass.
+        The matrices are multiplied from the narrower end, which costs least, in the forward and in the backward pass.
         """
         if not self.is_linear:
             raise ValueError("`affine` needs a linear network, but this one has an activation other than the identity.")
@@ -183,7 +183,7 @@ class MLP(eqx.Module):
 
 
 def _floating(dtype: DTypeLike | None) -> jnp.dtype:
-    """A floating dtype, JAX's default one for None."""
+    """The floating dtype; JAX's default one for None."""
     return jnp.zeros(()).dtype if dtype is None else floating_dtype("dtype", dtype)
 
 

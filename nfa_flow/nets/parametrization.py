@@ -1,12 +1,12 @@
-"""How the start and the learning rate of each layer depend on the width n of a network.
+"""How the initial weights and the learning rate of each layer depend on the width n of a network.
 
 In an abc-parametrization layer l has the weights W_l = n^{−a_l} w_l, where the w_l are trained: they start with entries
-of standard deviation n^{−b_l} and have the learning rate η n^{−c_l}. An `MLP` holds the W_l themselves, for which all
-that remains is
+of standard deviation n^{−b_l} and have the learning rate η n^{−c_l}. An `MLP` contains the W_l themselves, for which
+this means
 
     std_l = n^{−(a_l + b_l)},   dW_l/dt = −m_l ∇_{W_l} ℒ with the mobility m_l = n^{−(2a_l + c_l)},
 
-and, for Adam, whose steps do not know the size of a gradient, the learning rate η n^{−(a_l + c_l)}.
+and, for Adam, whose steps do not depend on the size of a gradient, the learning rate η n^{−(a_l + c_l)}.
 
 **Source:** Yang & Hu 2021 (Tensor Programs IV), section 3; for Adam Yang & Littwin 2023 (Tensor Programs IVb).
 """
@@ -30,9 +30,9 @@ _SAME = 1e-9  # exponents that differ by less are equal: a shift by a third roun
 
 
 class Effective(NamedTuple):
-    """What a parametrization comes to in the weights W_1 … W_L themselves, one number per layer.
+    """The effect of a parametrization on the weights W_1 … W_L themselves, one number per layer.
 
-    `std`: of the entries at the start; `mobility`: the factor of the learning rate.
+    `std`: the standard deviation of the initial entries; `mobility`: the factor of the learning rate.
     """
 
     std: tuple[float, ...]
@@ -40,10 +40,10 @@ class Effective(NamedTuple):
 
 
 class AbstractParametrization(abc.ABC):
-    """What sets the start and the learning rates of the layers of an `MLP`, from its widths.
+    """The initial weights and the learning rates of the layers of an `MLP`, as functions of its widths.
 
-    Its verdicts are of the limit n → ∞ after a fixed number of steps, or at a fixed time. `name` is for figures, `rule`
-    what trains the network: "sgd", which gradient flow and momentum follow too, or "adam".
+    `is_stable` and `learns_features` are about the limit n → ∞ after a fixed number of steps, or at a fixed time.
+    `name` is for figures; `rule` is the training method: "sgd", also for gradient flow and momentum, or "adam".
 
     **Source:** Yang & Hu 2021, section 3 (stability, the dichotomy of features and kernels); Yang & Littwin 2023.
     """
@@ -62,7 +62,7 @@ class AbstractParametrization(abc.ABC):
 
     @abc.abstractmethod
     def bias_mobility(self, widths: Sequence[int]) -> tuple[float, ...]:
-        """The mobilities of the biases, which start at zero; arguments as in `effective`.
+        """The mobilities of the biases, which are zero at the start; arguments as in `effective`.
 
         A bias is the weight of one more input that is always 1, and follows the rule of the input layer.
 
@@ -72,14 +72,14 @@ class AbstractParametrization(abc.ABC):
     @property
     @abc.abstractmethod
     def exponents(self) -> "ABC":
-        """The exponents with which n grows while the numbers of inputs and outputs stay."""
+        """The exponents of n, for constant numbers of inputs and outputs."""
 
     @property
     def r(self) -> float:
-        """In a step the features of the last hidden layer change by Θ(n^{−r}): as the layer below does that moves most.
+        """In a step the features of the last hidden layer change by Θ(n^{−r}), by the largest change of the layers up to it.
 
-        For SGD r = min(a_L + b_L, 2a_L + c_L) − 1 + min_l(2a_l + c_l + [l = 1]) over the layers l < L; for Adam, where
-        the size of gradients does not count, r = min_l(a_l + c_l + [l = 1]) − 1.
+        For SGD r = min(a_L + b_L, 2a_L + c_L) − 1 + min_l(2a_l + c_l + [l = 1]) over the layers l < L; for Adam, which
+        does not depend on the size of gradients, r = min_l(a_l + c_l + [l = 1]) − 1.
         """
         return min(self.exponents.update_exponents[:-1])
 
@@ -97,11 +97,11 @@ class AbstractParametrization(abc.ABC):
 
     @property
     def learns_features(self) -> bool:
-        """Whether it is stable with r = 0. If it is with r > 0, networks train as a kernel method, or not at all."""
+        """Whether it is stable with r = 0. If it is stable with r > 0, training is a kernel method, or has no effect."""
         return self.is_stable and abs(self.r) < _SAME
 
     def draw(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
-        """Normal weights of these standard deviations; arguments as of an initialization."""
+        """Normal weights of these standard deviations; arguments as in an initialization."""
         keys, std = jax.random.split(key, len(widths) - 1), self.effective(widths).std
         return tuple(
             jnp.asarray(s, dtype) * jax.random.normal(k, (fan_out, fan_in), dtype)
@@ -113,11 +113,12 @@ class AbstractParametrization(abc.ABC):
 class ABC(AbstractParametrization):
     """The exponents a, b, c of the layers: input, hidden …, output.
 
-    Three entries are of the input layer, every hidden-to-hidden layer and the output layer, at any depth; other numbers
-    of entries are of just as many layers. All hidden layers have the width n. The first layer's start also has the
-    factor 1/√inputs.
+    Three entries mean the input layer, every hidden-to-hidden layer and the output layer, for any depth; any other
+    number of entries means that number of layers. All hidden layers have the width n. The initial weights of the first
+    layer also have the factor 1/√inputs.
 
-    **Arguments:** `a`, `b`, `c`: sequences of numbers; `rule`: the optimizer for which c is meant; `name`: in figures.
+    **Arguments:** `a`, `b`, `c`: sequences of numbers; `rule`: the optimizer that the exponents c are for; `name`: in
+    figures.
     **Raises:** ValueError naming the argument.
     """
 
@@ -145,7 +146,7 @@ class ABC(AbstractParametrization):
 
     @property
     def std_exponents(self) -> tuple[float, ...]:
-        """a_l + b_l: the start is n to the power −(a_l + b_l)."""
+        """a_l + b_l: the initial entries are of size n to the power −(a_l + b_l)."""
         return tuple(a + b for a, b in zip(self.a, self.b, strict=True))
 
     @property
@@ -156,7 +157,7 @@ class ABC(AbstractParametrization):
 
     @property
     def update_exponents(self) -> tuple[float, ...]:
-        """r_l such that in a step ‖ΔW_l‖/√(fan_out/fan_in), a layer's own effect on what it puts out, is Θ(n^{−r_l}).
+        """r_l such that in a step ‖ΔW_l‖/√(fan_out/fan_in), a layer's own effect on its output, is Θ(n^{−r_l}).
 
         Gradients with respect to activations are Θ(n^{−min(a_L + b_L, 2a_L + c_L)}), and an update of low rank adds up
         over the fan-in.
@@ -179,7 +180,7 @@ class ABC(AbstractParametrization):
         return replace(self, a=spread(self.a), b=spread(self.b), c=spread(self.c))
 
     def shift(self, theta: float | int | Sequence[float | int]) -> "ABC":
-        """(a + θ, b − θ, c − 2θ), or c − θ for Adam: other coordinates, in which the same network trains alike.
+        """(a + θ, b − θ, c − 2θ), or c − θ for Adam: other exponents of the same network and the same training.
 
         **Arguments:** `theta`: one θ for all layers, or one per entry.
         **Raises:** ValueError naming `theta`.
@@ -203,7 +204,7 @@ class ABC(AbstractParametrization):
         return Effective((first / widths[0] ** 0.5, *others), tuple(n**-mu for mu in own.mobility_exponents))
 
     def bias_mobility(self, widths: Sequence[int]) -> tuple[float, ...]:
-        """That of the input layer's weights; 1 at the outputs, whose number does not grow."""
+        """The mobility of the input layer's weights; 1 at the outputs, whose number does not grow."""
         return (self.effective(widths).mobility[0],) * (len(widths) - 2) + (1.0,)
 
 

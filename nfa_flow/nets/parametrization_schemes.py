@@ -1,7 +1,7 @@
-"""The parametrizations in use, by name.
+"""The usual parametrizations, by name.
 
-In powers of the width n, for input, hidden and output layers (weights that see the inputs also have the factor 1/√d in
-their start):
+In powers of the width n, for input, hidden and output layers (initial weights of the input layer also have the factor
+1/√d):
 
 | | start | mobility (SGD, flow) | Adam | |
 |---|---|---|---|---|
@@ -20,7 +20,7 @@ from .parametrization import ABC, RULES, AbstractParametrization, Effective, Rul
 
 
 def SP() -> ABC:
-    """The standard parametrization with the learning rate η/n, the largest at which it is stable.
+    """The standard parametrization with the learning rate η/n, the largest stable one.
 
     **Source:** Yang & Hu 2021, section 3.
     """
@@ -30,8 +30,8 @@ def SP() -> ABC:
 def NTP() -> ABC:
     """The neural tangent parametrization in the convention of Yang & Hu: the input layer has the learning rate η.
 
-    Jacot, Gabriel & Hongler divide the first layer too by the root of its fan-in, whose rate then is η/d for d inputs.
-    That flow is `gradient_flow(net, data, t1, mobility=(1/d, 1/n, 1/n))`, with 1/fan_in for every layer.
+    Jacot, Gabriel & Hongler also divide the first layer by the root of its fan-in; its learning rate is then η/d for d
+    inputs. That flow is `gradient_flow(net, data, t1, mobility=(1/d, 1/n, 1/n))`, with 1/fan_in for every layer.
 
     **Source:** Yang & Hu 2021, section 3; introduced by Jacot, Gabriel & Hongler 2018.
     """
@@ -39,7 +39,7 @@ def NTP() -> ABC:
 
 
 def muP(rule: Rule = "sgd") -> ABC:
-    """The maximal update parametrization: every layer learns features as fast as is stable.
+    """The maximal update parametrization: every layer learns features at the largest stable rate.
 
     **Arguments:** `rule`: "sgd", also for gradient flow, or "adam".
     **Source:** Yang & Hu 2021, section 5; for Adam Yang et al. 2022 (Tensor Programs V), Table 3.
@@ -51,10 +51,10 @@ def muP(rule: Rule = "sgd") -> ABC:
 
 
 def MeanField(rule: Rule = "sgd") -> ABC:
-    """The mean-field, or integrable, parametrization: muP but for hidden weights that start at 1/n.
+    """The mean-field, or integrable, parametrization: muP with initial hidden weights of size 1/n.
 
-    With one hidden layer it is muP. With more, activations at the start vanish as n grows, which is not stable; the
-    limit of networks with more than four layers does not train at all.
+    With one hidden layer it is muP. With more, initial activations vanish as n grows, which is not stable; in the
+    limit, networks with more than four layers do not train at all.
 
     **Arguments:** `rule`: as in `muP`.
     **Source:** Mei, Montanari & Nguyen 2018 and Chizat & Bach 2018 (one hidden layer); Hajjar, Chizat & Giraud 2021
@@ -104,7 +104,7 @@ PARAMETRIZATIONS: dict[str, Callable[[], AbstractParametrization]] = {
 
 
 def resolve_parametrization(parametrization: AbstractParametrization | str) -> AbstractParametrization:
-    """The parametrization behind a name; a parametrization is its own.
+    """The parametrization with this name; a parametrization is returned as it is.
 
     **Raises:** ValueError naming `parametrization`.
     """

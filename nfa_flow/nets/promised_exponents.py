@@ -1,13 +1,13 @@
-"""What a parametrization promises: how activations, outputs and their changes grow with the width."""
+"""The promises of a parametrization: how activations, outputs and their changes grow with the width."""
 
 from .parametrization import AbstractParametrization
 
 
 def promised_exponents(parametrization: AbstractParametrization, depth: int) -> dict[str, float | None]:
-    """The powers of the width of the sizes in a coordinate check, by name; None where nothing is promised.
+    """The powers of the width with which the sizes in a coordinate check grow, by name; None without a promise.
 
-    **Arguments:** `parametrization`: a stable one promises everything, others nothing; `depth`: the number of layers L,
-    at least 2.
+    **Arguments:** `parametrization`: a stable one promises all powers, others none; `depth`: the number of layers L, at
+    least 2.
     **Raises:** ValueError naming `depth`.
     """
     own = parametrization.exponents.at_depth(depth)

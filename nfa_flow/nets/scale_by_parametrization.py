@@ -12,23 +12,23 @@ from .mlp import MLP
 
 
 class ScaleByParametrizationState(NamedTuple):
-    """Empty: by it `scale_by_parametrization` is recognized inside a chain."""
+    """Empty; it marks `scale_by_parametrization` inside a chain."""
 
 
 def scale_by_parametrization() -> optax.GradientTransformation:
-    """Multiply the updates of each layer of an `MLP` by the factor that its own parametrization gives it.
+    """Multiply the updates of each layer of an `MLP` by the factor in the network's parametrization.
 
-    To be chained after the optimizer for which the parametrization is meant:
+    Chain it after the optimizer that the parametrization is for:
 
         optax.chain(optax.sgd(0.1), nf.nets.scale_by_parametrization())  # MLP(…, parametrization=muP())
         optax.chain(optax.adam(1e-3), nf.nets.scale_by_parametrization())  # MLP(…, parametrization=muP("adam"))
 
-    The steps of the first are those of Euler's method for the network's gradient flow: with `time_per_step=0.1`
-    `nf.gradient_descent` puts both on one time axis.
+    The steps of the first are those of Euler's method for the network's gradient flow: with `time_per_step=0.1` in
+    `nf.gradient_descent` both have the same time axis.
 
-    Weight decay that comes before it is multiplied too: a layer of mobility m decays at the rate η m λ, with the λ of
+    Weight decay before it in the chain is multiplied too: a layer of mobility m decays at the rate η m λ, with the λ of
     `optax.adamw` as with `weight_decay=λ` of `nf.gradient_descent` and `nf.gradient_flow`. The `mup` package of the
-    authors of muP divides λ by m instead, so that all layers decay at ηλ. For that, decay behind it:
+    authors of muP divides λ by m instead, so that all layers decay at the rate ηλ. For that, add the decay after it:
 
         optax.chain(optax.adam(η), nf.nets.scale_by_parametrization(), optax.add_decayed_weights(-η * λ))
 

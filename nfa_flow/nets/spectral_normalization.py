@@ -1,4 +1,4 @@
-"""Updates of a given spectral norm, whatever the size of the gradient."""
+"""Updates of a given spectral norm, for any size of the gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ def normalize_by_spectral_norm() -> optax.GradientTransformation:
 
     ΔW = −η √(fan_out/fan_in) G/‖G‖_* satisfies the spectral condition in every layer, at every step and width. A
     vector, such as a bias, counts as a matrix of fan-in 1. Zero stays zero. The norm is found by Lanczos iteration, at
-    the cost of some dozen products with the matrix, to a relative 1e-5 where singular values crowd and far better
-    where they do not.
+    the cost of some dozen products with the matrix, to a relative error of 1e-5 if singular values are close to each
+    other, and far better otherwise.
 
     **Returns:** an optax transformation without a state. Matrices are fan_out × fan_in, as in `eqx.nn.Linear`.
     **Raises:** ValueError naming `net`, at its first use, for arrays that are neither matrices nor vectors.

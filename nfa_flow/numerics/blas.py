@@ -1,4 +1,4 @@
-"""The threads of the BLAS that XLA calls for QR and SVD on CPU."""
+"""The number of threads of the BLAS library that XLA uses for QR and SVD on CPU."""
 
 import functools
 import threading
@@ -15,10 +15,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep that BLAS to one thread.
+    """Limit that BLAS library to one thread.
 
-    Its threads spin against each other: on two cores the tall QRs of an AGOP took up to 87 times as long with two
-    threads as with one (medians), and single calls hundreds of times (`benchmarks/blas_threads.py`).
+    Several threads would wait for each other in busy loops: on two cores the tall QRs of an AGOP took up to 87 times as
+    long with two threads as with one (medians), and single calls hundreds of times (`benchmarks/blas_threads.py`).
     """
     _limit.enter()
     try:
@@ -28,7 +28,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def on_one_blas_thread(function: _Function) -> _Function:
-    """The function, which waits for its result with one BLAS thread; inside `jax.jit` it is just itself."""
+    """The function, evaluated to its end with one BLAS thread; unchanged inside `jax.jit`."""
 
     @functools.wraps(function)
     def limited(*arguments: Any, **options: Any) -> Any:
@@ -41,9 +41,9 @@ def on_one_blas_thread(function: _Function) -> _Function:
 
 
 class _Limit:
-    """The limit belongs to the whole process: the first user sets it, and the last one to leave lifts it.
+    """The limit is one for the whole process: the first user sets it, and the last one removes it.
 
-    Were it set and lifted by each, two that overlap would leave behind what the second found: one thread.
+    If each user set and removed it, two overlapping ones would leave the limit of one thread behind.
     """
 
     def __init__(self):

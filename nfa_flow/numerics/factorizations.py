@@ -1,9 +1,9 @@
-"""QR and singular values that a batch of programs can run side by side.
+"""QR and singular values that programs can compute in batches.
 
-On CPU XLA hands the matrices of a batched factorization to the very threads that wait for it: where a program has
-several of them, it can wait for ever (seen with jaxlib 0.10 on two cores, in a batch of networks with three layers of
-measurements). So there a batch is worked off one matrix after another, which is as fast. Derivatives are not defined
-backwards; whoever needs them has a rule of their own.
+On CPU XLA gives the matrices of a batched factorization to the threads that wait for it: a program with several of them
+can wait for ever (seen with jaxlib 0.10 on two cores, in a batch of networks with three layers of measurements). So on
+CPU a batch is processed one matrix after another, which is as fast. There are no reverse-mode derivatives; functions
+that need them have rules of their own.
 """
 
 from collections.abc import Callable

@@ -12,5 +12,5 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def kernel(function: _Function) -> _Function:
-    """The compiled function; arguments that are no arrays are static. Inside `jax.jit` it is traced like any other."""
+    """The compiled function; arguments that are not arrays are static. Inside `jax.jit` it is traced as usual."""
     return on_one_blas_thread(eqx.filter_jit(full_precision(function)))  # pyright: ignore[reportReturnType]

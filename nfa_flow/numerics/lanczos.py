@@ -1,8 +1,8 @@
 """The largest eigenvalues of a symmetric operator that is known only by its products with vectors.
 
 Lanczos: the extreme eigenvalues of an operator restricted to the Krylov space of a few products are close to its own.
-The residual of the top Ritz pair says how close: some eigenvalue lies within it. A few short cycles, each starting
-from the Ritz vector of the one before, keep only a handful of vectors.
+The residual of the top Ritz pair bounds the error: there is an eigenvalue within this distance. A few short cycles,
+each starting from the Ritz vector of the one before, keep only a handful of vectors.
 
 For several eigenvalues, and multiple ones, blocks of as many vectors take the place of single ones, and twice as many
 Ritz vectors are kept from cycle to cycle.
@@ -84,13 +84,14 @@ def largest_eigenvalue(
     """The algebraically largest eigenvalue of a symmetric operator, by restarted Lanczos.
 
     Ends when the residual is at most `rtol` times the magnitude of the value, or times a thousandth of the operator's
-    where the largest eigenvalue is nearly zero beside large negative ones: an eigenvalue lies that close. It is the
-    largest unless `start` is nearly orthogonal to that one's eigenvector (a random part of `start` sees to it) or other
-    eigenvalues crowd it. The error of a separate eigenvalue is far smaller: the residual squared over the gap.
+    where the largest eigenvalue is nearly zero beside large negative ones: there is an eigenvalue within this distance.
+    It is the largest one unless `start` is nearly orthogonal to its eigenvector (a random part of `start` avoids this)
+    or other eigenvalues are very close to it. The error of a separated eigenvalue is far smaller: the residual squared
+    over the gap.
 
-    **Arguments:** `product`: v → Hv; `start`: where to begin, such as the vector of an earlier, similar operator;
-    `rtol`: the relative accuracy; `max_products`: where to give up, rounded up to whole cycles of five. Zero is allowed
-    and returns `start` untouched: under `jax.vmap` that is how a lane opts out.
+    **Arguments:** `product`: v → Hv; `start`: the first vector, such as the eigenvector of an earlier, similar
+    operator; `rtol`: the relative accuracy; `max_products`: the largest number of products, rounded up to whole cycles
+    of five. Zero is allowed and returns `start` unchanged: this skips a lane under `jax.vmap`.
     """
     zero = jnp.zeros((), start.dtype)
     first = LargestEigenvalue(zero, zero + jnp.inf, start, zero, jnp.zeros((), jnp.int32))
@@ -120,9 +121,10 @@ def largest_eigenvalues(
     """The k algebraically largest eigenvalues of a symmetric operator, by block Lanczos with thick restarts.
 
     Every new vector is orthogonalized twice against all before it, and the matrix of the operator in their basis is
-    formed in full; a multiple eigenvalue appears as often as it is (or k times). Ends when each residual is at most
-    `rtol` times the magnitude of its value, or times a thousandth of the operator's for values near zero beside larger
-    ones, or at a hundred rounding errors of that. As with `largest_eigenvalue`, `start` must not miss an eigenvector.
+    formed in full; an eigenvalue appears as often as its multiplicity (at most k times). Ends when each residual is at
+    most `rtol` times the magnitude of its value, or times a thousandth of the operator's for values near zero beside
+    larger ones, or at a hundred rounding errors of that. As with `largest_eigenvalue`, `start` must not miss an
+    eigenvector.
 
     **Arguments:** `product`: v → Hv; `start`: k ≤ p independent vectors, random ones for instance; `rtol`: the relative
     accuracy; `max_cycles`: of four products per eigenvalue each, after which values that have not converged are NaN.
@@ -171,7 +173,7 @@ def largest_eigenvalues(
 class _Search(NamedTuple):
     """Orthonormal rows and their images (zeros where there are none yet), the directions to go on in, and the result.
 
-    The directions are the residuals, in which any error of the rows shows and is corrected.
+    The directions are the residuals, so that any error of the rows is corrected.
     """
 
     basis: Float[Array, "m p"]
@@ -195,9 +197,10 @@ def _ritz(
 
 
 def _orthonormal(rows: Float[Array, "k p"], basis: Float[Array, "m p"]) -> Float[Array, "k p"]:
-    """Orthonormal rows of the same span, orthogonal to the basis too; zero where nothing but rounding is left.
+    """Orthonormal rows of the same span, orthogonal to the basis too; zero if only rounding errors remain.
 
-    By singular vectors, of which one that is lost in rounding does not spoil the others, as it would in a QR.
+    They are singular vectors: one that is lost in rounding does not spoil the others, as it would in a QR
+    factorization.
     """
     lost = _rounding(jnp.linalg.norm(rows), 10)
     for _ in range(2):

@@ -1,7 +1,7 @@
-"""Half precision: which types have it, and single precision in its place.
+"""Half precision: which types have it, and single precision instead of it.
 
-Factorizations know no half precision, and its three digits would be lost in a sum over samples. The numbers of a
-network in half precision are numbers of float32 too, so it is measured as that network.
+Factorizations do not exist in half precision, and its three digits would be lost in a sum over samples. Numbers in half
+precision are exact in float32, so such a network is measured in float32.
 """
 
 from typing import TypeVar
@@ -25,13 +25,13 @@ def single_or_wider(dtype: DTypeLike) -> jnp.dtype:
 
 
 def at_least_single(tree: _Tree) -> _Tree:
-    """The same tree with its arrays of half precision in float32."""
+    """The tree with its arrays of half precision converted to float32."""
     arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
     return eqx.combine(jax.tree.map(lambda a: a.astype(single_or_wider(a.dtype)), arrays), rest)
 
 
 def in_precision_of(net: PyTree, tree: _Tree) -> _Tree:
-    """The floating-point arrays of `tree` in the dtype of a network, as a run brings its data there."""
+    """The floating-point arrays of `tree` in the dtype of a network, as in a run."""
     dtypes = [single_or_wider(leaf.dtype) for leaf in jax.tree.leaves(net) if eqx.is_inexact_array(leaf)]
     if not dtypes:
         return at_least_single(tree)

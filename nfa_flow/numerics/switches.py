@@ -1,4 +1,4 @@
-"""JAX's switches as the library's own code needs them, whatever users set for theirs."""
+"""JAX's switches for the library's own code, independent of those that users set for theirs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @contextmanager
 def usual_promotion() -> Iterator[None]:
-    """Types and ranks are promoted as usual, because the library's code relies on it; also a decorator."""
+    """A context in which types and ranks are promoted as usual, which the library's code needs; also a decorator."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 def full_precision(function: _Function) -> _Function:
-    """The function with matrix products in the precision of its arrays: a GPU would keep three digits of float32."""
+    """The function with matrix products in the precision of its arrays; a GPU would keep three digits of float32."""
     return jax.default_matmul_precision("highest")(function)
