@@ -76,7 +76,7 @@ class AbstractParametrization(abc.ABC):
 
     @property
     def r(self) -> float:
-        """In a step the features of the last hidden layer change by Θ(n^{−r}), by the largest change of the layers up to it.
+        """A step changes the features of the last hidden layer by Θ(n^{−r}): by the largest effect of its layers.
 
         For SGD r = min(a_L + b_L, 2a_L + c_L) − 1 + min_l(2a_l + c_l + [l = 1]) over the layers l < L; for Adam, which
         does not depend on the size of gradients, r = min_l(a_l + c_l + [l = 1]) − 1.
@@ -97,7 +97,7 @@ class AbstractParametrization(abc.ABC):
 
     @property
     def learns_features(self) -> bool:
-        """Whether it is stable with r = 0. If it is stable with r > 0, training is a kernel method, or has no effect."""
+        """Whether it is stable with r = 0. Stable with r > 0 means that training is a kernel method, or has no effect."""
         return self.is_stable and abs(self.r) < _SAME
 
     def draw(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
