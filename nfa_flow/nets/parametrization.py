@@ -97,7 +97,7 @@ class AbstractParametrization(abc.ABC):
 
     @property
     def learns_features(self) -> bool:
-        """Whether it is stable with r = 0. Stable with r > 0 means that training is a kernel method, or has no effect."""
+        """Whether it is stable with r = 0. Stable with r > 0 means training as a kernel method, or none."""
         return self.is_stable and abs(self.r) < _SAME
 
     def draw(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
