@@ -1,4 +1,4 @@
-"""The command line, `nfa-flow`: exact flow beside optimizers, sweeps, studies, and figures of what was stored.
+"""The command line, `nfa-flow`: exact flow and optimizers, sweeps, studies, and figures of stored results.
 
 `nfa-flow --version` prints the version.
 """
@@ -18,7 +18,7 @@ from .terminal import complain, console, print_anywhere
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 an error, 130 interrupted, 1 where nobody reads on (`| head`)."""
+    """Run the command line and exit: 0 done, 2 an error, 130 interrupted, 1 if nobody reads all output (`| head`)."""
     print_anywhere()
     debug = False
     try:

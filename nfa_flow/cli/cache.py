@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one call of the command line to the next: most of a short call is compilation.
+"""Compiled programs that are kept from one call of the command line to the next: compilation is most of a short call.
 
 JAX reads and writes them. The library itself sets nothing: in Python, `jax_compilation_cache_dir` is the user's choice.
 """
@@ -32,10 +32,10 @@ Cache = Annotated[
 
 
 def keep_programs(keep: bool) -> None:
-    """Let JAX keep compiled programs in `folder` for a month, unless the user has chosen a folder for it.
+    """Make JAX keep compiled programs in `folder` for a month, unless the user has chosen a folder.
 
-    To be called before the first compilation. Without a folder that can be written, programs are compiled anew, as they
-    are with `keep=False`.
+    Call it before the first compilation. If the folder cannot be written, or with `keep=False`, programs are compiled
+    again in each call.
     """
     import jax
 
@@ -49,7 +49,7 @@ def keep_programs(keep: bool) -> None:
 
 
 def _is_ready(path: Path) -> bool:
-    """Whether programs can be kept there; makes the folder, and removes the programs that are too old."""
+    """Whether programs can be kept there; creates the folder, and removes programs that are too old."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)  # private: who writes there decides what runs here
         for program in path.glob("*-cache"):

@@ -1,4 +1,4 @@
-"""What the commands share: settings of a run, how data, network and method are made from them, cells and figures."""
+"""What the commands share: settings of a run; data, network and method for these settings; cells and figures."""
 
 import os
 from collections import Counter
@@ -23,7 +23,7 @@ _POSITIVE = ("t1", "rtol", "power", "scale", "gd_rate", "momentum_rate", "adam_r
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Settings of one run or of many; where a command takes one value and another takes several, the type is theirs."""
+    """Settings of one run or of many; fields of type Any have one value in some commands, several in others."""
 
     data: str = "digits"
     """digits, diabetes, linear_teacher, multi_index, single_index, openml:NAME, cifar10:PATH, or an .npz of x and y"""
@@ -38,31 +38,31 @@ class Training:
     width: Any
     """width of the hidden layers"""
     activation: Any
-    """of the hidden layers: identity, relu, tanh, gelu, …"""
+    """activation of the hidden layers: identity, relu, tanh, gelu, …"""
     init: Any
-    """how the weights start"""
+    """initialization of the weights"""
     scale: Any
     """scale of the initialization"""
     b: float = -0.5
-    """the b of W_2ᵀW_2 − W_1W_1ᵀ = bI for lambda_balanced"""
+    """b in W_2ᵀW_2 − W_1W_1ᵀ = bI, for the initialization lambda_balanced"""
     loss: Literal["mse", "cross_entropy"] = "mse"
     """loss of one sample"""
     weight_decay: Any
     """λ of the term (λ/2)‖θ‖², for the flow and every optimizer"""
     t1: float = 100.0
-    """horizon in gradient-flow time"""
+    """end time of the flow"""
     rtol: float | None = None
     """relative tolerance of the flow; by default 1e-6, with kinks (relu) 1e-3"""
     power: float | None = None
-    """exponent of the ansatz; 1/depth by default"""
+    """power of AGOP in the ansatz; 1/depth by default"""
     steps: int = 2000
-    """steps of every optimizer"""
+    """number of steps of every optimizer"""
     batch_size: int = 128
-    """minibatch of SGD with momentum; the others take the full batch"""
+    """minibatch size of SGD with momentum; the other optimizers use the full batch"""
     gd_rate: float = 0.05
     """learning rate of gradient descent"""
     momentum_rate: float = 0.005
-    """learning rate of SGD with momentum .9, whose time advances ten times faster"""
+    """learning rate of SGD with momentum .9; its time per step is ten times this rate"""
     adam_rate: float = 0.001
     """learning rate of Adam and AdamW"""
     adamw_decay: float = 0.1
@@ -78,7 +78,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Synthetic data, to be drawn with a key."""
+    """Synthetic data that are drawn with a key."""
 
     name: str
     inputs: int
@@ -94,7 +94,7 @@ class Teacher:
 def start_jax(dtype: str, *, cache: bool) -> None:
     """Let JAX compute in this floating-point type, and keep compiled programs for the next call or not.
 
-    **Raises:** RuntimeError where the devices that it was told to use are not there.
+    **Raises:** RuntimeError if JAX does not find the devices that it must use.
     """
     import jax
 
@@ -109,7 +109,7 @@ def start_jax(dtype: str, *, cache: bool) -> None:
 
 
 def check(settings: Training) -> None:
-    """Raise ValueError for the first setting that is out of range, whatever is to be done with it."""
+    """Raise ValueError for the first setting that is out of range."""
     from nfa_flow.checks import require_integer, require_number
 
     def values(name: str) -> Any:
@@ -155,7 +155,7 @@ def data_or_teacher(settings: Training) -> Any:
 
 
 def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, init: str, scale: Any, b: float) -> Any:
-    """The network, as wide at its ends as the data, and in their floating-point type."""
+    """The network, with the inputs, outputs and floating-point type of the data."""
     import nfa_flow as nf
     from nfa_flow.checks import require_integer
 
@@ -172,7 +172,7 @@ def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, in
 
 
 def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable]) -> None:
-    """Raise what a run of this network would raise at its start, without running it."""
+    """Raise the errors that a run of this network would raise at its start, without a run."""
     import equinox as eqx
 
     from nfa_flow.problem.objective import make_objective
@@ -183,7 +183,7 @@ def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable]) -> Non
 
 
 def make_method(settings: Training, name: str) -> ExactFlow | Descent:
-    """What trains the network: "flow" or an optimizer."""
+    """The training method: "flow" or an optimizer."""
     if name == "flow":
         return ExactFlow(settings.t1, settings.rtol)
     rates = {"gd": settings.gd_rate, "momentum": settings.momentum_rate}
@@ -197,7 +197,7 @@ def make_method(settings: Training, name: str) -> ExactFlow | Descent:
 
 
 def observables(power: Any, loss: str) -> dict[str, Callable]:
-    """What is shown of every run, by the names of its panels."""
+    """The observables of every run, by the names of their panels."""
     import equinox as eqx
 
     import nfa_flow as nf
@@ -211,12 +211,12 @@ def observables(power: Any, loss: str) -> dict[str, Callable]:
 
 
 def cell(name: str, value: Any) -> str:
-    """A value of the observable of this name, with the digits that it deserves."""
+    """A value of the observable with this name as text, with a suitable number of digits."""
     return "undefined" if value != value else _FORMS[name].format(float(value))
 
 
 def save_figure(make: Callable[[], Any], path: Path) -> Path:
-    """Write the figure that `make` draws, without a display; it is there whole, or as it was."""
+    """Write the figure that `make` draws, without a display; an older file stays until the new one is complete."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -225,7 +225,7 @@ def save_figure(make: Callable[[], Any], path: Path) -> Path:
 
 
 def require_figure(argument: str, path: Path) -> None:
-    """Raise ValueError where a figure cannot have this name."""
+    """Raise ValueError if a figure cannot have this name."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     from nfa_flow.checks import wrong
@@ -237,5 +237,5 @@ def require_figure(argument: str, path: Path) -> None:
 
 
 def failures(dataset: Any) -> Counter:
-    """Reason → how many runs failed for it."""
+    """Reason → the number of runs that failed for it."""
     return Counter(dataset["reason"].values[~finished(dataset).values].tolist())

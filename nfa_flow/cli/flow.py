@@ -1,4 +1,4 @@
-"""`nfa-flow flow`: the exact flow of one network beside optimizers of the same network."""
+"""`nfa-flow flow`: the exact flow of one network, compared with optimizers of the same network."""
 
 import dataclasses
 import json
@@ -40,10 +40,10 @@ _DECIDES_NOTHING = {"optimizers", "out", "accept", "overwrite", "progress", "cac
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(Training):
-    """Follow the exact gradient flow of a network beside optimizers of the same network.
+    """Compute the exact gradient flow of a network, and train the same network with optimizers.
 
-    Without options: the digits data, a balanced linear network of three layers, and the Neural Feature Ansatz at
-    exponent 1/3. A finished run is stored; the same command goes on where an interrupted one stopped.
+    By default: the digits data, a balanced linear network of three layers, and the Neural Feature Ansatz with the power
+    1/3. Finished runs are stored; after an interruption the same command continues.
     """
 
     samples: int = 500
@@ -57,16 +57,16 @@ class Flow(Training):
     optimizers: tuple[Optimizer, ...] = ("gd", "momentum", "adam", "adamw")
     """optimizers to compare with"""
     seed: int = 0
-    """of data, weights and minibatches"""
+    """random seed of data, weights and minibatches"""
     out: Path = Path("runs/flow")
     """folder for the stores and the figure"""
     accept: tuple[str, ...] = ()
-    """names of settings that may differ from those of the finished runs in the folder"""
+    """names of settings that may differ between this command and the finished runs in the folder"""
     overwrite: bool = False
-    """replace the runs of other settings in that folder"""
+    """replace runs with other settings in that folder"""
 
     def run(self) -> None:
-        """Train, and say what came of it."""
+        """Train, and print the results."""
         start_jax(self.dtype, cache=self.cache)
         import jax
 
@@ -103,7 +103,7 @@ class Flow(Training):
         say(f"Wrote {', '.join(map(str, stores.values()))} and {figure}.")
 
     def _settings(self, data: Any) -> dict[str, dict[str, Any]]:
-        """Name of a run → what decides it."""
+        """Name of a run → the settings on which it depends."""
         from nfa_flow.run.drive import fingerprint_of
         from nfa_flow.sweep.identity.environment import environment
         from nfa_flow.sweep.identity.literals import digest
@@ -121,7 +121,7 @@ class Flow(Training):
 
 
 def stored_runs(path: Path) -> dict[str, Any]:
-    """The runs in a folder that this command wrote, the exact flow first."""
+    """The runs in a folder written by this command, the exact flow first."""
     import nfa_flow as nf
     from nfa_flow.run.storage import is_trajectory
 
@@ -135,7 +135,7 @@ def stored_runs(path: Path) -> dict[str, Any]:
 
 
 def draw(runs: dict[str, Any], panels: tuple[str, ...], path: Path) -> Path:
-    """The figure of such runs."""
+    """The figure of these runs."""
     import nfa_flow as nf
 
     labeled = {OPTIMIZERS.get(name, name): run for name, run in runs.items()}

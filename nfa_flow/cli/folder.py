@@ -1,7 +1,7 @@
-"""The folder of `nfa-flow flow`: which runs it holds, and with which settings each of them was made.
+"""The folder of `nfa-flow flow`: which runs it contains, and the settings of each of them.
 
-A run is kept while the settings that decide it stay, so that another learning rate of Adam trains Adam again and
-nothing else. Only what this command wrote is ever replaced.
+A run is kept as long as the settings on which it depends do not change: with another learning rate of Adam, only Adam
+is trained again. Only files written by this command are replaced.
 """
 
 import json
@@ -32,12 +32,13 @@ def checkpoint_of(folder: Path, name: str) -> Path:
 def claim(
     folder: Path, settings: Mapping[str, Settings], *, wanted: tuple[str, ...], accept: tuple[str, ...], overwrite: bool
 ) -> None:
-    """Make the folder ours.
+    """Prepare the folder for these runs, or refuse it.
 
-    **Arguments:** `settings`: name of a run → what decides it, for all runs that this command knows; `wanted`: those
-    that are to be made now; `accept`: names of settings that may differ from those of the stored runs; `overwrite`:
-    whether runs of other settings are removed.
-    **Raises:** ValueError where the folder holds such runs, or files of this command's names that are not its own.
+    **Arguments:** `settings`: name of a run → the settings on which it depends, for all runs of this command; `wanted`:
+    names of the runs to make now; `accept`: names of settings that may differ from those of the stored runs;
+    `overwrite`: whether to remove runs with other settings.
+    **Raises:** ValueError if the folder contains runs with other settings, or other files with the names that this
+    command uses.
     """
     if folder.exists() and not folder.is_dir():
         raise wrong("out", "a folder", f"{folder}, which is a file")

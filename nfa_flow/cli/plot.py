@@ -1,4 +1,4 @@
-"""`nfa-flow plot`: figures of what was stored."""
+"""`nfa-flow plot`: figures of stored results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +17,23 @@ class Plot:
     """Draw the figure of stored runs again."""
 
     store: tyro.conf.Positional[Path]
-    """folder that `nfa-flow flow` wrote, or store of a sweep"""
+    """folder written by `nfa-flow flow`, or store of a sweep"""
     observables: tuple[str, ...] = ()
     """scalar observables, one panel each; by default loss, cosine, relative_error and exponent.exponent"""
     over: str = "seed"
-    """of a sweep: the axis that the bands are over"""
+    """for a sweep: the axis over which medians and bands are computed"""
     hue: str | None = None
-    """of a sweep: the axis that colors tell apart"""
+    """for a sweep: the axis that is shown by colors"""
     select: tuple[str, ...] = ()
-    """of a sweep: NAME=VALUE, only the runs with these values, for any number of axes"""
+    """for a sweep: NAME=VALUE, draw only the runs with these values, for any number of axes"""
     out: Path | None = None
-    """PNG to write; by default figure.png in the folder, or beside the store of a sweep"""
+    """file of the figure; by default figure.png in the folder, or next to the store of a sweep"""
     cache: Cache = True
     debug: bool = False
     """show the traceback of an error"""
 
     def run(self) -> None:
-        """Draw, and say where it is."""
+        """Draw, and print the path of the figure."""
         start_jax("float64", cache=self.cache)
         if self.out is not None:
             require_figure("out", self.out)

@@ -17,8 +17,8 @@ from .terminal import console, table
 class Study:
     """Run the experiments of a study, draw their figures, and say which claims hold.
 
-    Every finished run is kept; the same command goes on where an interrupted one stopped, and draws the figures again
-    without running anything where all is there.
+    Every finished run is kept. After an interruption the same command continues; if all runs are finished, it only
+    draws the figures again.
     """
 
     name: tyro.conf.Positional[Literal["nfa", "rich-features", "spectral", "spikes"]]
@@ -33,7 +33,7 @@ class Study:
     out: Path | None = None
     """folder for stores, tables and figures; by default runs/NAME, runs/NAME-quick, or runs/NAME-tiny"""
     accept: tuple[str, ...] = ()
-    """names of settings that may differ from those of the finished runs in the stores"""
+    """names of settings that may differ between this command and the finished runs in the stores"""
     progress: bool = True
     """show a progress bar"""
     cache: Cache = True
@@ -41,7 +41,7 @@ class Study:
     """show the traceback of an error"""
 
     def run(self) -> None:
-        """Run what is missing, and say what came of it."""
+        """Run what is missing, and print the results."""
         start_jax("float64", cache=self.cache)
         import matplotlib
 

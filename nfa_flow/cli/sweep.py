@@ -1,4 +1,4 @@
-"""`nfa-flow sweep`: networks of the library over a grid of settings and seeds, by the exact flow or an optimizer."""
+"""`nfa-flow sweep`: train networks over a grid of settings and seeds, by the exact flow or an optimizer."""
 
 import time
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ _SEED = "seed"
 class Sweep(Training):
     """Train networks over every combination of settings, for many seeds each.
 
-    Without options: the digits data, balanced linear networks of two, three and four layers with and without weight
-    decay, and the Neural Feature Ansatz at exponent 1/depth. Every finished run is kept in the store; the same command
-    goes on where an interrupted one stopped, also with further values or seeds.
+    By default: the digits data, balanced linear networks of two, three and four layers with and without weight decay,
+    and the Neural Feature Ansatz with the power 1/depth. Every finished run is kept in the store. After an interruption
+    the same command continues; values and seeds may be added.
     """
 
     samples: tuple[int, ...] = (500,)
@@ -56,18 +56,18 @@ class Sweep(Training):
     method: Literal["flow"] | Optimizer = "flow"
     """the exact flow, or an optimizer"""
     seeds: int = 8
-    """how many seeds, from 0 on: of weights, minibatches and synthetic data"""
+    """number of random seeds (0, 1, …) of weights, minibatches and synthetic data"""
     out: Path = Path("runs/sweep.zarr")
-    """Zarr store of the runs; a CSV file and the figure are put beside it"""
+    """Zarr store of the runs; a CSV file and the figure are written next to it"""
     accept: tuple[str, ...] = ()
-    """names of settings that may differ from those of the finished runs in the store"""
+    """names of settings that may differ between this command and the finished runs in the store"""
     workers: int = 0
-    """processes to run in; 0: threads of this one, which share what is compiled"""
+    """number of processes; 0: threads of this process, which share compiled programs"""
     batch: Literal["auto", "sequential", "vmap", "off"] = "auto"
-    """how runs that differ in numbers only are worked off"""
+    """how to compute runs that differ only in numbers"""
 
     def run(self) -> None:
-        """Run what is missing in the store, and say what came of all runs."""
+        """Run what is missing in the store, and print the results of all runs."""
         start_jax(self.dtype, cache=self.cache)
         check(self)
         import nfa_flow as nf
@@ -107,7 +107,7 @@ class Sweep(Training):
         say(f"Wrote {self.out}, {beside(self.out, '.csv')} and {figure} in {seconds:.1f} s.")
 
     def _grid(self, draws_data: bool) -> Any:
-        """An axis for every setting, so that a store can take up further values of any of them."""
+        """An axis for every setting, so that further values of any of them can be added to a store."""
         import nfa_flow as nf
         from nfa_flow.checks import wrong
 
@@ -122,7 +122,7 @@ class Sweep(Training):
         return nf.Grid(**axes, seed=range(self.seeds), power=power)
 
     def _check_files(self) -> None:
-        """Raise ValueError where the figure of a new store would replace another file."""
+        """Raise ValueError if the figure of a new store would replace another file."""
         from nfa_flow.checks import wrong
 
         require_parents("out", self.out)
@@ -131,7 +131,7 @@ class Sweep(Training):
             raise wrong("out", f"a path whose figure replaces no other file ({figure})", str(self.out))
 
     def _has_kinks(self, data: Any) -> bool:
-        """Whether any of the networks has kinks; raises what the first run of any would raise at its start."""
+        """Whether any of the networks has kinks; raises the errors of the first runs at their start."""
         import equinox as eqx
         import jax
 
@@ -147,7 +147,7 @@ class Sweep(Training):
 
 
 def beside(store: Path, suffix: str) -> Path:
-    """A file beside a store, as `nf.sweep` names its table."""
+    """A file next to a store, named as `nf.sweep` names its table."""
     return store.with_name(store.name.removesuffix(".zarr") + suffix)
 
 
@@ -159,7 +159,7 @@ def draw(dataset: Any, panels: tuple[str, ...], path: Path, *, over: str = _SEED
 
 
 def _figure_or_reason(dataset: Any, path: Path) -> str:
-    """Where the figure is, or why a sweep of many axes has none."""
+    """The path of the figure, or the reason why a sweep with many axes has none."""
     try:
         return str(draw(dataset, PANELS, path))
     except ValueError as error:
@@ -198,7 +198,7 @@ def _one_run(
 
 
 def _named(grid: Any) -> str:
-    """The settings of a grid: what is varied, and what is not."""
+    """The settings of a grid: those that vary, and the others."""
     labels = {axis.name: axis.labels for axis in grid.axes if axis.name != _SEED}
     varied = [f"{name} {', '.join(map(_text, values))}" for name, values in labels.items() if len(values) > 1]
     fixed = [f"{name} {_text(values[0])}" for name, values in labels.items() if len(values) == 1]
@@ -207,7 +207,7 @@ def _named(grid: Any) -> str:
 
 
 def _table(dataset: Any) -> Any:
-    """Medians and quantiles over the seeds, for each combination of what is varied."""
+    """Medians and quantiles over the seeds, for each combination of varied settings."""
     import numpy as np
 
     varied = [name for name in (*_AXES, *_AXES_OF_TEACHERS) if dataset.sizes.get(name, 1) > 1]

@@ -1,4 +1,4 @@
-"""Where commands say what they do: the one place that prints, whatever is at the other end."""
+"""The only place that prints, for terminals, files and pipes of any encoding."""
 
 import codecs
 import io
@@ -15,7 +15,7 @@ _PLAIN = {
 
 
 def print_anywhere() -> None:
-    """Write what the encoding of stdout or stderr lacks in ASCII, instead of dying of it."""
+    """Write characters that the encoding of stdout or stderr does not have in ASCII, instead of raising an error."""
     codecs.register_error("nfa_flow_plain", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -23,21 +23,21 @@ def print_anywhere() -> None:
 
 
 def console() -> Any:
-    """For what a command says; paths and the rows of tables stay in one piece, however narrow the terminal."""
+    """The console for output; paths and rows of tables are not wrapped, even in a narrow terminal."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False, width=_WIDEST, emoji=False, markup=False)
 
 
 def complain(message: str) -> None:
-    """An error, in red on stderr."""
+    """Print an error, in red on stderr."""
     from rich.console import Console
 
     Console(stderr=True, soft_wrap=True, emoji=False).print(message, style="red", markup=False, highlight=False)
 
 
 def table(columns: tuple[str, ...], *, left: int) -> Any:
-    """An empty table, whose first columns are to the left and whose other ones, numbers, to the right."""
+    """An empty table; its first columns are aligned left, the others, numbers, right."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)

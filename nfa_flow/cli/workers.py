@@ -1,4 +1,4 @@
-"""Processes to run in: they begin with the precision and the data of the main process, and end with it."""
+"""Worker processes with the precision and the data of the main process, which end together with it."""
 
 import multiprocessing
 import pickle
@@ -13,7 +13,7 @@ from .common import start_jax
 
 @dataclass(frozen=True)
 class Sent:
-    """Data that a worker gets once, when it begins, instead of with every part of the work."""
+    """Data that a worker receives once, at its start, instead of with every part of the work."""
 
     data: Any
 
@@ -22,7 +22,7 @@ class Sent:
 
 
 def workers(count: int, dtype: str, cache: bool, data: Any) -> AbstractContextManager:
-    """An executor of so many processes, each of which has the data; None for 0, the threads of this process."""
+    """An executor with `count` processes, each of which has the data; None for 0: the threads of this process."""
     from nfa_flow.checks import require_integer
 
     require_integer("workers", count, at_least=0)
@@ -33,7 +33,7 @@ def workers(count: int, dtype: str, cache: bool, data: Any) -> AbstractContextMa
 
 
 def stop(executor: ProcessPoolExecutor | None) -> None:
-    """End the workers at once, instead of after the runs that they have begun."""
+    """End the workers at once, without waiting for their current runs."""
     if executor is not None:
         executor.shutdown(wait=False, cancel_futures=True)  # first, so that it does not take their end for an accident
         for worker in multiprocessing.active_children():
