@@ -307,7 +307,7 @@ def _of_a_step(
     terms: Any = None
     of_step: Any = solver.error_order(terms)
     excess = max(1, of_step / solver.order(terms)) - 1
-    return rtol ** (1 + excess), atol * rtol**excess
+    return (rtol ** (1 + excess), atol * rtol**excess) if excess else (rtol, atol)
 
 
 def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
@@ -318,6 +318,7 @@ def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
     return eqx.tree_at(lambda s: [getattr(s.root_finder, name) for name in names], solver, values)
 
 
+@jax.jit
 def _default_atol(rtol: Any, parameters: Any) -> Any:
     leaves = jax.tree.leaves(parameters)
     size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves))
