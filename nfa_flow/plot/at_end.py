@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _QUANTILES = (0.1, 0.9)
 _AT_END = "_at_end"
 _MOST_TICKS = 7
+_MOST_LETTERS = 40
 
 
 def at_end(
@@ -135,6 +136,10 @@ def _set_axes(ax: Axes, labels: np.ndarray, places: np.ndarray, is_numeric: bool
     if is_numeric and _spans_decades(labels):
         ax.set_xscale("log")
     if not is_numeric or len(labels) <= _MOST_TICKS:
-        ax.set_xticks(places, [text_of(label) for label in labels.tolist()])
+        texts = [text_of(label) for label in labels.tolist()]
+        is_crowded = sum(map(len, texts)) > _MOST_LETTERS
+        ax.set_xticks(
+            places, texts, **({"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if is_crowded else {})
+        )
         ax.set_xticks([], minor=True)
     ax.set_xlabel(against.replace("_", " "))

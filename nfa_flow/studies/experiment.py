@@ -9,7 +9,7 @@ from ..run.trajectory import Trajectory
 from ..sweep import Grid
 from .axes import Axis, grid
 from .claims import Claim, Count, of_finished
-from .panels import Panel
+from .panels import Panel, is_empty
 from .runs import Runs
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Experiment:
         if self.draw is not None:
             return self.draw(runs)
         rows = self.panels(runs) if callable(self.panels) else self.panels
+        rows = [[panel for panel in row if not is_empty(panel, runs)] for row in rows]
+        rows = [row for row in rows if row]
         columns = max(map(len, rows))
         sheet, axes = new_figure(columns, len(rows))
         sheet.set_figwidth(max(sheet.get_figwidth(), _NARROWEST))

@@ -5,7 +5,8 @@ too. Theory is dashed and black. The same networks at t = 0 are dotted; other, u
 dashes. All else is the median over the seeds with its 10–90 %.
 """
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from ..plot.at_end import draw_ends
 from ..plot.bands import bands
 from ..plot.style import AT_START, GRAY, color_of, label_of, legend_inside, swatch, text_of
+from .intervals import wilson
 from .runs import UNTRAINED, Runs, Values, Where, at_the_end, chosen
 
 if TYPE_CHECKING:
@@ -67,6 +69,15 @@ class _Panel:
     label: str = ""
     axis: Mapping[str, Any] = field(default_factory=dict)
 
+    def __call__(self, ax: "Axes", dataset: Runs) -> Entries:
+        """Draw the runs of this panel; nothing where there are none, as `is_empty` says."""
+        runs = chosen(dataset, self.of)
+        return {} if runs is None else self.draw(ax, runs)
+
+    @abstractmethod
+    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+        """Draw these runs."""
+
     def _finish(self, ax: "Axes", runs: Runs, against: str, xlabel: str) -> None:
         ax.set(title=self.title, ylabel=self.label or label_of(self.name), xlabel=xlabel)
         ax.set(**self.axis)
@@ -81,14 +92,16 @@ class _Panel:
         return ({} if self.own_legend else hues) | ({} if self.theory else law)
 
 
+def is_empty(panel: Panel, dataset: Runs) -> bool:
+    """Whether the runs have none of the settings of a panel, as the smaller sizes of a study may."""
+    return isinstance(panel, _Panel) and chosen(dataset, panel.of) is None
+
+
 @dataclass(frozen=True)
 class Through(_Panel):
     """An observable through time; a law is a function of time, a number, or a variable of the runs."""
 
-    def __call__(self, ax: "Axes", dataset: Runs) -> Entries:
-        runs = chosen(dataset, self.of)
-        if runs is None:
-            return _nothing(ax, self.title)
+    def draw(self, ax: "Axes", runs: Runs) -> Entries:
         bands(runs, self.name, hue=self.hue, ax=ax, legend=False)
         self._finish(ax, runs, "time", ax.get_xlabel())
         entries = {AT_START: swatch(**START)}
@@ -102,10 +115,11 @@ class Through(_Panel):
         if isinstance(self.law, int | float):
             ax.axhline(self.law, **THEORY)
             return
-        times = runs["time"].values[1:]
         if isinstance(self.law, str):
+            times = runs["time"].values[1:]
             lines = runs[self.law].median("seed").transpose("time", ...).values[1:].reshape(times.size, -1)
         else:
+            times = _between(np.array(ax.get_xlim()), ax.get_xscale())
             lines = self.law(times)  # type: ignore[operator]
         ax.plot(times, lines, **THEORY)
 
@@ -114,30 +128,34 @@ class Through(_Panel):
 class AtEnd(_Panel):
     """A number that each run has, such as an observable at its end, against a setting: medians with bars.
 
-    **Arguments:** `against`: the dimension along the horizontal axis; `starts`: whether the same networks at t = 0 are
-    drawn.
+    **Arguments:** `against`: the dimension along the horizontal axis; `over`: the dimensions that bars are over;
+    `starts`: whether the same networks at t = 0 are drawn.
     """
 
     against: str
     _: KW_ONLY
+    over: Sequence[str] = ("seed",)
     starts: bool = False
 
-    def __call__(self, ax: "Axes", dataset: Runs) -> Entries:
-        runs = chosen(dataset, self.of)
-        if runs is None:
-            return _nothing(ax, self.title)
-        values = self._values(runs, at_the_end(runs, self.name))
-        places = draw_ends(ax, values, self.against, hue=self.hue)
+    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+        values = self._values(at_the_end(runs, self.name))
+        places = draw_ends(ax, values, self.against, over="run", hue=self.hue)
         self._finish(ax, runs, self.against, _long_name(runs, self.against) or self.against.replace("_", " "))
+        for place, is_defined in zip(
+            places, values.notnull().any([dim for dim in values.dims if dim != self.against]).values, strict=True
+        ):
+            if not is_defined:
+                at: Any = {"transform": ax.get_xaxis_transform(), "rotation": 90, "ha": "center", "fontsize": 7.5}
+                ax.text(float(place), 0.03, "undefined", **at)
         entries: Entries = {}
         if self.starts:
-            start = self._values(runs, runs[self.name].isel(time=0)).median("seed")
+            start = self._values(runs[self.name].isel(time=0)).median("run")
             for i, each in enumerate(_by_hue(start, self.hue)):
                 ax.plot(places, each, **START | {"color": color_of(i, values.sizes.get(self.hue, 1))})
             entries[AT_START] = swatch(**START)
         if self.baseline:
             null = at_the_end(runs, f"{UNTRAINED}{self.name}")
-            if self.against in null.dims:
+            if self.against in null.dims and places.size > 1:
                 null = null.median([dim for dim in null.dims if dim != self.against])
                 entries[self.baseline] = ax.plot(places, null, **BASELINE)[0]
             else:
@@ -149,21 +167,21 @@ class AtEnd(_Panel):
                 ax.set_ylim(limits)
         return self._legend(ax, runs, marker="o", markersize=3.5) | entries
 
-    def _values(self, runs: Runs, values: Values) -> Values:
-        """Without the dimensions of one value that are not drawn."""
-        used = {self.against, self.hue, "seed"}
-        return values.squeeze([dim for dim in values.dims if dim not in used and values.sizes[dim] == 1], drop=True)
+    def _values(self, values: Values) -> Values:
+        """Over `against`, the hue and `run`, without further dimensions of one value."""
+        used = {self.against, self.hue, *self.over}
+        values = values.squeeze([dim for dim in values.dims if dim not in used and values.sizes[dim] == 1], drop=True)
+        return values.stack(run=[dim for dim in self.over if dim in values.dims], create_index=False)
 
     def _draw_law(self, ax: "Axes", runs: Runs, values: Values, places: np.ndarray) -> None:
         law, x = self.law, values[self.against].values
         if isinstance(law, int | float):
             ax.axhline(law, **THEORY)
         elif isinstance(law, str):
-            exact = self._values(runs, at_the_end(runs, law))
-            for each in _by_hue(exact.median("seed") if "seed" in exact.dims else exact, self.hue):
+            for each in _by_hue(self._values(at_the_end(runs, law)).median("run"), self.hue):
                 ax.plot(places, each, **THEORY)
         elif isinstance(law, Slope):
-            _draw_slopes(ax, law, values.median("seed"), self.against, self.hue, places)
+            _draw_slopes(ax, law, values.median("run"), self.against, self.hue, places)
         else:
             fine = _between(x, ax.get_xscale()) if x.dtype.kind == "f" and np.array_equal(places, x) else x
             ax.plot(places if fine is x else fine, law(fine), **THEORY)  # type: ignore[misc]
@@ -201,10 +219,7 @@ class Points(_Panel):
     _: KW_ONLY
     xlabel: str = ""
 
-    def __call__(self, ax: "Axes", dataset: Runs) -> Entries:
-        runs = chosen(dataset, self.of)
-        if runs is None:
-            return _nothing(ax, self.title)
+    def draw(self, ax: "Axes", runs: Runs) -> Entries:
         x, y = (at_the_end(runs, name) for name in (self.against, self.name))
         size = {"s": 7, "linewidth": 0, "alpha": 0.6}
         if self.baseline:
@@ -216,7 +231,7 @@ class Points(_Panel):
         ax.set(xscale="log", yscale="log")
         self._finish(ax, runs, self.against, self.xlabel or label_of(self.against))
         if self.law is not None:
-            limits, places = ax.axis(), _between(x.values[np.isfinite(x.values)], ax.get_xscale())
+            limits, places = ax.axis(), _between(np.array(ax.get_xlim()), ax.get_xscale())
             if isinstance(self.law, Slope):
                 x_0, y_0 = (float(each.sel(self.law.through).median()) for each in (x, y))
                 ax.plot(places, y_0 * (places / x_0) ** self.law.power, **THEORY)  # type: ignore[operator]
@@ -226,11 +241,37 @@ class Points(_Panel):
         return self._legend(ax, runs, marker="o", linewidth=0, markersize=3)
 
 
-def _nothing(ax: "Axes", title: str) -> Entries:
-    """What is left of a panel whose settings the runs do not have."""
-    ax.set_title(title)
-    ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center")
-    return {}
+@dataclass(frozen=True)
+class Distribution(_Panel):
+    """The distribution function of a number that each run has, with its 95 % interval at each point (Wilson 1927).
+
+    **Arguments:** `style`: the dimension that line styles tell apart; `up_to`: the end of the horizontal axis.
+    """
+
+    style: str
+    _: KW_ONLY
+    up_to: float = 1.0
+
+    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+        entries: Entries = {}
+        if self.baseline:
+            null = at_the_end(runs, f"{UNTRAINED}{self.name}").values.ravel()
+            entries[self.baseline] = self._draw(ax, null, GRAY, "-.")
+        for i, of_hue in enumerate(_by_hue(at_the_end(runs, self.name), self.hue)):
+            for each, line in zip(_by_hue(of_hue, self.style), ("-", "--", ":"), strict=False):
+                self._draw(ax, each.values.ravel(), color_of(i, runs.sizes[self.hue]), line)
+                entries[legend_text(runs, self.style, each[self.style].item())] = swatch(linestyle=line)
+        self._finish(ax, runs, self.name, self.label or label_of(self.name))
+        ax.set(ylabel="fraction up to it")
+        return self._legend(ax, runs) | entries
+
+    def _draw(self, ax: "Axes", values: np.ndarray, color: Any, line: str) -> Any:
+        points, finite = np.linspace(0, self.up_to, 401), np.sort(values[np.isfinite(values)])
+        counts = np.searchsorted(finite, points, side="right")
+        if finite.size:
+            ax.plot(points, counts / finite.size, color=color, linestyle=line, linewidth=1.4)
+            ax.fill_between(points, *wilson(counts, finite.size), color=color, alpha=0.15, linewidth=0)
+        return swatch(color, linestyle=line)
 
 
 def _across(ax: "Axes", runs: Runs, name: str, label: str) -> Entries:

@@ -87,5 +87,5 @@ def test_an_experiment_without_enough_runs_says_so():
     (claim,) = experiment.judge(dataset)
     assert claim.verdict == "undecided" and claim.runs == "4, 4 failed"
     assert claim.measured.startswith("not enough runs came to their end")
-    with pytest.raises(KeyError, match="nfm"):
+    with pytest.raises(KeyError, match="probability"):
         experiment.judge(dataset.assign(status=dataset["status"].where(False, "completed")))

@@ -9,8 +9,9 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.data import Dataset
+from nfa_flow.studies.intervals import bootstrap
 from nfa_flow.studies.nfa import label_noise
-from nfa_flow.studies.nfa.label_noise import FIT, GELU, LINEAR, SCORES, TRAININGS, at_fit, bootstrap, compare
+from nfa_flow.studies.nfa.label_noise import FIT, GELU, LINEAR, SCORES, TRAININGS, at_fit, compare
 
 PAIR = label_noise.PAIRS[0]
 

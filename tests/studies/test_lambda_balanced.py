@@ -37,12 +37,12 @@ def test_claims_hold_along_the_flow_and_fail_off_the_identity(dataset):
     assert [claim.holds for claim in LAMBDA_BALANCED.judge(off)] == [False] * 6 + [None]
 
 
-def test_a_run_that_failed_is_left_out_and_leaves_the_claims_about_it_undecided(dataset):
+def test_the_seed_of_a_run_that_failed_is_left_out_and_leaves_the_claims_about_it_undecided(dataset):
     failed = dataset.copy()
     failed["status"] = dataset["status"].where((dataset["b"] != 2.0) | (dataset["seed"] != 1), "max_steps")
     claims = LAMBDA_BALANCED.judge(failed)
     assert [claim.holds for claim in claims] == [None, None, True, True, None, None, None]
-    assert claims[0].runs == "6, 1 failed"
+    assert claims[0].runs == "6, 1 failed, 2 undefined"  # the others of its seed
 
 
 def test_the_exponent_of_the_identity_is_a_half_without_imbalance_and_turns_with_its_sign(dataset):

@@ -4,27 +4,28 @@ Random inputs and random labels, random starts; for each trained network the exp
 is left of the error is no matter of α. One kind of labels has a structure to be learned: a ReLU of one direction.
 """
 
-from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure, nets
 from ...data import Dataset, single_index
 from ...flow import LossBelow
-from ...plot.style import GRAY, color_of, label_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of
 from ...run.trajectory import Trajectory
-from ...sweep import Grid, looped
-from ..claims import Claim, finished, judged, reported
-from ..old_experiment import OldExperiment, quantiles
+from ..axes import batched, looped, seeds
+from ..claims import Claim, finished, reported
+from ..experiment import Experiment
+from ..intervals import wilson
+from ..judgments import Judged
+from ..panels import AtEnd, Distribution, Entries
+from ..runs import Runs, quantiles
 from ..training import Descent, ExactFlow
 
 if TYPE_CHECKING:
-    import xarray
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FIT = 1e-3  # the loss up to which data count as fitted; for f = 0 it is 1/2 with random labels, 1/4 with the teacher's
 LIMITS = (0.1, 0.3)  # relative errors at the best exponent
@@ -50,15 +51,7 @@ PROBLEMS = {
     "3 layers": Problem(depth=3),
     "teacher": Problem(random_labels=False),
 }
-_QUICK = ("base",)
 TRAININGS = {"exact flow": ExactFlow(300.0, rtol=1e-3), "Adam .01": Descent("adam", 0.01, 3_000)}
-
-
-def grid(quick: bool) -> Grid:
-    """Problems × ways to train × sizes of the start × seeds."""
-    problems = {name: PROBLEMS[name] for name in (_QUICK if quick else PROBLEMS)}
-    seeds = range(32 if quick else 128)
-    return Grid(problem=looped(problems), training=looped(TRAININGS), scale=[0.3, 1.4], seed=seeds)
 
 
 def one_run(key: PRNGKeyArray, problem: Problem, training: Any, scale: float | Array) -> Trajectory:
@@ -77,184 +70,119 @@ def one_run(key: PRNGKeyArray, problem: Problem, training: Any, scale: float | A
     return training(net, data, batch_key, observe=observe, progress=False, **ends)
 
 
-class Outcome(NamedTuple):
-    """The runs of one problem with one way to train, at all scales: how many there are, and the best of those that fit.
-
-    `runs`: all; `failed`: that ended with an error; `cosine`, `error`: of those that fit, where they are defined;
-    `undefined`: that fit, and where NFM or AGOP is zero; `any_power`: that fit, where all exponents do equally well.
-    """
-
-    runs: int
-    failed: int
-    fitted: int
-    undefined: int
-    any_power: int
-    cosine: np.ndarray
-    error: np.ndarray
+def _derive(runs: Runs) -> Runs:
+    """`best.…` of those that fit, `fits`, and the same of the networks before training, whose scale does not matter."""
+    fits = runs["loss_at_end"] <= FIT
+    found = {"fits": fits}
+    for name in ("best.cosine", "best.relative_error", "best.exponent"):
+        found[f"untrained.{name}_at_end"] = runs[name].isel(time=0, training=0, scale=0, drop=True)
+        found[f"{name}_at_end"] = runs[f"{name}_at_end"].where(fits)
+    return runs.assign(found)
 
 
-def outcome(dataset: "xarray.Dataset") -> Outcome:
-    """Of the runs in this part of a dataset."""
-    fits = dataset["loss_at_end"].values.ravel() <= FIT
-    cosine, error, power = (
-        dataset[f"best.{name}_at_end"].values.ravel()[fits] for name in ("cosine", "relative_error", "exponent")
-    )
-    defined = np.isfinite(error)
-    return Outcome(
-        runs=fits.size,
-        failed=int((~finished(dataset)).sum()),
-        fitted=int(fits.sum()),
-        undefined=int((~defined).sum()),
-        any_power=int((defined & np.isnan(power)).sum()),
-        cosine=cosine[defined],
-        error=error[defined],
-    )
-
-
-def untrained(dataset: "xarray.Dataset", name: str) -> np.ndarray:
-    """What the same networks score before training; it depends neither on that nor on their scale."""
-    values = dataset[f"best.{name}"].isel(time=0, training=0, scale=0).values.ravel()
-    return values[np.isfinite(values)]
-
-
-def wilson(count: int | np.ndarray, total: int, z: float = 1.96) -> tuple[Any, Any]:
-    """The interval for a probability by `count` of `total`, at 95 % for this z; NaN without any.
-
-    **Source:** Wilson 1927.
-    """
-    if total == 0:
-        return count * np.nan, count * np.nan
-    p, spread = count / total, z**2 / total
-    center, half = p + spread / 2, np.sqrt(p * (1 - p) * spread + spread**2 / 4)
-    # Rounding must not put all of them, or none, outside.
-    return np.minimum((center - half) / (1 + spread), p), np.maximum((center + half) / (1 + spread), p)
-
-
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Distributions of the best cosine and error for one problem, and the error and its tail for all."""
-    from matplotlib.lines import Line2D
-
-    sheet, axes = new_figure(4)
-    base, names = dataset.isel(problem=[0]), dataset["training"].values
-    colors = [color_of(i, len(names)) for i in range(len(names))]
-    for ax, name in zip(axes, ("cosine", "relative_error"), strict=False):
-        _draw_distribution(ax, untrained(base, name), color=GRAY, linestyle=":")
-        for training, color in zip(names, colors, strict=True):
-            for scale, style in zip(dataset["scale"].values, ("-", "--"), strict=True):
-                found = outcome(base.sel(training=training, scale=scale))
-                values = found.cosine if name == "cosine" else found.error
-                _draw_distribution(ax, values, color=color, linestyle=style)
-        ax.set(title=f"{base['problem'].item()}, that fit", xlabel=label_of(f"best.{name}"), ylabel="fraction up to it")
-    axes[0].set_xlim(0.6, 1)
-    axes[1].set_xlim(0, 0.8)
-    _draw_errors(axes[2], dataset, colors)
-    _draw_fractions(axes[3], dataset, colors)
-    entries = {str(name): Line2D([], [], color=color) for name, color in zip(names, colors, strict=True)}
-    entries["untrained"] = Line2D([], [], color=GRAY, linestyle=":")
-    for scale, style in zip(dataset["scale"].values, ("-", "--"), strict=True):
-        entries[f"start of scale {scale:g}"] = Line2D([], [], color=GRAY, linestyle=style)
-    legend_below(
-        sheet, entries, f"{dataset.sizes['seed']} seeds; 95 % Wilson intervals; third panel 10–90 % of the runs"
-    )
-    return sheet
-
-
-def _draw_distribution(ax: "Axes", values: np.ndarray, **style: Any) -> None:
-    """The empirical distribution function, with its interval at each point."""
-    points = np.linspace(0, 1, 401)
-    counts = np.searchsorted(np.sort(values), points, side="right")
-    if values.size:
-        ax.plot(points, counts / values.size, linewidth=1.4, **style)
-        ax.fill_between(points, *wilson(counts, values.size), color=style["color"], alpha=0.15, linewidth=0)
-
-
-def _groups(dataset: "xarray.Dataset", colors: list[Any]) -> Iterator[tuple[float, Any, list[np.ndarray]]]:
-    """(shift along the axis, color, best relative errors of each problem) untrained and for each way to train."""
-    parts = [dataset.isel(problem=[i]) for i in range(dataset.sizes["problem"])]
-    yield -0.25, GRAY, [untrained(part, "relative_error") for part in parts]
-    for i, (name, color) in enumerate(zip(dataset["training"].values, colors, strict=True)):
-        yield 0.25 * i, color, [outcome(part.sel(training=name)).error for part in parts]
-
-
-def _draw_errors(ax: "Axes", dataset: "xarray.Dataset", colors: list[Any]) -> None:
-    for shift, color, groups in _groups(dataset, colors):
-        for place, values in enumerate(groups):
-            if values.size:
-                low, median, high = np.quantile(values, (0.1, 0.5, 0.9))
-                _draw_bar(ax, place + shift, median, low, high, color)
-    ax.set(title="all problems, that fit", ylabel=label_of("best.relative_error"), ylim=(0, None))
-    _name_problems(ax, dataset)
-
-
-def _draw_fractions(ax: "Axes", dataset: "xarray.Dataset", colors: list[Any]) -> None:
-    for shift, color, groups in _groups(dataset, colors):
-        for place, values in enumerate(groups):
+def _draw_fractions(ax: "Axes", runs: Runs) -> Entries:
+    """How many errors are above the limits, by problem, untrained and for each way to train."""
+    names, error = runs["training"].values, "best.relative_error_at_end"
+    for place, problem in enumerate(runs["problem"].values):
+        part = runs.sel(problem=problem)
+        groups = [(GRAY, part[f"untrained.{error}"])]
+        groups += [(color_of(i, len(names)), part[error].sel(training=name)) for i, name in enumerate(names)]
+        for i, (color, values) in enumerate(groups):
             for limit, fill in zip(LIMITS, (color, "white"), strict=True):
-                count = int((values > limit).sum())
-                if values.size:
-                    low, high = wilson(count, values.size)
-                    _draw_bar(ax, place + shift, count / values.size, low, high, color, markerfacecolor=fill)
+                share, low, high = _share(values, limit)
+                style: Any = {"marker": "o", "markersize": 3.5, "capsize": 2, "markerfacecolor": fill}
+                ax.errorbar(
+                    [place + 0.25 * (i - 1)], [share], yerr=[[share - low], [high - share]], color=color, **style
+                )
     ax.set(title=f"error > {LIMITS[0]:g} (full) and > {LIMITS[1]:g} (open)", ylabel="fraction", ylim=(0, 1.03))
-    _name_problems(ax, dataset)
+    ax.set_xticks(range(runs.sizes["problem"]), runs["problem"].values, rotation=35, ha="right", rotation_mode="anchor")
+    return {}
 
 
-def _draw_bar(ax: "Axes", place: float, value: float, low: float, high: float, color: Any, **style: Any) -> None:
-    bars: Any = [[value - low], [high - value]]
-    ax.errorbar([place], [value], yerr=bars, color=color, marker="o", markersize=3.5, capsize=2, linewidth=1.2, **style)
+def _share(values: Any, limit: float) -> tuple[float, float, float]:
+    """The share of defined values above a limit, and its interval."""
+    total = int(values.notnull().sum())
+    count = int((values > limit).sum())
+    return count / max(total, 1), *wilson(count, total)
 
 
-def _name_problems(ax: "Axes", dataset: "xarray.Dataset") -> None:
-    names = dataset["problem"].values
-    ax.set_xticks(np.arange(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
+def _some(runs: Runs) -> tuple[str, bool]:
+    count = int((runs["best.relative_error_at_end"] > LIMITS[0]).sum())
+    return f"{count} of {int(runs['fits'].sum())} that fit", count > 0
 
 
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """How often the ansatz fails at every exponent although the data are fitted."""
-    everything = outcome(dataset)
-    count = int((everything.error > LIMITS[0]).sum())
-    found = [
-        judged(
-            "some networks fit their data and violate the ansatz at every α",
-            f"some with a best relative error > {LIMITS[0]:g}",
-            f"{count} of {everything.fitted} that fit",
-            count > 0,
-            dataset,
-            ["loss_at_end"],
-            despite="some is enough",
-        )
-    ]
-    for problem in dataset["problem"].values:
-        part = dataset.sel(problem=[problem])
-        null = untrained(part, "relative_error")
-        found.append(reported(f"{problem}: untrained, best relative error", _tail(null), part))
-        for training in dataset["training"].values:
-            runs = part.sel(training=training)
-            of, statement = outcome(runs), f"{problem}, {training}: best relative error of those that fit"
-            found.append(reported(statement, f"{_counts(of)}; {_tail(of.error)}", runs))
+def _table(statement: str, runs: Runs) -> list[Claim]:
+    """For each problem, the errors of untrained networks and of those that fit by each way to train."""
+    found = []
+    for problem in runs["problem"].values:
+        part = runs.sel(problem=[problem])
+        null = _tail(part["untrained.best.relative_error_at_end"])
+        found.append(reported(f"{problem}: untrained, {statement}", null, part))
+        for training in part["training"].values:
+            of = part.sel(training=training)
+            told = f"{counts(of)}; {_tail(of['best.relative_error_at_end'])}"
+            found.append(reported(f"{problem}, {training}: {statement} of those that fit", told, of))
     return found
 
 
-def _counts(of: Outcome) -> str:
-    parts = {"undefined": of.undefined, "with any α": of.any_power, "failed": of.failed}
-    shown = "".join(f", {number} {what}" for what, number in parts.items() if number)
-    return f"{of.fitted} of {of.runs} fit{shown}"
+def counts(runs: Runs) -> str:
+    """How many of the runs fit; of these, how many scores are undefined as NFM or AGOP is zero, or alike at any α."""
+    error, exponent = (runs[f"best.{name}_at_end"] for name in ("relative_error", "exponent"))
+    parts = {
+        "undefined": runs["fits"] & error.isnull(),
+        "with any α": error.notnull() & exponent.isnull(),
+        "failed": ~finished(runs),
+    }
+    shown = "".join(f", {int(each.sum())} {what}" for what, each in parts.items() if each.any())
+    return f"{int(runs['fits'].sum())} of {runs['fits'].size} fit{shown}"
 
 
-def _tail(errors: np.ndarray) -> str:
-    shares = []
-    for limit in LIMITS:
-        count = int((errors > limit).sum())
-        low, high = wilson(count, errors.size)
-        shares.append(f"> {limit:g}: {count / max(errors.size, 1):.0%} ({low:.0%}–{high:.0%})")
-    return "; ".join([quantiles(errors), *shares]) if errors.size else "undefined"
+def _tail(errors: Any) -> str:
+    shares = [
+        f"> {limit:g}: {share:.0%} ({low:.0%}–{high:.0%})"
+        for limit in LIMITS
+        for share, low, high in [_share(errors, limit)]
+    ]
+    return "; ".join([quantiles(errors), *shares]) if errors.notnull().any() else "undefined"
 
 
-RANDOM_RELU = OldExperiment(
-    name="random-relu",
-    question="How common is it that a random ReLU network fits its data and violates the ansatz at every exponent?",
+_distribution = partial(
+    Distribution, hue="training", style="scale", of={"problem": "base"}, baseline="untrained", title="base, that fit"
+)
+
+RANDOM_RELU = Experiment(
+    "random-relu",
+    "How common is it that a random ReLU network fits its data and violates the ansatz at every exponent?",
+    axes={
+        "problem": looped(PROBLEMS, quick=["base"]),
+        "training": looped(TRAININGS),
+        "scale": batched([0.3, 1.4]),
+        "seed": seeds(128, quick=32, tiny=4),
+    },
     one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+    derive=_derive,
+    panels=[
+        [
+            _distribution("best.cosine", axis={"xlim": (0.6, 1)}),
+            _distribution("best.relative_error", axis={"xlim": (0, 0.8)}),
+            AtEnd(
+                "best.relative_error",
+                against="problem",
+                hue="training",
+                over=("scale", "seed"),
+                baseline="untrained",
+                title="all problems, that fit",
+                axis={"ylim": (0, None), "yscale": "linear"},
+            ),
+            _draw_fractions,
+        ]
+    ],
+    claims={
+        "some networks fit their data and violate the ansatz at every α": Judged(
+            f"some with a best relative error > {LIMITS[0]:g}", _some, ["loss_at_end"], despite="some is enough"
+        ),
+        "best relative error": _table,
+    },
+    note="95 % Wilson intervals of fractions",
     seconds=(18, 440),
 )
