@@ -8,7 +8,7 @@ import xarray
 import nfa_flow as nf
 from nfa_flow.measure import conventions as named
 from nfa_flow.studies.nfa import conventions
-from nfa_flow.studies.nfa.conventions import APART, DEFINITIONS, UNTRAINED, apart, claims, scores_of
+from nfa_flow.studies.nfa.conventions import APART, CONVENTIONS, DEFINITIONS, UNTRAINED, apart, scores_of
 
 ADAM = "Adam .001"
 
@@ -52,7 +52,7 @@ def test_each_score_is_the_convention_of_its_name():
 
 
 def test_networks_whose_definitions_agree_refute_the_claim():
-    (first, *_) = claims(dataset(ALIKE, ALIKE))
+    (first, *_) = CONVENTIONS.judge(dataset(ALIKE, ALIKE))
     assert first.holds is False
 
 
@@ -60,25 +60,27 @@ def test_networks_whose_definitions_agree_refute_the_claim():
 def test_one_definition_that_differs_by_more_than_the_threshold_is_enough(off, holds):
     trained = ALIKE.copy()
     trained[3] += off
-    assert claims(dataset(ALIKE, trained))[0].holds is holds
+    assert CONVENTIONS.judge(dataset(ALIKE, trained))[0].holds is holds
 
 
 def test_definitions_must_differ_on_the_same_network():
     # Every definition spans [0, 1] over the seeds, and all agree on each network.
     trained = np.tile(np.linspace(0, 1, 8), (len(DEFINITIONS), 1))
-    assert claims(dataset(ALIKE, trained))[0].holds is False
+    assert CONVENTIONS.judge(dataset(ALIKE, trained))[0].holds is False
     np.testing.assert_array_equal(apart(trained), 0)
 
 
 def test_most_networks_have_to_be_scored_apart():
     trained = ALIKE.copy()
     trained[0, :3] = 1.0  # three seeds of eight
-    assert claims(dataset(ALIKE, trained))[0].holds is False
+    assert CONVENTIONS.judge(dataset(ALIKE, trained))[0].holds is False
 
 
 def sign(untrained, trained):
     (claim,) = [
-        claim for claim in claims(dataset(untrained, trained)) if "depends on the definition" in claim.statement
+        claim
+        for claim in CONVENTIONS.judge(dataset(untrained, trained))
+        if "depends on the definition" in claim.statement
     ]
     return claim.holds
 
@@ -99,7 +101,9 @@ def test_training_that_raises_all_definitions_has_one_sign():
 
 def test_the_table_has_a_row_for_every_definition_with_both_of_its_scores():
     trained = levels(*np.linspace(0.1, 0.7, len(DEFINITIONS)))
-    rows = [claim for claim in claims(dataset(ALIKE, trained)) if claim.statement.endswith("untrained → trained")]
+    rows = [
+        claim for claim in CONVENTIONS.judge(dataset(ALIKE, trained)) if claim.statement.endswith("untrained → trained")
+    ]
     assert [row.statement.split(": ")[1] for row in rows] == list(DEFINITIONS)
     assert rows[0].measured == "0.50 (0.50–0.50) → 0.10 (0.10–0.10)" and {row.holds for row in rows} == {None}
 
@@ -107,9 +111,3 @@ def test_the_table_has_a_row_for_every_definition_with_both_of_its_scores():
 def test_scores_are_rows_in_the_order_of_the_definitions():
     trained = levels(*np.linspace(0.1, 0.7, len(DEFINITIONS)), seeds=3)
     np.testing.assert_array_equal(scores_of(dataset(0 * trained, trained), ADAM), trained)
-
-
-def test_the_quick_grid_is_a_part_of_the_full_one():
-    quick, full = conventions.grid(True), conventions.grid(False)
-    assert all(set(quick.dimensions[name]) <= set(full.dimensions[name]) for name in full.dimensions)
-    assert len(quick.dimensions["seed"]) >= 8

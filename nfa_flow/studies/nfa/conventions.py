@@ -6,6 +6,7 @@ have a baseline too, that of any change, where the start itself leaves them unde
 papers says what a change by no training is.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,17 +15,18 @@ from jaxtyping import PRNGKeyArray
 
 from ... import measure, nets
 from ...data import multi_index
-from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...plot.at_end import quantiles_over
+from ...plot.style import GRAY, color_of
 from ...run.trajectory import Trajectory
-from ...sweep import Grid, looped
-from ..claims import Claim, judged, reported
-from ..old_experiment import OldExperiment, quantiles
+from ..axes import looped, seeds
+from ..experiment import Experiment
+from ..judgments import Judged, Reported
+from ..panels import Entries
+from ..runs import Runs, quantiles
 from ..training import Descent, Untrained
 
 if TYPE_CHECKING:
-    import xarray
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _WIDTHS, _SAMPLES, _BATCH = (20, 64, 64, 1), 500, 50
 _STEPS = 3_000
@@ -37,7 +39,7 @@ TRAININGS = {
     "Adam .001": Descent("adam", 0.001, _STEPS, _BATCH),
     "SGD momentum .01": Descent("momentum", 0.01, _STEPS, _BATCH),
 }
-_QUICK = (UNTRAINED, "Adam .001")
+ADAM, MOMENTUM = (name for name in TRAININGS if name != UNTRAINED)
 DEFINITIONS = {
     "nfa_cosine_2022": "cos(ΔWᵀΔW, AGOP), Radhakrishnan et al. 2022",
     "nfa_pearson_2024": "corr(WᵀW, AGOP$^{1/2}$), Radhakrishnan et al. 2024",
@@ -47,12 +49,6 @@ DEFINITIONS = {
     "nfa_of_depth": "cos(WᵀW, AGOP$^{1/L}$), Tansley et al. 2026",
     "enfa": "cos(WᵀW, E[∇ℓ∇ℓᵀ]$^{1/2}$), Boix-Adserà et al. 2025",
 }
-
-
-def grid(quick: bool) -> Grid:
-    """Ways to train × seeds."""
-    trainings = {name: TRAININGS[name] for name in (_QUICK if quick else TRAININGS)}
-    return Grid(training=looped(trainings), seed=range(8 if quick else 32))
 
 
 def one_run(key: PRNGKeyArray, training: Any) -> Trajectory:
@@ -81,7 +77,7 @@ def conventions(start: nets.MLP) -> Any:
     return lambda net, data: {name: score(net, data) for name, score in scores.items()}
 
 
-def scores_of(dataset: "xarray.Dataset", training: str) -> np.ndarray:
+def scores_of(dataset: Runs, training: str) -> np.ndarray:
     """The scores at the end, definition × seed."""
     runs = dataset.sel(training=training)
     return np.stack([runs[f"score.{name}_at_end"].values for name in DEFINITIONS])
@@ -92,76 +88,67 @@ def apart(scores: np.ndarray) -> np.ndarray:
     return scores.max(axis=0) - scores.min(axis=0)
 
 
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Each definition's scores, untrained and trained."""
-    sheet, (ax,) = new_figure()
-    sheet.set_size_inches(7.2, 3.6)
-    names = [UNTRAINED, *(name for name in TRAININGS if name != UNTRAINED and name in dataset["training"])]
-    entries = {name: _draw(ax, dataset, name, place, len(names)) for place, name in enumerate(names)}
+def _draw_scores(ax: "Axes", runs: Runs) -> Entries:
+    """The scores of each definition in a line, untrained and trained."""
+    names = runs["training"].values.tolist()
+    entries = {}
+    for place, name in enumerate(names):
+        low, median, high = quantiles_over(scores_of(runs, name).T)
+        heights = np.arange(len(median)) + 0.2 * (place - (len(names) - 1) / 2)
+        style: Any = {"fmt": "o", "markersize": 4.5, "capsize": 2, "linewidth": 1.2}
+        style["color"] = GRAY if name == UNTRAINED else color_of(place - 1, len(names))
+        entries[name] = ax.errorbar(median, heights, xerr=np.array([median - low, high - median]), **style)
     ax.set_yticks(np.arange(len(DEFINITIONS)), list(DEFINITIONS.values()))
     ax.invert_yaxis()
     ax.set(xlabel="score of the first layer", xlim=(min(0.0, ax.get_xlim()[0]), 1))
     ax.set_title(f"ReLU network {'-'.join(map(str, _WIDTHS))}, multi-index data")
-    legend_below(sheet, entries, f"median and 10–90 % over {dataset.sizes['seed']} seeds")
-    return sheet
+    return entries
 
 
-def _draw(ax: "Axes", dataset: "xarray.Dataset", training: str, place: int, count: int) -> Any:
-    low, median, high = np.quantile(scores_of(dataset, training), (0.1, 0.5, 0.9), axis=1)
-    color = GRAY if training == UNTRAINED else color_of(place - 1, count)
-    heights = np.arange(len(median)) + 0.2 * (place - (count - 1) / 2)
-    style = {"fmt": "o", "markersize": 4.5, "capsize": 2, "linewidth": 1.2}
-    return ax.errorbar(median, heights, xerr=np.array([median - low, high - median]), color=color, **style)
+def _apart(training: str, runs: Runs) -> tuple[str, bool]:
+    trained, untrained = (apart(scores_of(runs, name)) for name in (training, UNTRAINED))
+    return f"{quantiles(trained)}; untrained {quantiles(untrained)}", bool(np.median(trained) > APART)
 
 
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
+def _sign(training: str, runs: Runs) -> tuple[str, bool]:
+    trained, untrained = (scores_of(runs, name) for name in (training, UNTRAINED))
+    rises, count = (trained > untrained).sum(axis=1), trained.shape[1]
+    holds = rises.max() >= MOST * count and rises.min() <= (1 - MOST) * count
+    told = ", ".join(f"{name} {rise}" for name, rise in zip(DEFINITIONS, rises, strict=True))
+    return f"rises in, of {count} seeds: {told}", bool(holds)
+
+
+def _both(training: str, name: str, runs: Runs) -> str:
+    before, after = (runs[f"score.{name}_at_end"].sel(training=each) for each in (UNTRAINED, training))
+    return f"{quantiles(before, '{:.2f}')} → {quantiles(after, '{:.2f}')}"
+
+
+def _claims(training: str) -> dict[str, Any]:
     """That scores of one network differ by definition, as does the sign of what training does; and their table."""
-    untrained, found = scores_of(dataset, UNTRAINED), []
-    for training in dataset["training"].values:
-        if training == UNTRAINED:
-            continue
-        trained = scores_of(dataset, training)
-        found.append(_claim_apart(dataset, training, trained, untrained))
-        found.append(_claim_sign(dataset, training, trained, untrained))
-        loss = quantiles(dataset["loss_at_end"].sel(training=training))
-        found.append(reported(f"{training}: loss at the end", loss, dataset.sel(training=training)))
-        for name, before, after in zip(DEFINITIONS, untrained, trained, strict=True):
-            measured = f"{quantiles(before, '{:.2f}')} → {quantiles(after, '{:.2f}')}"
-            found.append(reported(f"{training}: {name}: untrained → trained", measured, _both(dataset, training)))
-    return found
+    both, scores = {"training": [UNTRAINED, training]}, [f"score.{name}_at_end" for name in DEFINITIONS]
+    return {
+        f"{training}: the definitions score the same network differently": Judged(
+            f"highest − lowest, median over seeds > {APART:g}", partial(_apart, training), scores, of=both
+        ),
+        f"{training}: whether a trained network scores above an untrained one depends on the definition": Judged(
+            f"a definition that rises in ≥ {MOST:g} of the seeds, and one in ≤ {1 - MOST:g}",
+            partial(_sign, training),
+            scores,
+            of=both,
+        ),
+        f"{training}: loss at the end": Reported("loss_at_end", of={"training": training}),
+    } | {
+        f"{training}: {name}: untrained → trained": Reported(partial(_both, training, name), of=both)
+        for name in DEFINITIONS
+    }
 
 
-def _both(dataset: "xarray.Dataset", training: str) -> "xarray.Dataset":
-    return dataset.sel(training=[UNTRAINED, training])
-
-
-_SCORES = [f"score.{name}_at_end" for name in DEFINITIONS]
-
-
-def _claim_apart(dataset: "xarray.Dataset", training: str, trained: np.ndarray, untrained: np.ndarray) -> Claim:
-    statement = f"{training}: the definitions score the same network differently"
-    measured = f"{quantiles(apart(trained))}; untrained {quantiles(apart(untrained))}"
-    expected = f"highest − lowest, median over seeds > {APART:g}"
-    holds = bool(np.median(apart(trained)) > APART)
-    return judged(statement, expected, measured, holds, _both(dataset, training), _SCORES)
-
-
-def _claim_sign(dataset: "xarray.Dataset", training: str, trained: np.ndarray, untrained: np.ndarray) -> Claim:
-    rises, seeds = (trained > untrained).sum(axis=1), trained.shape[1]
-    statement = f"{training}: whether a trained network scores above an untrained one depends on the definition"
-    measured = ", ".join(f"{name} {rise}" for name, rise in zip(DEFINITIONS, rises, strict=True))
-    expected = f"a definition that rises in ≥ {MOST:g} of the seeds, and one in ≤ {1 - MOST:g}"
-    holds = rises.max() >= MOST * seeds and rises.min() <= (1 - MOST) * seeds
-    measured = f"rises in, of {seeds} seeds: {measured}"
-    return judged(statement, expected, measured, bool(holds), _both(dataset, training), _SCORES)
-
-
-CONVENTIONS = OldExperiment(
-    name="conventions",
-    question="Do the published definitions of alignment score the same network alike?",
+CONVENTIONS = Experiment(
+    "conventions",
+    "Do the published definitions of alignment score the same network alike?",
+    axes={"training": looped(TRAININGS, quick=[UNTRAINED, ADAM]), "seed": seeds(32)},
     one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+    panels=[[_draw_scores]],
+    claims=_claims(ADAM) | _claims(MOMENTUM),
     seconds=(20, 45),
 )
