@@ -91,6 +91,16 @@ class _Panel:
         legend_inside(ax, (hues if self.own_legend else {}) | (law if self.theory else {}))
         return ({} if self.own_legend else hues) | ({} if self.theory else law)
 
+    def _hues(self, runs: Runs, **style: Any) -> Entries:
+        """What stands for each color with which something is drawn."""
+        if self.hue is None:
+            return {}
+        drawn = at_the_end(runs, self.name).notnull()
+        is_drawn = drawn.any([dim for dim in drawn.dims if dim != self.hue]).values
+        labels = list(enumerate(runs[self.hue].values.tolist()))
+        color = lambda i: swatch(color_of(i, len(labels)), **style)
+        return {legend_text(runs, self.hue, label): color(i) for i, label in labels if is_drawn[i]}
+
 
 def is_empty(panel: Panel, dataset: Runs) -> bool:
     """Whether the runs have none of the settings of a panel, as the smaller sizes of a study may."""
@@ -107,7 +117,7 @@ class Through(_Panel):
         entries = {AT_START: swatch(**START)}
         if self.baseline:
             entries |= _across(ax, runs, self.name, self.baseline)
-        if self.law is not None:
+        if self.law is not None and runs[self.name].notnull().any():
             self._draw_law(ax, runs)
         return self._legend(ax, runs) | entries
 
@@ -279,14 +289,6 @@ def _across(ax: "Axes", runs: Runs, name: str, label: str) -> Entries:
     null = at_the_end(runs, f"{UNTRAINED}{name}").values
     finite = null[np.isfinite(null)]
     return {label: ax.axhline(float(np.median(finite)), **BASELINE)} if finite.size else {}
-
-
-def _hues(runs: Runs, hue: str | None, **style: Any) -> Entries:
-    """The legend of the colors."""
-    if hue is None:
-        return {}
-    labels = runs[hue].values.tolist()
-    return {legend_text(runs, hue, label): swatch(color_of(i, len(labels)), **style) for i, label in enumerate(labels)}
 
 
 def legend_text(runs: Runs, dim: str, label: Any) -> str:

@@ -156,9 +156,3 @@ def test_the_bootstrap_interval_is_as_wide_as_the_error_of_a_median():
 def test_networks_that_can_fit_any_labels_have_more_parameters_than_samples():
     widths = label_noise.PROBLEMS[GELU].widths
     assert sum(a * b for a, b in zip(widths[1:], widths[:-1], strict=True)) > label_noise._SAMPLES
-
-
-def test_the_quick_grid_is_a_part_of_the_full_one():
-    quick, full = label_noise.grid(True), label_noise.grid(False)
-    assert all(set(quick.dimensions[name]) <= set(full.dimensions[name]) for name in full.dimensions)
-    assert len(quick.dimensions["seed"]) >= 8

@@ -11,7 +11,7 @@ from nfa_flow.data import Dataset
 from nfa_flow.studies.held_out import held_out_score
 from nfa_flow.studies.nfa import real_data
 from nfa_flow.studies.nfa.common import EXACT
-from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, claims, of_problem, split
+from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, REAL_DATA, split
 
 SCORES = (
     "loss",
@@ -24,20 +24,21 @@ SCORES = (
 )
 
 
-def dataset(cases=tuple(f"{problem}: {FLOW}" for problem in PROBLEMS), *, status="completed", **scores):
+def dataset(methods=(FLOW,), *, status="completed", **scores):
     """A sweep of three seeds and two times without its runs; each score is the same in all, 0 unless given."""
-    shape, dims = (len(cases), 3, 2), ("case", "seed", "time")
+    shape, dims = (len(PROBLEMS), len(methods), 3, 2), ("problem", "method", "seed", "time")
     variables = {}
     for name in SCORES:
         values = np.full(shape, float(scores.get(name.replace(".", "_"), 0)))
         variables |= {f"{prefix}{name}": (dims, values) for prefix in ("", "untrained.")}
-        variables[f"{name}_at_end"] = (dims[:2], values[..., -1])
-    variables["status"] = (dims[:2], np.full(shape[:2], status))
-    return xarray.Dataset(variables, coords={"case": list(cases), "seed": np.arange(3)})
+        variables[f"{name}_at_end"] = (dims[:-1], values[..., -1])
+    variables["status"] = (dims[:-1], np.full(shape[:-1], status))
+    coords = {"problem": list(PROBLEMS), "method": list(methods), "seed": np.arange(3)}
+    return xarray.Dataset(variables, coords)
 
 
 def law(found):
-    return [claim.holds for claim in claims(found) if "NFM^L = AGOP" in claim.statement]
+    return [claim.holds for claim in REAL_DATA.judge(found) if "NFM^L = AGOP" in claim.statement]
 
 
 @pytest.mark.parametrize(("error", "holds"), [(0.9 * EXACT, True), (1.1 * EXACT, False), (np.nan, None)])
@@ -47,7 +48,7 @@ def test_the_law_holds_up_to_the_tolerance_on_every_problem(error, holds):
 
 def test_one_time_at_which_the_law_is_missed_refutes_it():
     found = dataset()
-    found["law_error"][1, 2, 0] = 2 * EXACT
+    found["law_error"][1, 0, 2, 0] = 2 * EXACT
     assert law(found) == [True, False, True]
 
 
@@ -57,15 +58,13 @@ def test_the_law_is_not_claimed_of_runs_that_failed():
 
 @pytest.mark.parametrize(("exponent", "holds"), [(np.nan, True), (1 / 3, False)])
 def test_a_fitted_exponent_of_a_linear_network_on_diabetes_would_be_a_mistake(exponent, holds):
-    (claim,) = [each for each in claims(dataset(exponent_exponent=exponent)) if "one output" in each.statement]
+    (claim,) = [each for each in REAL_DATA.judge(dataset(exponent_exponent=exponent)) if "one output" in each.statement]
     assert claim.holds is holds
 
 
 def test_what_optimizers_do_is_reported():
-    case = f"{DIABETES}: tanh, Adam"
-    (report,) = [
-        claim for claim in claims(dataset((*dataset()["case"].values, case))) if claim.statement.startswith(case)
-    ]
+    claims = REAL_DATA.judge(dataset((FLOW, "tanh, Adam")))
+    (report,) = [claim for claim in claims if claim.statement.startswith(f"{DIABETES}: tanh, Adam")]
     assert report.holds is None and "error at 1/L" in report.measured
 
 
@@ -100,20 +99,7 @@ def test_the_held_out_score_of_one_output_is_the_explained_share_of_the_variance
     assert held_out_score(lambda x: x + 4, data) == 0.5  # an offset of 1, where the variance is 2
 
 
-def test_methods_keep_their_places_whatever_has_run():
-    runs = of_problem(dataset(loss=2.0), DIABETES)
-    assert list(runs["training"].values) == list(METHODS)
-    assert runs["loss"].sel(training=FLOW).notnull().all()
-    assert runs["loss"].drop_sel(training=FLOW).isnull().all()
-
-
 def test_linear_networks_start_balanced_and_others_are_held_out():
     inits = [method.init for method in METHODS.values() if method.activation == "identity"]
     assert inits == [nf.nets.Balanced(real_data._START)] * len(inits)
     assert all(real_data._SAMPLES < problem.load().samples for problem in PROBLEMS.values())
-
-
-def test_the_quick_grid_is_a_part_of_the_full_one():
-    quick, full = real_data.grid(True), real_data.grid(False)
-    assert all(set(quick.dimensions[name]) <= set(full.dimensions[name]) for name in full.dimensions)
-    assert len(quick.dimensions["seed"]) >= 8

@@ -12,7 +12,7 @@ such pairs are compared at two paces.
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import measure, nets
 from ...data import Dataset, add_label_noise, linear_teacher, multi_index
-from ...plot.at_end import at_end
-from ...plot.style import GRAY, legend_below, new_figure
 from ...run.trajectory import Trajectory
-from ...sweep import Grid, looped
-from ..claims import Claim, judged, reported
-from ..old_experiment import OldExperiment, quantiles
+from ..axes import batched, looped, seeds
+from ..claims import Claim, reported
+from ..experiment import Experiment
+from ..intervals import bootstrap
+from ..judgments import AtMost
+from ..panels import AtEnd, Panel
+from ..runs import Runs, Values, quantiles
 from ..training import Descent, ExactFlow, Untrained
 from .common import EXACT
-
-if TYPE_CHECKING:
-    import xarray
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FIT = 0.03  # the share of the reducible training loss at which runs are compared
 COMPARED = (0.5, 1.0)  # noises under which trainings are compared, in units of the clean targets
@@ -91,15 +88,6 @@ CASES[f"{LINEAR}: {UNTRAINED}"] = Case(PROBLEMS[LINEAR]._replace(init=nets.Gauss
 _QUICK = (f"{LINEAR}: {FLOW}", f"{LINEAR}: {UNTRAINED}", *(f"{GELU}: {training}" for training in PAIRS[0]))
 
 
-def grid(quick: bool) -> Grid:
-    """Problems and ways to train × standard deviations of the noise, in units of the clean targets' × seeds."""
-    return Grid(
-        case=looped({name: CASES[name] for name in (_QUICK if quick else CASES)}),
-        noise=[0.0, *COMPARED] if quick else [0.0, 0.2, *COMPARED],
-        seed=range(8 if quick else 16),
-    )
-
-
 def one_run(key: PRNGKeyArray, case: Case, noise: float | Array) -> Trajectory:
     """A network on noisy labels, tested on clean ones."""
     problem, training = case
@@ -154,7 +142,7 @@ SCORES = {
 }
 
 
-def at_fit(dataset: "xarray.Dataset", problem: str) -> "xarray.Dataset":
+def at_fit(dataset: Runs, problem: str) -> Runs:
     """The scores of a problem's runs where each first leaves a share of `FIT`, NaN where it never does.
 
     They are interpolated between observations, linearly in that share. Along the dimension `training` are all that
@@ -171,12 +159,26 @@ def at_fit(dataset: "xarray.Dataset", problem: str) -> "xarray.Dataset":
     return found.assign_coords(case=list(TRAININGS)).rename(case="training")
 
 
-def untrained(dataset: "xarray.Dataset", problem: str, name: str) -> np.ndarray:
+def untrained(dataset: Runs, problem: str, name: str) -> Values:
     """A score of Gaussian networks before training, seed by seed; labels do not matter to it."""
-    starts = dataset[name].isel(time=0, noise=0)
+    starts = dataset[name].isel(time=0, noise=0, drop=True)
     own = [case for case in dataset["case"].values if case.startswith(problem)]
     baseline = [case for case in own if case.endswith(UNTRAINED)]
-    return starts.sel(case=(baseline or own)[0]).values
+    return starts.sel(case=(baseline or own)[0], drop=True)
+
+
+def _derive(runs: Runs) -> Runs:
+    """What `at_fit` and `untrained` have for each problem, with levels of noise as words, which stand side by side."""
+    import xarray
+
+    problems = xarray.Variable("problem", list(PROBLEMS))
+    fits = xarray.concat([at_fit(runs, problem).drop_vars("status") for problem in PROBLEMS], problems)
+    fits = fits.rename(noise="level").assign_coords(level=[f"{noise:g}" for noise in runs["noise"].values])
+    fits["level"].attrs["long_name"] = "label noise / rms of clean labels"
+    null = {name: xarray.concat([untrained(runs, problem, name) for problem in PROBLEMS], problems) for name in SCORES}
+    return runs.assign({f"fit.{name}": fits[name] for name in SCORES}).assign(
+        {f"untrained.fit.{name}": values for name, values in null.items()}
+    )
 
 
 class Comparison(NamedTuple):
@@ -198,7 +200,7 @@ class Comparison(NamedTuple):
         return "Adam" if self.low > 0 else "SGD momentum" if self.high < 0 else "neither"
 
 
-def comparisons(scores: "xarray.Dataset", name: str, noise: float) -> list[Comparison]:
+def comparisons(scores: Runs, name: str, noise: float) -> list[Comparison]:
     """Of a score of `at_fit`, for each pair of trainings that has runs."""
     values = scores[name].sel(noise=[0.0, noise]).transpose("training", "noise", "seed")
     found = [compare(pair, *values.sel(training=list(pair)).values) for pair in PAIRS]
@@ -220,94 +222,66 @@ def _medians(values: Float[np.ndarray, "2 seeds"]) -> Float[np.ndarray, "2"]:
     return np.median(values, axis=1) if values.size else np.full(2, np.nan)
 
 
-def bootstrap(values: np.ndarray) -> tuple[float, float]:
-    """A 95 % interval of the median, by 2 000 draws with replacement; NaN without values.
-
-    **Source:** Efron 1979.
-    """
-    if not values.size:
-        return np.nan, np.nan
-    draws = np.random.default_rng(0).choice(values, (2_000, values.size))
-    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
-    return float(low), float(high)
-
-
 _PANELS = {
     "relative_error": "relative error of NFM $\\propto$ AGOP$^{1/L}$",
     "best.exponent": "best exponent $\\alpha$",
     "nfm_angle": "angle of NFM to index space (°)",
     "agop_angle": "angle of AGOP to index space (°)",
 }
-_BASELINE: dict[str, Any] = {"color": GRAY, "linestyle": ":", "linewidth": 1.2, "zorder": 0}
-_THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5}
 
 
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Error at 1/L, best exponent and angles to the index space against the noise, a row for each problem."""
-    sheet, axes = new_figure(len(_PANELS), rows=len(PROBLEMS))
-    entries: dict[str, Any] = {}
-    for row, problem in enumerate(PROBLEMS):
-        panels = axes[row * len(_PANELS) : (row + 1) * len(_PANELS)]
-        entries |= _draw_row(panels, dataset, problem)
-    shown = [name for name in TRAININGS if any(case.endswith(f": {name}") for case in dataset["case"].values)]
-    title = f"where {100 * (1 - FIT):g} % of the reducible training loss is gone; median and 10–90 % over seeds"
-    legend_below(sheet, {name: entries[name] for name in [*shown, UNTRAINED, "$1/L$"]}, title)
-    return sheet
+def _row(problem: str) -> list[Panel]:
+    """Error at 1/L, best exponent and angles to the index space against the noise."""
+    law = {"best.exponent": {"law": 1 / PROBLEMS[problem].depth, "theory": "$1/L$"}}
+    return [
+        AtEnd(
+            f"fit.{name}",
+            against="level",
+            hue="training",
+            of={"problem": problem},
+            baseline=UNTRAINED,
+            title=problem,
+            label=label,
+            axis={"yscale": "linear", "ylim": (0, None)},
+            **law.get(name, {}),
+        )
+        for name, label in _PANELS.items()
+    ]
 
 
-def _draw_row(axes: "list[Axes]", dataset: "xarray.Dataset", problem: str) -> dict[str, Any]:
-    """The panels of one problem; label → artist."""
-    scores, entries = at_fit(dataset, problem), {}
-    scores = scores.assign_coords(noise=[f"{noise:g}" for noise in scores["noise"].values])  # words stand side by side
-    for ax, (name, label) in zip(axes, _PANELS.items(), strict=True):
-        at_end(scores, name, against="noise", hue="training", ax=ax, label=label)
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-        if name == "best.exponent":
-            entries["$1/L$"] = ax.axhline(1 / PROBLEMS[problem].depth, **_THEORY)
-        baseline = float(np.nanmedian(untrained(dataset, problem, name)))
-        entries[UNTRAINED] = ax.axhline(baseline, **_BASELINE)
-        ax.set(title=problem, xlabel="label noise / rms of clean labels", yscale="linear")
-        ax.set_ylim(bottom=-0.03 * ax.get_ylim()[1])  # a value of zero in full
-    return entries
+def _of_problem(statement: str, runs: Runs) -> list[Claim]:
+    """How many runs of a problem fit, scores of networks that have learned nothing, and whether Adam is steadier."""
+    problem, scores = statement, at_fit(runs, statement)
+    fits = scores["test"].dropna("training", how="all")
+    baselines = [f"{what} {quantiles(untrained(runs, problem, name))}" for name, what in SCORES.items()]
+    measured = f"{int(fits.notnull().sum())} of {fits.size}; untrained: {', '.join(baselines)}"
+    own = runs.sel(case=[case for case in runs["case"].values if case.startswith(problem)])
+    found = [reported(f"{problem}: runs that fit {100 * (1 - FIT):g} % of what can be fitted", measured, own)]
+    for noise in COMPARED:
+        for name, what in SCORES.items():
+            if compared := comparisons(scores, name, noise):
+                told = f"{problem}, noise 0 → {noise:g}: {what}; |change| of SGD momentum − of Adam"
+                found.append(reported(told, "; ".join(map(_told, compared)), _compared(runs, noise, problem)))
+    return found
 
 
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """That balance keeps the ansatz along the flow whatever the noise, and whether Adam is steadier than momentum."""
-    found, winners = [_claim_flow(dataset.sel(case=f"{LINEAR}: {FLOW}"))], {noise: [] for noise in COMPARED}
-    for problem in PROBLEMS:
-        scores = at_fit(dataset, problem)
-        found.append(_claim_fit(dataset, problem, scores["test"].dropna("training", how="all")))
-        for noise in COMPARED:
-            for name, what in SCORES.items():
-                compared = comparisons(scores, name, noise)
-                winners[noise] += [each.steadier for each in compared]
-                if compared:
-                    statement = f"{problem}, noise 0 → {noise:g}: {what}; |change| of SGD momentum − of Adam"
-                    runs = _compared(dataset, noise, problem)
-                    found.append(reported(statement, "; ".join(map(_told, compared)), runs))
-    return found + [_claim_overall(_compared(dataset, noise), noise, steadier) for noise, steadier in winners.items()]
+def _overall(statement: str, runs: Runs) -> list[Claim]:
+    """Under which of a pair a score changes less, counted; one in twenty intervals misses by chance."""
+    found = []
+    for noise in COMPARED:
+        fits = [at_fit(runs, problem) for problem in PROBLEMS]
+        steadier = [each.steadier for fit in fits for name in SCORES for each in comparisons(fit, name, noise)]
+        counts = [f"{who} {steadier.count(who)}" for who in ("Adam", "SGD momentum", "neither")]
+        measured = f"{', '.join(counts)} of {len(steadier)}"
+        told = statement.replace("{noise}", f"{noise:g}")
+        found.append(reported(told, measured, _compared(runs, noise), expected="Adam, by the paper"))
+    return found
 
 
-def _compared(dataset: "xarray.Dataset", noise: float, problem: str = "") -> "xarray.Dataset":
+def _compared(runs: Runs, noise: float, problem: str = "") -> Runs:
     """The runs of a comparison, of one problem or of all."""
-    trained = [each for each in dataset["case"].values if any(each.endswith(f": {name}") for name in sum(PAIRS, ()))]
-    return dataset.sel(noise=[0.0, noise], case=[each for each in trained if each.startswith(problem)])
-
-
-def _claim_flow(runs: "xarray.Dataset") -> Claim:
-    worst = float(runs["relative_error"].max())
-    statement = f"{LINEAR}, balanced, exact flow: NFM ∝ AGOP^{{1/3}} at all times, whatever the noise"
-    expected = f"relative error ≤ {EXACT:g}"
-    return judged(statement, expected, f"≤ {worst:.1g}", worst <= EXACT, runs, ["relative_error"])
-
-
-def _claim_fit(dataset: "xarray.Dataset", problem: str, runs: "xarray.DataArray") -> Claim:
-    """How many of the runs can be compared, and the scores of networks that have learned nothing."""
-    baselines = [f"{what} {quantiles(untrained(dataset, problem, name))}" for name, what in SCORES.items()]
-    measured = f"{int(runs.notnull().sum())} of {runs.size}; untrained: {', '.join(baselines)}"
-    of_problem = dataset.sel(case=[each for each in dataset["case"].values if each.startswith(problem)])
-    return reported(f"{problem}: runs that fit {100 * (1 - FIT):g} % of what can be fitted", measured, of_problem)
+    trained = [each for each in runs["case"].values if any(each.endswith(f": {name}") for name in sum(PAIRS, ()))]
+    return runs.sel(noise=[0.0, noise], case=[each for each in trained if each.startswith(problem)])
 
 
 def _told(compared: Comparison) -> str:
@@ -316,19 +290,24 @@ def _told(compared: Comparison) -> str:
     return f"{', '.join(levels)}: {gain}, > 0 in {int((compared.gain > 0).sum())} of {compared.gain.size} seeds"
 
 
-def _claim_overall(runs: "xarray.Dataset", noise: float, steadier: list[str]) -> Claim:
-    # One in twenty intervals misses by chance.
-    counts = [f"{who} {steadier.count(who)}" for who in ("Adam", "SGD momentum", "neither")]
-    statement = f"our setting, noise 0 → {noise:g}: under which a score changes less, by its 95 % interval"
-    return reported(statement, f"{', '.join(counts)} of {len(steadier)}", runs, expected="Adam, by the paper")
-
-
-LABEL_NOISE = OldExperiment(
-    name="label-noise",
-    question="What does label noise do to the ansatz and the features, and is Adam steadier than SGD with momentum?",
+LABEL_NOISE = Experiment(
+    "label-noise",
+    "What does label noise do to the ansatz and the features, and is Adam steadier than SGD with momentum?",
+    axes={
+        "case": looped(CASES, quick=_QUICK, tiny=_QUICK),
+        "noise": batched([0.0, 0.2, *COMPARED], quick=[0.0, *COMPARED], tiny=[0.0, *COMPARED]),
+        "seed": seeds(16),
+    },
     one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+    derive=_derive,
+    panels=[_row(problem) for problem in PROBLEMS],
+    claims={
+        f"{LINEAR}, balanced, exact flow: NFM ∝ AGOP^{{1/3}} at all times, whatever the noise": AtMost(
+            "relative_error", EXACT, of={"case": f"{LINEAR}: {FLOW}"}
+        ),
+        **dict.fromkeys(PROBLEMS, _of_problem),
+        "our setting, noise 0 → {noise}: under which a score changes less, by its 95 % interval": _overall,
+    },
+    note=f"where {100 * (1 - FIT):g} % of the reducible training loss is gone",
     seconds=(25, 120),
 )

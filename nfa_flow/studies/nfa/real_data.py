@@ -12,7 +12,7 @@ ansatz before any training.
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,20 +21,15 @@ from jaxtyping import PRNGKeyArray
 
 from ... import measure, nets
 from ...data import Dataset, diabetes, digits
-from ...plot.bands import bands
-from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
-from ...sweep import Grid, looped
-from ..claims import Claim, judged, reported
+from ..axes import looped, seeds
+from ..experiment import Experiment
 from ..held_out import held_out_score
-from ..old_experiment import OldExperiment, quantiles
+from ..judgments import AtMost, Judged, Reported
+from ..panels import Panel, Through
+from ..runs import Runs, Values, quantiles
 from ..training import Descent, ExactFlow
-from .common import EXACT
-
-if TYPE_CHECKING:
-    import xarray
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from .common import ERROR_AT, EXACT
 
 _SAMPLES, _BATCH, _WIDTH = 300, 30, 16
 DEPTH = 3
@@ -57,13 +52,6 @@ class Method(NamedTuple):
     training: Any
 
 
-class Case(NamedTuple):
-    """A problem and what is done about it."""
-
-    problem: Problem
-    method: Method
-
-
 DIABETES = "diabetes, squared loss"
 PROBLEMS = {
     "digits, squared loss": Problem(digits, "mse"),
@@ -83,19 +71,11 @@ METHODS = {
     "tanh, Adam": Method("tanh", nets.Gaussian(), _ADAM),
     "ReLU, Adam": Method("relu", nets.Gaussian(), _ADAM),
 }
-CASES = {f"{problem}: {method}": Case(PROBLEMS[problem], METHODS[method]) for problem in PROBLEMS for method in METHODS}
-_QUICK = [f"{problem}: {FLOW}" for problem in PROBLEMS]
 
 
-def grid(quick: bool) -> Grid:
-    """Problems with ways to train × seeds."""
-    cases = {name: CASES[name] for name in (_QUICK if quick else CASES)}
-    return Grid(case=looped(cases), seed=range(8 if quick else 16))
-
-
-def one_run(key: PRNGKeyArray, case: Case) -> Trajectory:
+def one_run(key: PRNGKeyArray, problem: Problem, method: Method) -> Trajectory:
     """A network on some of the samples, tested on the others."""
-    (load, loss), (activation, init, training) = case
+    (load, loss), (activation, init, training) = problem, method
     split_key, net_key, batch_key, null_key = jax.random.split(key, 4)
     data, held_out = split(split_key, load(), _SAMPLES)
     widths = [data.inputs] + [_WIDTH] * (DEPTH - 1) + [data.outputs]
@@ -124,88 +104,40 @@ def split(key: PRNGKeyArray, data: Dataset, samples: int) -> tuple[Dataset, Data
     return Dataset(data.x[first], data.y[first]), Dataset(data.x[rest], data.y[rest])
 
 
-def of_problem(dataset: "xarray.Dataset", problem: str) -> "xarray.Dataset":
-    """The runs on a problem along the dimension `training`, which always has all of them: each keeps its color."""
-    cases = [f"{problem}: {method}" for method in METHODS]
-    return dataset.reindex(case=cases).assign_coords(case=list(METHODS)).rename(case="training")
-
-
 _PANELS = {
-    "relative_error": "relative error of NFM $\\propto$ AGOP$^{1/3}$",
+    "relative_error": ERROR_AT.format("1/3"),
     "best.relative_error": "relative error at the best $\\alpha$",
     "exponent.exponent": "fitted exponent $\\hat\\alpha$",
     "loss": "training loss $\\mathcal{L}$",
     "held_out": "accuracy on held-out samples",
 }
-_R2 = "$R^2$ on held-out samples"
 
 
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Error at 1/L and at the best exponent, exponent, loss and held-out score in time, a row for each problem."""
-    from matplotlib.lines import Line2D
-
-    sheet, axes = new_figure(len(_PANELS), rows=len(PROBLEMS))
-    for row, problem in enumerate(PROBLEMS):
-        panels = axes[row * len(_PANELS) : (row + 1) * len(_PANELS)]
-        _draw_row(panels, of_problem(dataset, problem), problem)
-    entries: dict[str, Any] = {}
-    for i, method in enumerate(METHODS):
-        if any(case.endswith(f": {method}") for case in dataset["case"].values):
-            entries[method] = Line2D([], [], color=color_of(i, len(METHODS)))
-    entries["linear, untrained"] = Line2D([], [], color=GRAY, linestyle=":")
-    entries["$1/L$"] = Line2D([], [], color="black", linestyle="--")
-    title = f"median and 10–90 % over {dataset.sizes['seed']} seeds; dotted in color: before training"
-    legend_below(sheet, entries, title)
-    return sheet
-
-
-def _draw_row(axes: "list[Axes]", runs: "xarray.Dataset", problem: str) -> None:
-    labels = _PANELS | ({"held_out": _R2} if problem == DIABETES else {})
-    for ax, (name, label) in zip(axes, labels.items(), strict=True):
-        bands(runs, name, hue="training", ax=ax, label=label, legend=False)
-        baseline = untrained(runs.sel(training=FLOW), name)
-        if np.isfinite(baseline).any():
-            ax.axhline(np.nanmedian(baseline), color=GRAY, linestyle=":", linewidth=1.2, zorder=0)
-        ax.set_title(problem)
-    if runs["exponent.exponent"].notnull().any():
-        axes[2].axhline(1 / DEPTH, color="black", linestyle="--", linewidth=1.2, zorder=5)
+def _row(problem: str) -> list[Panel]:
+    """The panels of a problem; a fitted exponent would be drawn on diabetes too, if there was one."""
+    labels = _PANELS | ({"held_out": "$R^2$ on held-out samples"} if problem == DIABETES else {})
+    law = {"exponent.exponent": {"law": 1 / DEPTH, "theory": "$1/L$"}}
+    return [
+        Through(
+            name,
+            hue="method",
+            of={"problem": problem},
+            baseline="linear, untrained",
+            title=problem,
+            label=label,
+            **law.get(name, {}),
+        )
+        for name, label in labels.items()
+    ]
 
 
-def untrained(runs: "xarray.Dataset", name: str) -> np.ndarray:
-    """What untrained Gaussian networks of the same kind score, seed by seed."""
-    return runs[f"untrained.{name}"].isel(time=0).values
+def _horizon(runs: Runs) -> str:
+    return f"; loss {_median(runs['loss'].isel(time=0))} → {_median(runs['loss_at_end'])} at t = {_T1:g}"
 
 
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """That balance keeps the law along the flow on each problem, and what the others score."""
-    found = []
-    for problem in PROBLEMS:
-        runs = of_problem(dataset, problem)
-        found.append(_claim_law(runs.sel(training=FLOW), problem))
-        if problem == DIABETES:
-            found.append(_claim_undefined(runs))
-        for method in METHODS:
-            if f"{problem}: {method}" in dataset["case"].values:
-                found.append(_report(runs.sel(training=method), f"{problem}: {method}"))
-    return found
-
-
-def _claim_law(flow: "xarray.Dataset", problem: str) -> Claim:
-    worst = float(flow["law_error"].max())
-    loss = f"loss {_median(flow['loss'].isel(time=0))} → {_median(flow['loss_at_end'])} at t = {_T1:g}"
-    measured = f"≤ {worst:.1g}; {loss}"
-    statement = f"{problem}: balanced, exact flow: NFM^L = AGOP at all times, the constant being 1"
-    expected = f"‖NFM − AGOP^{{1/L}}‖ ≤ {EXACT:g} ‖NFM‖"
-    return judged(statement, expected, measured, worst <= EXACT, flow, ["law_error"])
-
-
-def _claim_undefined(runs: "xarray.Dataset") -> Claim:
-    linear = runs.sel(training=[name for name in METHODS if name.startswith("linear")])
-    linear = linear.isel(training=linear["status"].notnull().all("seed"))  # of those that there are
-    defined = int(linear["exponent.exponent"].notnull().sum())
-    statement = f"{DIABETES}: a linear network of one output has no fitted exponent"
-    expected = "undefined at all times, AGOP having rank one"
-    return judged(statement, expected, f"defined {defined} times", defined == 0, linear)
+def _undefined(runs: Runs) -> tuple[str, bool]:
+    defined = int(runs["exponent.exponent"].notnull().sum())
+    return f"defined {defined} times", defined == 0
 
 
 _TOLD = {
@@ -217,28 +149,44 @@ _TOLD = {
 }
 
 
-def _report(runs: "xarray.Dataset", what: str) -> Claim:
+def _scores(runs: Runs) -> str:
     told = [
-        f"{label} {_median(untrained(runs, name))} → {quantiles(runs[f'{name}_at_end'])}"
+        f"{label} {_median(runs[f'untrained.{name}'].isel(time=0))} → {quantiles(runs[f'{name}_at_end'])}"
         for label, name in _TOLD.items()
         if runs[f"{name}_at_end"].notnull().any()
     ]
-    score = "R²" if what.startswith(DIABETES) else "accuracy"
-    told.append(f"{score} on held-out samples {quantiles(runs['held_out_at_end'])}")
-    return reported(f"{what}: untrained → at the end", "; ".join(told), runs)
+    score = "R²" if runs["problem"] == DIABETES else "accuracy"
+    return "; ".join([*told, f"{score} on held-out samples {quantiles(runs['held_out_at_end'])}"])
 
 
-def _median(values: "xarray.DataArray | np.ndarray") -> str:
+def _median(values: Values) -> str:
     finite = np.asarray(values)[np.isfinite(values)]
     return f"{np.median(finite):.2g}" if finite.size else "undefined"
 
 
-REAL_DATA = OldExperiment(
-    name="real-data",
-    question="What is left of the ansatz on real data, by squared loss and by cross-entropy?",
+def _claims(problem: str) -> dict[str, Any]:
+    """That balance keeps the law along the flow, and what the others score."""
+    of, expected = {"problem": problem}, "‖NFM − AGOP^{1/L}‖ ≤ {} ‖NFM‖"
+    law = AtMost("law_error", EXACT, expected, of=of | {"method": FLOW}, also=_horizon)
+    linear = of | {"method": lambda method: [name.startswith("linear") for name in method.values]}
+    undefined = Judged("undefined at all times, AGOP having rank one", _undefined, of=linear)
+    return {
+        f"{problem}: balanced, exact flow: NFM^L = AGOP at all times, the constant being 1": law,
+        **(
+            {f"{problem}: a linear network of one output has no fitted exponent": undefined}
+            if problem == DIABETES
+            else {}
+        ),
+        f"{problem}: {{method}}: untrained → at the end": Reported(_scores, of=of, each="method"),
+    }
+
+
+REAL_DATA = Experiment(
+    "real-data",
+    "What is left of the ansatz on real data, by squared loss and by cross-entropy?",
+    axes={"problem": looped(PROBLEMS), "method": looped(METHODS, quick=[FLOW]), "seed": seeds(16)},
     one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+    panels=[_row(problem) for problem in PROBLEMS],
+    claims={statement: judge for problem in PROBLEMS for statement, judge in _claims(problem).items()},
     seconds=(60, 250),
 )
