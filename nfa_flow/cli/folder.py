@@ -47,17 +47,17 @@ def claim(
     present = [name for name in settings if _is_there(folder, name)]
     unknown = [store_of(folder, name).name for name in present if name not in stored]
     if unknown:
-        raise ValueError(f"{folder} holds runs of unknown settings ({', '.join(unknown)}). Choose another --out.")
+        raise ValueError(f"{folder} holds runs with unknown settings ({', '.join(unknown)}). Choose another --out.")
     if not stored and (folder / FIGURE).exists():
-        raise ValueError(f"{folder} holds a {FIGURE} that is not of this command. Choose another --out.")
+        raise ValueError(f"{folder} holds a {FIGURE} that this command did not write. Choose another --out.")
     changed = {name: _differences(stored[name], settings[name], accept) for name in present}
     changed = {name: each for name, each in changed.items() if each}
     if changed and not overwrite:
         differences = {name: text for each in changed.values() for name, text in each.items()}
         raise ValueError(
-            f"{folder} holds runs of other settings ({', '.join(differences.values())}). "
+            f"{folder} holds runs with other settings ({', '.join(differences.values())}). "
             f"Choose another --out, pass --overwrite to replace them ({', '.join(changed)}), "
-            f"or keep them knowingly: --accept {' '.join(differences)}."
+            f"or accept the differences: --accept {' '.join(differences)}."
         )
     for name in changed:
         _remove(folder, name)
@@ -92,7 +92,7 @@ def _read(folder: Path, names: tuple[str, ...]) -> Mapping[str, Settings]:
             return stored
     except (ValueError, AttributeError, TypeError):
         pass
-    raise ValueError(f"{folder} holds a {_SETTINGS} that is not of this command. Choose another --out.")
+    raise ValueError(f"{folder} holds a {_SETTINGS} that this command did not write. Choose another --out.")
 
 
 def _differences(theirs: Settings, ours: Settings, accept: tuple[str, ...]) -> dict[str, str]:

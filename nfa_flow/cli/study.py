@@ -54,7 +54,7 @@ class Study:
         for name in self.figure:
             require_choice("figure", name, [experiment.name for experiment in study.experiments])
         if self.quick and self.tiny:
-            raise wrong("tiny", "left out where `quick` is given", "given too")
+            raise wrong("tiny", "left out if `quick` is given", "given too")
         size = "quick" if self.quick else "tiny" if self.tiny else "full"
         out = self.out or Path("runs") / (self.name if size == "full" else f"{self.name}-{size}")
         require_parents("out", out / "claims.csv")

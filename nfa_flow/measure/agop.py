@@ -217,7 +217,7 @@ def _batches(data: Samples, with_targets: bool, net: Any) -> Iterator[tuple[Samp
             batch = in_precision_of(net, batch)
             samples, targets, weight = batch.x, batch.y, batch.sample_weight
         elif with_targets:
-            raise wrong("data", "a `Dataset` (or batches of them), for the loss needs targets", _described(batch))
+            raise wrong("data", "a `Dataset` (or batches of them), because the loss needs targets", _described(batch))
         else:
             samples, targets = in_precision_of(net, _samples(batch)), None
             weight = jnp.full(len(samples), 1 / len(samples), samples.dtype)

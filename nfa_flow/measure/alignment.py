@@ -132,7 +132,7 @@ def alignment(
     require_flag("agop_of_change", agop_of_change)
     require_flag("centered", centered)
     if agop_of_change and initial is None:
-        raise wrong("initial", "the network at the start, where `agop_of_change`", "None")
+        raise wrong("initial", "the network at the start if `agop_of_change` is True", "None")
     if loss is not None:
         resolve(loss)
     W_0 = None if initial is None else layer_weight(initial, layer, "initial")

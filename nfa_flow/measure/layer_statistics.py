@@ -112,7 +112,7 @@ def layer_stream(net: Any, data: Dataset, *, layer: Layer, loss: Loss, memory: i
     """
     require_number("memory", memory, at_least=1)
     if not isinstance(data, Dataset):
-        raise wrong("data", "a `Dataset`, for the loss needs targets", f"a {type(data).__name__}")
+        raise wrong("data", "a `Dataset`, because the loss needs targets", f"a {type(data).__name__}")
     require_inputs(net, data.x)
     net, data = at_least_single(net), in_precision_of(net, data)
     return LayerStream(Tap(net, find_layer(net, layer)), data, resolve(loss), int(memory))

@@ -31,7 +31,7 @@ def loss(net: Any, data: Dataset, *, loss: Loss | None = None) -> Float[Array, "
     """
     loss = loss_or_default(loss)
     if not isinstance(data, Dataset):
-        raise wrong("data", "a `Dataset`, for the loss needs targets", f"a {type(data).__name__}")
+        raise wrong("data", "a `Dataset`, because the loss needs targets", f"a {type(data).__name__}")
     require_inputs(net, data.x)
     net, data = at_least_single(net), in_precision_of(net, data)
     require_fitting(loss, prediction_of(net, data.x), data.y)

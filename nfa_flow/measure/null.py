@@ -53,7 +53,7 @@ def null_alignment(
     if isinstance(data, np.ma.MaskedArray):
         raise wrong("data", "samples without a mask (drop or fill in what is missing)", "a masked array")
     if isinstance(data, Iterator):
-        raise wrong("data", "a `Dataset` or samples, which every draw looks at anew", f"a {type(data).__name__}")
+        raise wrong("data", "a `Dataset` or samples, which can be used for every draw", f"a {type(data).__name__}")
     require_observable("observable", observable)
     return _null(net, key, data, observable, draws, untrained)
 

@@ -92,7 +92,7 @@ def index_angles(net: Any, data: Dataset, *, of: str = "agop", layer: Layer = 1)
         pair = FeaturePair(W, W, None, None, jnp.zeros((), W.dtype))  # with NFM in the place of AGOP
     assert pair.F is not None
     if pair.F.shape[1] != data.inputs:
-        raise wrong("layer", f"one that sees the {data.inputs} inputs", f"one of fan-in {pair.F.shape[1]}")
+        raise wrong("layer", f"one that is applied to the {data.inputs} inputs", f"one of fan-in {pair.F.shape[1]}")
     return _angles_to(data.index, pair)
 
 

@@ -71,7 +71,7 @@ class MLP(eqx.Module):
         elif init is None:
             draw = self.parametrization.draw
         else:
-            raise wrong("init", f"left out, as the parametrization {self.parametrization.name} sets the start", init)
+            raise wrong("init", f"left out, because {self.parametrization.name} sets the initial weights", init)
         self.layers = tuple(_linear(W, bias) for W in draw(key, tuple(widths), dtype))
 
     def __call__(self, x: Float[Array, " inputs"], *, key: PRNGKeyArray | None = None) -> Float[Array, " outputs"]:

@@ -38,7 +38,7 @@ def scale_by_parametrization() -> optax.GradientTransformation:
 
     def update(updates: PyTree, state: optax.OptState, params: PyTree | None = None) -> tuple[PyTree, optax.OptState]:
         if not isinstance(updates, MLP) or updates.parametrization is None:
-            raise wrong("net", "an `MLP` with a `parametrization`, whose learning rates are asked for", repr(updates))
+            raise wrong("net", "an `MLP` with a `parametrization`, which gives the learning rates", repr(updates))
         m = updates.mobility
         if isinstance(m, tuple):
             m = eqx.tree_at(lambda net: [linear.weight for linear in net.layers], updates, m)

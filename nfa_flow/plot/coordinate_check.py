@@ -35,7 +35,7 @@ def coordinate_check(check: CoordinateCheck) -> Figure:
     **Arguments:** `check`: the result of `nf.width.coordinate_check`.
     **Returns:** the figure.
     """
-    require_instance("check", check, CoordinateCheck, "what `nf.width.coordinate_check` returns")
+    require_instance("check", check, CoordinateCheck, "a result of `nf.width.coordinate_check`")
     figure, axes = new_figure(len(_PANELS))
     figure.set_figheight(figure.get_figheight() + 0.8)
     for ax, (kind, label) in zip(axes, _PANELS.items(), strict=True):

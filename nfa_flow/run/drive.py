@@ -78,8 +78,8 @@ def _forward_only(x: Array) -> Array:
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     def refuse(_: Any, cotangent: Array) -> Array:
         raise NotImplementedError(
-            "Reverse-mode differentiation (`jax.grad`) does not pass through a run, whose number of steps is found on "
-            "the way. Use forward mode: `jax.jvp` or `jax.jacfwd`."
+            "Reverse-mode differentiation (`jax.grad`) does not pass through a run, because its number of steps is not "
+            "known before. Use forward mode: `jax.jvp` or `jax.jacfwd`."
         )
 
     (x,), (dx,) = primals, tangents

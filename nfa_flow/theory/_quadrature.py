@@ -49,7 +49,7 @@ def adapted_rules(argument: str, function: Callable[[Any], Any], bound: float) -
         middle = (left + right)[~good] / 2
         left, right = np.concatenate([left[~good], middle]), np.concatenate([middle, right[~good]])
         if left.size > _MOST_PANELS:
-            raise wrong(argument, "piecewise smooth", f"{function}, of which quadrature makes nothing")
+            raise wrong(argument, "piecewise smooth", f"{function}, which quadrature cannot integrate")
     return _joined([fine for fine, _ in settled]), _joined([rough for _, rough in settled])
 
 

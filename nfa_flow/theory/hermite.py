@@ -120,7 +120,7 @@ def expanded(argument: str, function: Activation | HermiteSeries, max_order: int
         return Hermite(np.zeros(max_order + 1), 0.0, 0.0)
     ends = Rule(*(part[[0, -1]] for part in rules[0]))
     if np.max(ends.values * normal_density(ends.nodes) * ends.values) > _TAIL * root**2:
-        raise wrong(argument, "of finite E[f(Z)²], settled within |Z| ≤ 20", f"{function}, which grows too fast")
+        raise wrong(argument, "of finite E[f(Z)²], converged within |Z| ≤ 20", f"{function}, which grows too fast")
     error = max(np.max(np.abs(scaled - scaled_roughly)), abs(root - root_roughly)) / root
     slope_square = float(np.sum(rules[0].weights * rules[0].slopes ** 2 * normal_density(rules[0].nodes)))
     return Hermite(scaled / np.sqrt(factorials(max_order + 1)), root**2, slope_square, float(error))

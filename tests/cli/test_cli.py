@@ -160,7 +160,7 @@ def test_other_contents_of_the_same_data_file_are_refused(npz, copy, tmp_path, c
 def test_other_settings_are_refused_with_the_difference(npz, copy, capsys):
     before = contents(copy)
     err = fails(capsys, [*npz, "--width", "5", "--seed", "3", "--out", str(copy)])
-    assert f"{copy} holds runs of other settings (width 4 → 5, seed 0 → 3)." in err
+    assert f"{copy} holds runs with other settings (width 4 → 5, seed 0 → 3)." in err
     assert f"pass --overwrite to replace them ({', '.join(STORES)})" in err and err.endswith("--accept width seed.\n")
     assert err.count("\n") == 1
     assert contents(copy) == before

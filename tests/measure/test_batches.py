@@ -219,7 +219,7 @@ def test_samples_that_are_none_are_refused(x, message, no_type_checks):
     ("call", "message"),
     [
         (lambda: agop(NET, X, memory=0), "`memory` must be a finite number of at least 1, but was 0"),
-        (lambda: agop(NET, X, loss="mse"), "`data` must be a `Dataset` .*, for the loss needs targets"),
+        (lambda: agop(NET, X, loss="mse"), "`data` must be a `Dataset` .*, because the loss needs targets"),
         (lambda: agop(NET, Dataset(X, Y), loss="absolute"), "`loss` must be one of"),
         (lambda: agop(lambda x: x[0], X), "`net` must be a map from a sample to a vector of outputs"),
         (lambda: agop(lambda x: {"y": x}, X), "`net` must be a map from a sample to a vector of outputs"),

@@ -268,7 +268,7 @@ def test_the_backward_form_needs_a_layer_with_weights():
 
 
 def test_samples_without_targets_are_refused(no_type_checks):
-    with pytest.raises(ValueError, match="`data` must be a `Dataset`, for the loss needs targets, but was a"):
+    with pytest.raises(ValueError, match="`data` must be a `Dataset`, because the loss needs targets, but was a"):
         fact(NET, X, weight_decay=0.1)
 
 

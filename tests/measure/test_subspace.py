@@ -202,7 +202,7 @@ def test_single_precision_is_kept():
         (lambda: index_angles(smooth(), Dataset(X, X, index=INDEX), of="K"), '`of` must be one of "agop", "nfm"'),
         (
             lambda: index_angles(smooth(), Dataset(X, X, index=INDEX), layer=2),
-            "`layer` must be one that sees the 4 inputs, but was one of fan-in 6",
+            "`layer` must be one that is applied to the 4 inputs, but was one of fan-in 6",
         ),
     ],
 )

@@ -271,5 +271,5 @@ def _noise(noise: Any, teacher: Hermite) -> Array:
     require_expansion("teacher", teacher)
     if not is_traced(teacher) and teacher.has(0):
         mean = float(teacher.coefficients[0])
-        raise wrong("teacher", "of mean zero (take c_0 off the targets)", f"of mean {mean:g}")
+        raise wrong("teacher", "of mean zero (subtract c_0 from the targets)", f"of mean {mean:g}")
     return jnp.asarray(noise, jnp.zeros(()).dtype)

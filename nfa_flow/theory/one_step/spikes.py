@@ -118,7 +118,7 @@ def spike_orders(alpha: Number, activation: Hermite) -> tuple[int, ...]:
     _require_linear_part(activation)
     between = 1 / (1 - 2 * alpha) if 0 < alpha < 0.5 else 1.0  # ℓ, or ℓ + a fraction inside a window
     if abs(between - round(between)) < _ROUNDING * between:
-        raise wrong("alpha", f"where the number of spikes is settled, {_windows(between)}", f"{alpha:g}")
+        raise wrong("alpha", f"where the number of spikes is known, {_windows(between)}", f"{alpha:g}")
     count = int(between)
     if count >= len(activation.coefficients):
         computed = len(activation.coefficients) - 1
@@ -155,7 +155,9 @@ def spike_sizes(
 def _require_linear_part(activation: Hermite) -> None:
     require_expansion("activation", activation)
     if not is_traced(activation) and not activation.has(1):
-        raise wrong("activation", "one with c_1 = E[σ(Z)Z] ≠ 0, as the first gradient is c_1 a βᵀ", "one with c_1 = 0")
+        raise wrong(
+            "activation", "one with c_1 = E[σ(Z)Z] ≠ 0, because the first gradient is c_1 a βᵀ", "one with c_1 = 0"
+        )
 
 
 def _windows(between: float) -> str:
