@@ -142,7 +142,7 @@ def _batch(problem: DescentProblem, state: DescentState) -> tuple[AbstractObject
 
 
 def _save(problem: DescentProblem, state: DescentState) -> Record:
-    """Observe when the next save step is reached; where the run diverges, also at its last finite parameters."""
+    """Observe when the next save step is reached; if the run diverges, also at its last finite parameters."""
 
     def due(record: Record) -> Array:
         at_the_end = (state.failure != RUNNING) & ((record.count == 0) | (record.steps[record.count - 1] < state.steps))

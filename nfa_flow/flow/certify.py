@@ -91,6 +91,6 @@ def _distance(run: Trajectory, tighter: Trajectory, count: int) -> Float[Array, 
 def with_balance_error(
     run: Trajectory, net: Any, t0: Float[Array, ""], weight_decay: Any, mobility: Mobility | None
 ) -> Trajectory:
-    """`run`, which has kept its networks, with the observation `balance_error`; without it where there is no law."""
+    """`run`, which has kept its networks, with the observation `balance_error` if there is a law for it."""
     error = balance_error(net, run.nets, jnp.asarray(run.times) - t0, weight_decay, mobility)
     return run if error is None else dataclasses.replace(run, observed=run.observed | {BALANCE_ERROR: error})

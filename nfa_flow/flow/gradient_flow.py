@@ -299,8 +299,8 @@ def _of_a_step(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The tolerances of a step that make the error at the end of a run proportional to `rtol`.
 
-    Steps shrink as rtol^{1/q} where the estimated error of a step is O(h^q), and the error at the end as h^p, p the
-    order of the solver. Pairs that estimate the error of the lower of their orders have q = p, but RKC2 has q = 3.
+    Steps shrink as rtol^{1/q} if the estimated error of a step is O(h^q), and the error at the end as h^p, where p is
+    the order of the solver. Pairs that estimate the error of the lower of their orders have q = p, but RKC2 has q = 3.
     """
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         return rtol, atol

@@ -219,7 +219,7 @@ def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
 
 
 def _save(problem, record: Record, t, steps, accepted, status, observe) -> Record:
-    """Observe at every save time passed by this step; where the flow ends early, also at its end."""
+    """Observe at every save time passed by this step; if the flow ends early, also at its end."""
     times = problem.save_times
     ends_early = (status != RUNNING) & (status != COMPLETED)
 

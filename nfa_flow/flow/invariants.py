@@ -3,9 +3,9 @@
 Loss identity: F = ℒ + (λ/2)‖θ‖² falls by exactly what the flow dissipates, F(t0) − F(t) = ∫‖√m ∇F‖² dt. The parameters
 of an objective are z = θ/√m, in which the integrand is the squared gradient.
 
-Balance: for two layers with nothing between them, V of mobility m' after [W, b] of mobility m, the matrix
-D = VᵀV/m' − (WWᵀ + bbᵀ)/m is conserved without weight decay. With it D falls as exp(−2λmt) where m' = m; where the two
-differ there is no closed law.
+Balance: for two layers with nothing between them, V of mobility m' after [W, b] of mobility m, the matrix D = VᵀV/m' −
+(WWᵀ + bbᵀ)/m is conserved without weight decay. With weight decay D falls as exp(−2λmt) if m' = m; otherwise there is
+no closed law.
 
 Source: Arora, Cohen & Hazan 2018, Theorem 1; Du, Hu & Lee 2018.
 """
@@ -53,7 +53,7 @@ class LossBudget(eqx.Module):
         return dataclasses.replace(self, dissipated=dissipated, excess=(dissipated - self.dissipated) - amount)
 
     def error(self, value: Float[Array, ""]) -> Float[Array, ""]:
-        """|F(t0) − F(t) − ∫‖∇F‖² dt| / (F(t0) − F(t)), without what rounding explains; 0 where nothing has changed."""
+        """|F(t0) − F(t) − ∫‖∇F‖² dt| / (F(t0) − F(t)), minus rounding errors; 0 if nothing has changed."""
         lost = self.initial - value
         missing = jnp.maximum(jnp.abs((lost - self.dissipated) + self.excess) - self.rounding, 0)
         error = missing / jnp.where(missing == 0, 1, jnp.maximum(jnp.abs(lost), self.rounding))
@@ -115,7 +115,7 @@ def balance_error(
     """The largest ‖D(t) − exp(−2λmt) D(0)‖_F / (‖V‖_F²/m' + ‖[W, b]‖_F²/m) among the layers with a law.
 
     **Arguments:** `net`: at the start; `nets`: at the elapsed times, each array leading with "t".
-    **Returns:** one number per time; None where no two layers are known to have a law.
+    **Returns:** one number per time; None if no two layers are known to have a law.
     """
     if type(net) is not MLP:
         return None

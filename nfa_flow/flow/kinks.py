@@ -103,7 +103,7 @@ def _jumps(
 ) -> bool | None:
     """Whether the derivative along a line jumps: zooms into the cells of a grid over which it changes most.
 
-    None where the derivative is undefined all along.
+    None if the derivative is undefined on the whole line.
     """
     start, end = program.stand_ins(rng), program.stand_ins(rng)
     start[-1] = np.zeros_like(start[-1]) if passes_zero else start[-1]

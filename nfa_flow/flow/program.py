@@ -1,4 +1,4 @@
-"""A function as a traced program, which can be evaluated with any numbers in the place of its arrays."""
+"""A function as a traced program, which can be evaluated with other numbers in its arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,11 +24,11 @@ _CALLS = frozenset("jit pjit closed_call core_call checkpoint remat".split())
 
 
 class Program:
-    """A traced function of constants, weights and one input. Equal programs are of the same operations.
+    """A traced function of constants, weights and one input. Programs with the same operations are equal.
 
-    **Attributes:** `doubts`: on what those of its operations depend (WEIGHT, INPUT) that may not be smooth;
-    `resolution`: rounding errors of the coarsest of its numbers; `outputs`: how many; `weights`: from which of its
-    arguments on they are weights, of which the last is the input.
+    **Attributes:** `doubts`: what its possibly non-smooth operations depend on (WEIGHT, INPUT); `resolution`: the
+    rounding error of its least precise numbers; `outputs`: their number; `weights`: the position of the first weight
+    among its arguments, the last of which is the input.
     """
 
     def __init__(self, program: ClosedJaxpr, arguments: list[Any], weights: int):
@@ -56,7 +56,7 @@ class Program:
         return jnp.concatenate([jnp.ravel(output) for output in outputs])
 
     def stand_ins(self, rng: np.random.Generator) -> list[Any]:
-        """Arguments as a fresh network and standardized data might have them; positive where they are no matrices."""
+        """Arguments like those of a new network and standardized data; positive unless they are matrices."""
         return [
             self._known[i] if i in self._known else _stand_in(rng, spec, is_input=i == len(self._specs) - 1)
             for i, spec in enumerate(self._specs)
@@ -124,7 +124,7 @@ def _floats(variables: list[Any]) -> list[Any]:
 
 
 def _jaxprs_in(value: Any) -> list[Jaxpr]:
-    """The programs in a parameter of an operation, which may be several (the branches of a condition)."""
+    """The programs in a parameter of an operation; there may be several (the branches of a condition)."""
     values = value if isinstance(value, tuple | list) else [value]
     values = [each.jaxpr if isinstance(each, ClosedJaxpr) else each for each in values]
     return [each for each in values if isinstance(each, Jaxpr)]

@@ -82,7 +82,7 @@ def feature_pair(
     if agop_of_change and find_layer(net, layer) is None:
         raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
     if W is None and total.shape[1] != weight.shape[1]:
-        must_be = f"named by a function, as the first layer of this {type(net).__name__} is not at its input"
+        must_be = f"named by a function, because the first layer of this {type(net).__name__} is not at its input"
         raise wrong("layer", must_be, layer)
     return _pair(total, W, weight, initial, resolution, factor, reduce, agop_of_change)
 

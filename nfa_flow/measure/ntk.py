@@ -129,7 +129,7 @@ def _of_layer(
 
 
 def _inputs_and_gradients(net: MLP, x: Float[Array, " d"], root: PyTree | None) -> tuple[list[Array], list[Array]]:
-    """Every layer's input h_l, with a one where there is a bias, times √m, and B_l = df/dz_l, for one sample."""
+    """Every layer's input h_l, with a one for a bias, times √m, and B_l = df/dz_l, for one sample."""
     roots = jax.tree.map(lambda p: jnp.ones((), p.dtype), net.layers) if root is None else root.layers
 
     def run(shifts: list[Array]) -> tuple[Float[Array, " c"], list[Array]]:

@@ -1,7 +1,7 @@
 """How the initial weights and the learning rate of each layer depend on the width n of a network.
 
-In an abc-parametrization layer l has the weights W_l = n^{−a_l} w_l, where the w_l are trained: they start with entries
-of standard deviation n^{−b_l} and have the learning rate η n^{−c_l}. An `MLP` contains the W_l themselves, for which
+In an abc-parametrization layer l has the weights W_l = n^{−a_l} w_l, where the w_l are trained: their initial entries
+have the standard deviation n^{−b_l}, their learning rate is η n^{−c_l}. An `MLP` contains the W_l themselves, for which
 this means
 
     std_l = n^{−(a_l + b_l)},   dW_l/dt = −m_l ∇_{W_l} ℒ with the mobility m_l = n^{−(2a_l + c_l)},

@@ -84,10 +84,10 @@ def largest_eigenvalue(
     """The algebraically largest eigenvalue of a symmetric operator, by restarted Lanczos.
 
     Ends when the residual is at most `rtol` times the magnitude of the value, or times a thousandth of the operator's
-    where the largest eigenvalue is nearly zero beside large negative ones: there is an eigenvalue within this distance.
-    It is the largest one unless `start` is nearly orthogonal to its eigenvector (a random part of `start` avoids this)
-    or other eigenvalues are very close to it. The error of a separated eigenvalue is far smaller: the residual squared
-    over the gap.
+    norm if the largest eigenvalue is nearly zero and others are large and negative: there is an eigenvalue within this
+    distance. It is the largest one unless `start` is nearly orthogonal to its eigenvector (a random part of `start`
+    avoids this) or other eigenvalues are very close to it. The error of a separated eigenvalue is far smaller: the
+    residual squared over the gap.
 
     **Arguments:** `product`: v → Hv; `start`: the first vector, such as the eigenvector of an earlier, similar
     operator; `rtol`: the relative accuracy; `max_products`: the largest number of products, rounded up to whole cycles
@@ -122,8 +122,8 @@ def largest_eigenvalues(
 
     Every new vector is orthogonalized twice against all before it, and the matrix of the operator in their basis is
     formed in full; an eigenvalue appears as often as its multiplicity (at most k times). Ends when each residual is at
-    most `rtol` times the magnitude of its value, or times a thousandth of the operator's for values near zero beside
-    larger ones, or at a hundred rounding errors of that. As with `largest_eigenvalue`, `start` must not miss an
+    most `rtol` times the magnitude of its value, or times a thousandth of the operator's norm for values that are small
+    compared with it, or a hundred rounding errors of the norm. As with `largest_eigenvalue`, `start` must not miss an
     eigenvector.
 
     **Arguments:** `product`: v → Hv; `start`: k ≤ p independent vectors, random ones for instance; `rtol`: the relative

@@ -105,7 +105,7 @@ class _Curve:
 
 
 def _curves(dataset: xarray.Dataset, name: str, over: str, hue: str | None) -> list[_Curve]:
-    """One curve for each combination of the dimensions besides `over` and time."""
+    """One curve for each combination of the dimensions other than `over` and time."""
     require_dataset(dataset)
     require_words(name=name, over=over, hue=hue)
     if name not in _known(dataset):

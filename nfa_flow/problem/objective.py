@@ -1,7 +1,7 @@
 """What training minimizes: ℒ(θ) + (λ/2)‖θ‖², as a function of the trainable parameters θ.
 
 `make_objective` picks the cheapest exact form. A linear network with the squared loss sees the data only through its
-second moments: their triangular factor stands in for the samples, and a gradient costs the same for any n.
+second moments: their triangular factor replaces the samples, and the cost of a gradient does not depend on n.
 
 With mobilities m, the flow dθ/dt = −m∇ is a plain gradient flow of z = θ/√m. Such an objective is a function of z: its
 Hessian √m H √m is symmetric, as the solvers for gradient flow require.

@@ -1,8 +1,9 @@
 """Take a run out of the function that starts it, and return its result into that function.
 
-A user's function that calls `gradient_flow` cannot be stopped halfway. Called inside `replaying(finals)` it leaves at
-the first run that `finals` has no end for, by raising `Suspended` with all that is needed to integrate that run from
-outside, beside others and in slices. Called again with its final state as the next of `finals`, it goes on from there.
+A user's function that calls `gradient_flow` cannot be stopped halfway. Called inside `replaying(finals)`, it stops at
+the first run without a final state in `finals`, by raising `Suspended` with everything that is needed to integrate that
+run from outside, together with others and in slices. Called again with this final state added to `finals`, it continues
+from there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,9 @@ from jaxtyping import PyTree
 
 
 class Suspended(BaseException):
-    """A run that waits to be integrated: `advance(problem, state, budget)` until its status is no longer RUNNING.
+    """A run to be integrated: `advance(problem, state, budget)` until its status is no longer RUNNING.
 
-    Not an `Exception`, so that no handler in the user's function takes it for a failure.
+    It is not an `Exception`, so that no handler in the user's function takes it for a failure.
     """
 
     def __init__(self, advance: Callable, problem: PyTree, state: PyTree):
@@ -26,7 +27,7 @@ class Suspended(BaseException):
 
 
 class Replay:
-    """One call of a user's function: the ends of its runs, and the trajectories of those that raise where they fail.
+    """One call of a user's function: the final states of its runs, and the trajectories of runs that raise.
 
     Runs inside a transformation of the user's own (`jax.jit`, `jax.vmap`) cannot be taken out of it.
     """
@@ -42,7 +43,7 @@ _replay: ContextVar[Replay | None] = ContextVar("replay", default=None)
 
 @contextmanager
 def replaying(finals: Sequence[PyTree]) -> Iterator[Replay]:
-    """Inside, the k-th run ends at once in the state `finals[k]`, and the first one beyond them raises `Suspended`."""
+    """Inside, the k-th run ends at once in the state `finals[k]`, and the first run without one raises `Suspended`."""
     replay = Replay(finals)
     token = _replay.set(replay)
     try:
@@ -52,13 +53,13 @@ def replaying(finals: Sequence[PyTree]) -> Iterator[Replay]:
 
 
 def current_replay() -> Replay | None:
-    """The replay that this run belongs to; None where it is to be integrated right here."""
+    """The replay to which this run belongs; None if it must be integrated here."""
     replay = _replay.get()
     return replay if replay is not None and replay.trace == get_opaque_trace_state() else None
 
 
 def final_state(replay: Replay, advance: Callable, problem: PyTree, state: PyTree) -> PyTree:
-    """The final state of this run, or `Suspended` where it is not known yet."""
+    """The final state of this run; raises `Suspended` if it is not known yet."""
     for final in replay.finals:
         return final
     raise Suspended(advance, problem, state)

@@ -132,7 +132,7 @@ class Trajectory(eqx.Module):
         return to_xarray(self)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the whole trajectory, networks included, as a Zarr store (a folder).
+        """Write the whole trajectory, including the networks, as a Zarr store (a folder).
 
         An earlier trajectory of that name is replaced when the new one is complete. Arrays of types that Zarr does not
         know (bfloat16, float8) are stored in a wider type, and loaded in their own.
@@ -175,7 +175,7 @@ class RunError(RuntimeError):
     """A run that failed numerically. `trajectory` holds everything up to the failure."""
 
     def __init__(self, trajectory: Trajectory):
-        super().__init__(f"{trajectory.what_happened} Pass `throw=False` to get what was computed up to there.")
+        super().__init__(f"{trajectory.what_happened} Pass `throw=False` to get the part that was computed.")
         self.trajectory = trajectory
 
 

@@ -76,7 +76,7 @@ def width_limit(widths: Sequence[int], values: ArrayLike) -> WidthLimit:
 
 
 def require_widths(widths: Sequence[int]) -> None:
-    """Raise unless there are at least three increasing widths, as a fit over them needs."""
+    """Raise unless there are at least three increasing widths, which a fit needs."""
     if not isinstance(widths, Sequence | np.ndarray):
         raise wrong("widths", "at least three increasing widths, for a fit", repr(widths))
     for width in widths:

@@ -85,7 +85,7 @@ class AbstractChebyshevSolver(AbstractFlowSolver[ChebyshevState]):
 
     @abc.abstractmethod
     def formula(self, z: Float[Array, ""], q: Float[Array, ""]) -> Formula:
-        """A step that is stable on [−z, 0], z = hρ, where the step before was q times as long (0: there was none)."""
+        """A step that is stable on [−z, 0], z = hρ, after a step that was q times as long (0: there was none)."""
 
     def error_order(self, terms):
         return 3  # of the estimate: O(h³)

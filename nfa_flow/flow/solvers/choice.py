@@ -27,10 +27,10 @@ def choose_solver(dtype: DTypeLike, parameter_bytes: int, kinks: Kinks) -> tuple
 
     It depends only on properties that all runs of a sweep share, so that each gets the solver that it would get alone.
 
-    Measured with `python benchmarks/solvers.py --horizons 1 10 1e2` (kinks: `--problems relu`): on smooth
-    networks NDF needs about as many gradients as the best explicit pair where the flow is not stiff (so changing from
-    one to the other within a run would not pay), and far fewer where it is. Across kinks no method keeps its order; the
-    stabilized method takes as many stages as the sharpness that it meets on its way requires.
+    Measured with `python benchmarks/solvers.py --horizons 1 10 1e2` (kinks: `--problems relu`): on smooth networks NDF
+    needs about as many gradients as the best explicit pair if the flow is not stiff (so changing from one to the other
+    within a run would not save any), and far fewer if it is. Across kinks no method keeps its order; the stabilized
+    method takes as many stages as the sharpness that it meets on its way requires.
     """
     if is_half(dtype):
         return diffrax.Tsit5(), f"{dtype} is too coarse for anything but an explicit pair"
