@@ -85,7 +85,7 @@ class _Panel:
     def _legend(self, ax: "Axes", runs: Runs, **style: Any) -> Entries:
         """What colors are, and the law, in the legend of the figure unless they are of these axes only."""
         hues, law = (
-            _hues(runs, self.hue, **style),
+            self._hues(runs, **style),
             {} if self.law is None else {self.theory or "theory": swatch(**THEORY)},
         )
         legend_inside(ax, (hues if self.own_legend else {}) | (law if self.theory else {}))
