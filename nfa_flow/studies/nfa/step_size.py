@@ -31,7 +31,7 @@ def one_run(key: PRNGKeyArray, learning_rate: float) -> Trajectory:
         "nfm": measure.nfm,
         "relative_error": error,
         "imbalance": imbalance,
-        "untrained": {"relative_error": lambda net, data: error(untrained, data)},
+        "untrained": lambda net, data: {"relative_error": error(untrained, data)},
     }
     if learning_rate == 0:
         return gradient_flow(net, data, _T1, save_at=[0.0, _T1], rtol=1e-9, observe=observe, progress=False)
