@@ -1,14 +1,24 @@
 """Settings and fixtures shared by all tests: float64, as everything that is called exact needs it."""
 
+import atexit
 import fcntl
+import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 # Two test processes on two cores leave nothing for BLAS threads, which would spin against each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# The test processes, and all processes that tests start, share the programs that one of them has compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="nfa_flow_programs_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 import jax
 import matplotlib
@@ -18,7 +28,12 @@ from hypothesis import settings
 # Most of the time goes into compiling small programs, which these flags make up to three times as fast; with programs
 # as users have them: `XLA_FLAGS= pytest`. JAX reads them when it is first used, and dies of one that it does not know.
 if "XLA_FLAGS" not in os.environ:
-    hasty = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
+    flags = (
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",  # one thread for each program: an eighth less processor time
+    )
+    hasty = {"XLA_FLAGS": " ".join(flags)}
     attempt = subprocess.run(
         [sys.executable, "-c", "import jax; jax.devices()"], env=os.environ | hasty, capture_output=True
     )
@@ -34,6 +49,10 @@ matplotlib.use("Agg")
 settings.register_profile("nfa_flow", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("nfa_flow")
 
+# Traced programs are millions of objects that stay: with Python's own thresholds, going through them again and again is
+# an eighth of the time.
+gc.set_threshold(20_000, 20, 50)
+
 # Every compiled program keeps some memory maps, of which Linux grants 65 530: a process without any left crashes.
 _MANY_MAPS = 30_000
 _MAPS = Path("/proc/self/maps")
@@ -42,6 +61,12 @@ _compiled: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: _compiled.append(event) if event.endswith("backend_compile_duration") else None
 )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Run the quick studies first, so that the processes end together and none waits for what another one runs."""
+    items.sort(key=lambda item: item.get_closest_marker("quick") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import pytest
 import nfa_flow as nf
 from nfa_flow.cli import main
 
+pytestmark = pytest.mark.quick
 STUDIES = (
     nf.studies.neural_feature_ansatz,
     nf.studies.rich_features,
