@@ -1,4 +1,4 @@
-"""The canonical representation hypothesis: representations, gradients and weights of a layer have the same form.
+"""The canonical representation hypothesis: representations, gradients and weights of a layer are aligned.
 
 On either side of a layer three positive semi-definite matrices are compared in pairs. None of them is formed: with
 factors, A = FᵀF and B = HᵀH, their inner product is ‖F Hᵀ‖², the eigenvalues of B are the squared singular values of H,
@@ -70,9 +70,10 @@ def crh(net: Any, data: Dataset, *, layer: Layer = 1, loss: Loss | None = None, 
     only.
 
     The layer's own map z = W h connects the two sides: whitened inputs and W alone give output_rwa, evenly distributed
-    ∇_z ℓ give input_gwa. So untrained networks have high scores on these two, with exponents of about 1; the others
-    have about 0. Cosines of a 50-50-50-10 tanh network on 100 standard normal samples and targets, median of 20, in
-    layer 1 and 2: input rga .32, .25; gwa .56, .52; rwa .58, .46; output rga .28, .24; gwa .30, .29; rwa .89, .77.
+    ∇_z ℓ give input_gwa. So untrained networks have high scores on these two, with exponents of about 1; the exponents
+    of the others are about 0. Cosines of a 50-50-50-10 tanh network on 100 standard normal samples and targets, median
+    of 20, in layer 1 and 2: input rga .32, .25; gwa .56, .52; rwa .58, .46; output rga .28, .24; gwa .30, .29; rwa .89,
+    .77.
 
     **Arguments:** `net`, `layer`, `memory`: as in `agop`; `data`: with the targets that the loss needs; `loss`: "mse",
     "cross_entropy" or a function `(prediction, target) -> scalar`. By default that of the run whose observable this is,
