@@ -31,10 +31,10 @@ class Judgment:
     each: str | Sequence[str] = ()
 
     def __call__(self, statement: str, dataset: Runs) -> list[Claim]:
-        """The claims about these runs, in whose statement a label replaces `{dimension}`; none without such runs."""
+        """The claims about these runs, with labels in the statement as `filled` has it; none without such runs."""
         runs = chosen(dataset, self.of)
         each = [] if runs is None else parts(runs, self.each)
-        return [self.judge(filled(statement, labels), part) for labels, part in each]
+        return [self.judge(filled(statement, labels, part), part) for labels, part in each]
 
     @abstractmethod
     def judge(self, statement: str, runs: Runs) -> Claim:

@@ -84,10 +84,8 @@ class _Panel:
 
     def _legend(self, ax: "Axes", runs: Runs, **style: Any) -> Entries:
         """What colors are, and the law, in the legend of the figure unless they are of these axes only."""
-        hues, law = (
-            self._hues(runs, **style),
-            {} if self.law is None else {self.theory or "theory": swatch(**THEORY)},
-        )
+        hues = self._hues(runs, **style)
+        law = {} if self.law is None else {self.theory or "theory": swatch(**THEORY)}
         legend_inside(ax, (hues if self.own_legend else {}) | (law if self.theory else {}))
         return ({} if self.own_legend else hues) | ({} if self.theory else law)
 
@@ -150,7 +148,6 @@ class AtEnd(_Panel):
     def draw(self, ax: "Axes", runs: Runs) -> Entries:
         values = self._values(at_the_end(runs, self.name))
         places = draw_ends(ax, values, self.against, over="run", hue=self.hue)
-        self._finish(ax, runs, self.against, _long_name(runs, self.against) or self.against.replace("_", " "))
         for place, is_defined in zip(
             places, values.notnull().any([dim for dim in values.dims if dim != self.against]).values, strict=True
         ):
@@ -166,10 +163,16 @@ class AtEnd(_Panel):
         if self.baseline:
             null = at_the_end(runs, f"{UNTRAINED}{self.name}")
             if self.against in null.dims and places.size > 1:
-                null = null.median([dim for dim in null.dims if dim != self.against])
-                entries[self.baseline] = ax.plot(places, null, **BASELINE)[0]
+                null = null.median([dim for dim in null.dims if dim not in (self.against, self.hue)])
+                for i, each in enumerate(_by_hue(null, self.hue)):
+                    style: Any = BASELINE | (
+                        {"color": color_of(i, null.sizes[self.hue])} if self.hue in null.dims else {}
+                    )
+                    ax.plot(places, each, **style)
+                entries[self.baseline] = swatch(**BASELINE)
             else:
                 entries |= _across(ax, runs, self.name, self.baseline)
+        self._finish(ax, runs, self.against, _long_name(runs, self.against) or self.against.replace("_", " "))
         if self.law is not None:
             limits = ax.get_ylim()
             self._draw_law(ax, runs, values, places)
@@ -181,7 +184,8 @@ class AtEnd(_Panel):
         """Over `against`, the hue and `run`, without further dimensions of one value."""
         used = {self.against, self.hue, *self.over}
         values = values.squeeze([dim for dim in values.dims if dim not in used and values.sizes[dim] == 1], drop=True)
-        return values.stack(run=[dim for dim in self.over if dim in values.dims], create_index=False)
+        pooled = [dim for dim in self.over if dim in values.dims]
+        return values.stack(run=pooled, create_index=False) if pooled else values.expand_dims("run")
 
     def _draw_law(self, ax: "Axes", runs: Runs, values: Values, places: np.ndarray) -> None:
         law, x = self.law, values[self.against].values

@@ -42,10 +42,16 @@ def parts(dataset: Runs, each: str | Sequence[str]) -> Iterator[tuple[dict[str, 
         yield where, dataset.sel(where)
 
 
-def filled(text: str, labels: Mapping[str, Any]) -> str:
-    """A text in which the label of a dimension replaces `{dimension}`; other braces stay."""
-    for dim, label in labels.items():
-        text = text.replace(f"{{{dim}}}", text_of(label))
+def filled(text: str, labels: Mapping[str, Any], runs: Runs) -> str:
+    """A text with labels of dimensions: for `{dim}` one of these, for `{first dim}` and `{last dim}` those of the runs.
+
+    Other braces stay.
+    """
+    found = dict(labels)
+    for dim, index in runs.indexes.items():
+        found |= {f"first {dim}": index.tolist()[0], f"last {dim}": index.tolist()[-1]}
+    for name, label in found.items():
+        text = text.replace(f"{{{name}}}", text_of(label))
     return text
 
 

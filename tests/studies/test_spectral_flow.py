@@ -86,4 +86,4 @@ def test_the_figure_is_drawn(tmp_path):
     sheet.savefig(tmp_path / "figure.png")
     labels = {text.get_text() for text in sheet.legends[0].get_texts()}
     plt.close(sheet)
-    assert labels == {*NAMES, "theory"}
+    assert labels == {*NAMES, "theory", "at $t=0$"}

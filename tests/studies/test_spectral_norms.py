@@ -12,7 +12,8 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.nets.promised_exponents import promised_exponents
-from nfa_flow.studies.spectral.common import fans, network, optimizer, shape_of, task, verdict
+from nfa_flow.studies.slopes import WITHIN, verdict
+from nfa_flow.studies.spectral.common import fans, network, optimizer, shape_of, task
 from nfa_flow.studies.spectral.layers import LayerNorms
 from nfa_flow.studies.spectral.norms import (
     CASES,
@@ -20,12 +21,11 @@ from nfa_flow.studies.spectral.norms import (
     SCHEMES,
     STEPS,
     edge,
-    is_told_at_end,
     powers_at_start,
     powers_of_step,
+    steps_of,
 )
 from nfa_flow.studies.spectral.updates import NAMES, UPDATES, turned
-from nfa_flow.studies.width_fits import WITHIN
 from nfa_flow.width import WidthExponent
 
 WIDTH = 16
@@ -70,7 +70,7 @@ def test_muon_misses_the_condition_by_the_factor_of_a_narrowing_layer(gradient):
         assert 0.68 <= size <= 1.21
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if is_told_at_end(CASES[name])])
+@pytest.mark.parametrize("name", [name for name in SCHEMES if STEPS in steps_of(CASES[name])])
 def test_stable_schemes_have_the_powers_that_the_coordinate_check_promises(name):
     promised = promised_exponents(CASES[name].scheme, 3)
     assert powers_of_step(CASES[name]) == pytest.approx([promised[f"update {l}"] for l in (1, 2, 3)])
@@ -153,7 +153,7 @@ def made(names, *, tilt=0.0, start=1.0):
 def test_the_claims_on_parametrizations_fail_with_their_laws():
     verdicts = lambda dataset: [claim.holds for claim in NORMS.judge(dataset)]
     held = verdicts(made(SCHEMES))
-    told_twice = sum(is_told_at_end(CASES[name]) for name in SCHEMES)
+    told_twice = sum(STEPS in steps_of(CASES[name]) for name in SCHEMES)
     assert held == [True] * (1 + len(SCHEMES) + told_twice)
     assert verdicts(made(SCHEMES, tilt=0.5)) == [True] + [False] * (len(held) - 1)
     assert verdicts(made(SCHEMES, start=1.2)) == [False] + [True] * (len(held) - 1)

@@ -80,7 +80,7 @@ def test_the_figure_has_a_panel_per_case_and_one_of_best_rates(tmp_path):
     sheet.savefig(tmp_path / "figure.png")
     titles = [ax.get_title() for ax in sheet.axes]
     plt.close(sheet)
-    assert titles == [*NAMES, "best rates (colors of titles)"]
+    assert titles == [*NAMES, "best rates"]
 
 
 @pytest.mark.parametrize("size", ["quick", "full"])

@@ -6,11 +6,10 @@ trace, so that one compiled program per width serves all parametrizations and op
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
@@ -18,12 +17,6 @@ from ... import nets
 from ...data import Dataset, digits, standardize
 from ...nets import normalize_by_spectral_norm
 from ...nets.initialization import Weights
-from ...width import WidthExponent
-from ..width_fits import TOLERANCE, draw_slope
-
-if TYPE_CHECKING:
-    import xarray
-    from matplotlib.axes import Axes
 
 INPUTS, OUTPUTS, SAMPLES = 16, 10, 64
 LAYERS = ("input", "hidden", "read-out")
@@ -101,11 +94,6 @@ class Case(NamedTuple):
         return tuple(min(1.0, fan_out / fan_in) ** 0.5 if self.rescaled else 1.0 for fan_out, fan_in in fans(width))
 
 
-def places(cases: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:
-    """Name → place among all the cases."""
-    return {name: list(cases).index(name) for name in names}
-
-
 def optimizer(
     cases: Sequence[Case], width: int, place: Place, rate: float | Float[Array, ""] | None = None
 ) -> optax.GradientTransformation:
@@ -137,37 +125,3 @@ def scale_layers(factors: Float[Array, " L"]) -> optax.GradientTransformation:
     """Multiply the updates of each layer of an `MLP` by a factor."""
     scaled = lambda net: net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
     return optax.stateless(lambda net, params=None: scaled(net))
-
-
-def verdict(fits: Sequence[WidthExponent], promised: Sequence[float]) -> bool | None:
-    """Whether all powers are the promised ones within the tolerance, with two standard errors to spare.
-
-    False where one is beyond it by two standard errors, or not defined; None where that is open, as in `nf.width`.
-    """
-    gaps = [(abs(fit.exponent - power), 2 * fit.error) for fit, power in zip(fits, promised, strict=True)]
-    if all(gap + spare <= TOLERANCE for gap, spare in gaps):
-        return True
-    return None if all(gap - spare <= TOLERANCE for gap, spare in gaps) else False
-
-
-def draw_sizes(ax: "Axes", values: "xarray.DataArray", color: Any, promised: float | None = None, **style: Any) -> Any:
-    """Medians over the seeds against the width, a band of quantiles, and the promised slope, dashed; the line."""
-    n = values["width"].values
-    low, median, high = np.quantile(values.transpose("seed", "width").values, (0.1, 0.5, 0.9), axis=0)
-    (line,) = ax.plot(n, median, color=color, marker="o", markersize=3.5, **style)
-    ax.fill_between(n, low, high, color=color, alpha=0.2, linewidth=0)
-    if promised is not None:
-        draw_slope(ax, values, promised)
-    return line
-
-
-def shade_of(i: int, widths: int) -> Any:
-    """A color for each of several widths, from dark to light."""
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.85 * i / max(widths - 1, 1))
-
-
-def powers_as_text(powers: Sequence[float]) -> str:
-    """Promised powers, as `told` writes fitted ones."""
-    return ", ".join(f"{power + 0.0:+g}".replace("-", "−") if power else "0" for power in powers)

@@ -5,8 +5,7 @@ Networks are compared where their loss has fallen to a given share, which plain 
 a time of the order 1/n; its path is that of `SP`, whose rate η/n is the same for all layers.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -18,34 +17,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ... import measure, nets
 from ...data import Dataset
 from ...flow import LossBelow, gradient_flow, log_times
-from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
-from ...sweep import Grid, batched, looped
-from ...width import WidthExponent
-from ..claims import Claim, judged, reported
-from ..old_experiment import OldExperiment
-from ..width_fits import WITHIN, exponent, set_widths, told
-from .common import (
-    GD,
-    LAYERS,
-    ONE_RATE,
-    Case,
-    draw_sizes,
-    network,
-    places,
-    powers_as_text,
-    shade_of,
-    shape_of,
-    task,
-    verdict,
-)
+from ..axes import batched, looped, places, seeds
+from ..experiment import Experiment
+from ..judgments import WidthPowers
+from ..panels import AgainstWidth, Slope, Through
+from ..runs import Runs, Values
+from .common import GD, LAYERS, ONE_RATE, Case, network, shape_of, task
 from .layers import LayerNorms
 from .norms import powers_of_step
-
-if TYPE_CHECKING:
-    import xarray
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SHARE = 0.3  # of the loss of f = 0
 _T0, _T1 = 1e-4, 100.0
@@ -57,12 +37,6 @@ SCHEMES: dict[str, nets.AbstractParametrization] = {
     PLAIN: ONE_RATE,
 }
 TIME_POWERS = {name: -1.0 if name == PLAIN else 0.0 for name in SCHEMES}
-
-
-def grid(quick: bool) -> Grid:
-    """Widths × parametrizations × seeds."""
-    widths = [64, 128, 256] if quick else [64, 128, 256, 512]
-    return Grid(width=looped(widths), scheme=batched(places(SCHEMES, list(SCHEMES))), seed=range(8))
 
 
 class Reached(eqx.Module):
@@ -97,7 +71,7 @@ def one_run(key: PRNGKeyArray, width: int, scheme: int | Array) -> Trajectory:
     )
 
 
-def times_to_level(dataset: "xarray.Dataset") -> "xarray.DataArray":
+def times_to_level(dataset: Runs) -> Values:
     """When the loss of each run reaches the level, in logarithms between observations; NaN where it never does."""
     losses, ends = dataset["loss"].transpose(..., "time"), dataset["end_time"]
     rows = zip(
@@ -122,97 +96,73 @@ def _crossing(times: np.ndarray, losses: np.ndarray, level: float) -> float:
     return float(np.exp(np.interp(-np.log(level), -loss, t)))
 
 
-def of_layer(runs: "xarray.Dataset", name: str, layer: int) -> "xarray.DataArray":
-    """A size of one layer (0 … 2) at the end, where the level is reached."""
-    return runs[f"layers.{name}_at_end"].isel({f"layers.{name}[1]": layer})
-
-
 def powers_at_level(name: str) -> tuple[float, ...]:
     """The powers of n of ‖ΔW_l‖_* over √(fan_out/fan_in) at a given loss, for all layers."""
     return powers_of_step(Case(nets.SP() if name == PLAIN else SCHEMES[name], GD, 1.0))
 
 
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Losses through time at all widths for two schemes, the time to the level and the updates there against width."""
-    from matplotlib.lines import Line2D
-
-    sheet, axes = new_figure(3, rows=2)
-    widths, names = dataset["width"].values, list(dataset["scheme"].values)
-    for ax, name in zip(axes, ("Spectral", PLAIN), strict=False):
-        _draw_losses(ax, dataset.sel(scheme=name), name)
-    when, lines = times_to_level(dataset), {}
-    for i, name in enumerate(names):
-        color = color_of(i, len(names))
-        lines[name] = draw_sizes(axes[2], when.sel(scheme=name), color, TIME_POWERS[name])
-        for layer, ax in enumerate(axes[3:]):
-            values = of_layer(dataset.sel(scheme=name), "update", layer)
-            draw_sizes(ax, values, color, powers_at_level(name)[layer])
-    axes[2].set(title=f"time to {SHARE:g} of the loss of $f = 0$", ylabel="$t$")
-    for layer, ax in enumerate(axes[3:]):
-        ax.set(title=f"{LAYERS[layer]}, at that loss", ylabel="$\\|\\Delta W_l\\|_*/(n_l/n_{l-1})^{1/2}$")
-    for ax in axes[2:]:
-        set_widths(ax, widths)
-    lines["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=0.9)
-    legend_below(sheet, lines, f"exact flow; median and 10–90 % over {dataset.sizes['seed']} networks")
-    return sheet
+def _derive(runs: Runs) -> Runs:
+    """`when`: the time to the level; the updates of each layer, which are defined where the level is reached."""
+    updates = runs["layers.update_at_end"]
+    layers = {f"update {name}": updates.isel({"layers.update[1]": i}) for i, name in enumerate(LAYERS)}
+    return runs.assign(layers | {"when": times_to_level(runs)})
 
 
-def _draw_losses(ax: "Axes", runs: "xarray.Dataset", name: str) -> None:
-    """One curve per network, from dark to light with the width."""
-    widths = runs["width"].values
-    for i, n in enumerate(widths):
-        each = runs.sel(width=n)
-        for seed in each["seed"].values:
-            run = each.sel(seed=seed)
-            times, loss = np.append(run["time"], run["end_time"]), np.append(run["loss"], run["loss_at_end"])
-            shown = (times > 0) & np.isfinite(loss)
-            label = f"$n = {n}$" if seed == each["seed"].values[0] else None
-            ax.plot(times[shown], loss[shown], color=shade_of(i, len(widths)), linewidth=0.7, label=label)
-    ax.axhline(float(runs["level_at_end"].max()), color=GRAY, linestyle=":", linewidth=1.2)
-    ax.set(xscale="log", yscale="log", title=name, xlabel="time $t$", ylabel="loss $\\mathcal{L}$")
-    ax.legend(fontsize=7.5, frameon=False)
+def _through(name: str) -> Through:
+    return Through("loss", hue="width", of={"scheme": name}, own_legend=True, title=name, axis={"yscale": "log"})
 
 
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
+def _claims(name: str) -> dict[str, Any]:
     """How the time to the level and the updates up to there grow with the width.
 
     What is promised holds in the limit after a fixed time; for NTP and SP, which get there slowly, it is reported.
     """
-    when, found = times_to_level(dataset), []
-    for name in dataset["scheme"].values:
-        fit, law = exponent(when.sel(scheme=name)), [TIME_POWERS[name]]
-        statement = f"{name}: power of n of the time to {SHARE:g} of the loss of f = 0"
-        runs = dataset.sel(scheme=name).assign(when=when.sel(scheme=name))
-        found.append(_judged(name == "NTP", statement, [fit], law, runs, ["when"]))
-    for name in dataset["scheme"].values:
-        law = powers_at_level(name)
-        fits = [exponent(of_layer(dataset.sel(scheme=name), "update", layer)) for layer in range(3)]
-        statement = f"{name}: power of n of ‖ΔW_l‖_*/√(fan_out/fan_in) at that loss, {', '.join(LAYERS)}"
-        runs = dataset.sel(scheme=name)
-        found.append(_judged(name in ("NTP", PLAIN), statement, fits, law, runs, ["layers.update_at_end"]))
-    return found
+    of, law, slowly = {"scheme": name}, powers_at_level(name), " as n → ∞"
+    when, what = f"{name}: power of n of the time to {SHARE:g} of the loss of f = 0", ", ".join(LAYERS)
+    updates = f"{name}: power of n of ‖ΔW_l‖_*/√(fan_out/fan_in) at that loss, {what}"
+    of_layers = [f"update {layer}" for layer in LAYERS]
+    return {
+        when: WidthPowers(["when"], [TIME_POWERS[name]], of=of, unclaimed=slowly if name == "NTP" else ""),
+        updates: WidthPowers(of_layers, law, of=of, unclaimed=slowly if name in ("NTP", PLAIN) else ""),
+    }
 
 
-def _judged(
-    is_report: bool,
-    statement: str,
-    fits: Sequence[WidthExponent],
-    law: Sequence[float],
-    runs: "xarray.Dataset",
-    names: Sequence[str],
-) -> Claim:
-    expected, measured = powers_as_text(law), ", ".join(map(told, fits))
-    if is_report:
-        return reported(statement, measured, runs, expected=f"{expected} as n → ∞")
-    return judged(statement, f"{expected}, {WITHIN}", measured, verdict(fits, law), runs, names)
+_every = [list(_claims(name).items()) for name in SCHEMES]
 
-
-FLOW = OldExperiment(
-    name="flow",
-    question="Does the time scale of the exact flow transfer from narrow to wide networks?",
+FLOW = Experiment(
+    "flow",
+    "Does the time scale of the exact flow transfer from narrow to wide networks?",
+    axes={
+        "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
+        "scheme": batched(places(SCHEMES), tiny=list(SCHEMES)),
+        "seed": seeds(8),
+    },
     one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+    derive=_derive,
+    panels=[
+        [
+            _through("Spectral"),
+            _through(PLAIN),
+            AgainstWidth(
+                "when",
+                hue="scheme",
+                law=Slope(TIME_POWERS),
+                title=f"time to {SHARE:g} of the loss of $f = 0$",
+                label="$t$",
+            ),
+        ],
+        [
+            AgainstWidth(
+                f"update {layer}",
+                hue="scheme",
+                law=Slope({name: powers_at_level(name)[i] for name in SCHEMES}),
+                title=f"{layer}, at that loss",
+                label="$\\|\\Delta W_l\\|_*/(n_l/n_{l-1})^{1/2}$",
+            )
+            for i, layer in enumerate(LAYERS)
+        ],
+    ],
+    claims=dict([times for times, _ in _every] + [updates for _, updates in _every]),
+    note="exact flow",
     seconds=(30, 110),
 )

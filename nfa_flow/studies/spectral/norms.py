@@ -6,18 +6,21 @@ the width over that. At the start ‖W_l‖_* is σ_l(√fan_out + √fan_in) in
 activations is of the size of the read-out's entries; that of Adam, entry by entry of size one, does not know it.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure, nets
 from ...descent import gradient_descent
-from ...plot.style import GRAY, color_of, legend_below, new_figure
+from ...plot.style import GRAY, color_of, swatch
 from ...run.trajectory import Trajectory
-from ...sweep import Grid, batched, looped
-from ..claims import Claim, judged
-from ..old_experiment import OldExperiment
-from ..width_fits import WITHIN, exponent, set_widths, told
+from ..axes import batched, looped, places, seeds
+from ..experiment import Experiment
+from ..judgments import Judged, WidthPowers
+from ..panels import THEORY, AgainstWidth, Entries, Panel, Slope
+from ..runs import Runs, Values
+from ..slopes import exponent, powers_as_text
 from .common import (
     ADAM,
     GD,
@@ -27,21 +30,16 @@ from .common import (
     ONE_RATE,
     ONE_RATE_ADAM,
     Case,
-    draw_sizes,
     fans,
     network,
     optimizer,
-    places,
-    powers_as_text,
     shape_of,
     task,
-    verdict,
 )
 from .layers import LayerNorms
 
 if TYPE_CHECKING:
-    import xarray
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 STEPS = 20
 NTP_ADAM = nets.ABC((0, 0.5, 0.5), (0, 0, 0), (0, 0, 0), rule="adam", name="NTP")
@@ -62,14 +60,7 @@ CASES = {
 SCHEMES = [name for name in CASES if name.startswith((GD, ADAM))]
 
 
-def grid(quick: bool) -> Grid:
-    """Widths × parametrizations under gradient descent and Adam × seeds."""
-    return grid_of(SCHEMES, [64, 128, 256] if quick else [64, 128, 256, 512, 1024])
-
-
-def grid_of(cases: list[str], widths: list[int]) -> Grid:
-    """Widths × cases × seeds."""
-    return Grid(width=looped(widths), case=batched(places(CASES, cases)), seed=range(8))
+PLACES = places(CASES)
 
 
 def one_run(key: PRNGKeyArray, width: int, case: int | Array) -> Trajectory:
@@ -106,66 +97,9 @@ def powers_of_step(case: Case) -> tuple[float, ...]:
     return (-first - gradient, 1 - hidden - gradient, 1 - last)
 
 
-def of_layer(runs: "xarray.Dataset", name: str, layer: int, step: int) -> "xarray.DataArray":
+def of_layer(runs: Runs, name: str, layer: int, step: int) -> Values:
     """A size of one layer (0 … 2), after so many steps."""
-    return runs[f"layers.{name}"].sel(time=step).isel({f"layers.{name}[1]": layer})
-
-
-_NAMES = ("Spectral", "muP", "NTP", "SP", "SP, one rate")
-_NORM = "/(n_l/n_{l-1})^{1/2}"
-
-
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Norms of weights at the start and of the updates of a step against width, layer by layer, with all powers."""
-    sheet, axes = new_figure(4, rows=3)
-    start = {"Spectral": "GD, Spectral", "muP": "GD, muP", "NTP": "GD, NTP"}
-    _draw_row(axes[:4], dataset, "weight", start, 0, "start (SP starts as NTP)", f"$\\|W_l\\|_*{_NORM}$")
-    entries: dict[str, Any] = {}
-    for row, update in enumerate((GD, ADAM), 1):
-        cases = {name: f"{update}, {name}" for name in _NAMES if f"{update}, {name}" in dataset["case"].values}
-        panels, label = axes[4 * row : 4 * row + 4], f"$\\|\\Delta W_l\\|_*{_NORM}$"
-        entries |= _draw_row(panels, dataset, "update", cases, 1, f"one step of {update}", label)
-    from matplotlib.lines import Line2D
-
-    entries["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=0.9)
-    entries |= {
-        what: Line2D([], [], color=GRAY, marker="o", markersize=4, linewidth=0, markerfacecolor=face)
-        for what, face in {"one step": GRAY, f"{STEPS} steps": "white"}.items()
-    }
-    seeds = dataset.sizes["seed"]
-    legend_below(sheet, entries, f"median and 10–90 % over {seeds} networks; last column: fit ± 2 standard errors")
-    return sheet
-
-
-def _draw_row(axes: Any, dataset: "xarray.Dataset", name: str, cases: dict[str, str], step: int, what: str, label: str):
-    """A panel for each layer, and one of the powers of n; label → artist."""
-    lines, widths = {}, dataset["width"].values
-    for layer, ax in enumerate(axes[:3]):
-        for scheme, case in cases.items():
-            values, color = of_layer(dataset.sel(case=case), name, layer, step), color_of(_NAMES.index(scheme), 5)
-            promised = powers_of_step(CASES[case])[layer] if step else None
-            lines[scheme] = draw_sizes(ax, values, color, promised, label=scheme)
-            if not step:
-                ax.plot(widths, [edge(CASES[case], int(n), layer) for n in widths], "k--", linewidth=0.9, zorder=5)
-        set_widths(ax, widths)
-        ax.set(title=f"{LAYERS[layer]}, {what}", ylabel=label if layer == 0 else "")
-    _draw_powers(axes[3], dataset, name, cases, step)
-    return lines
-
-
-def _draw_powers(ax: Any, dataset: "xarray.Dataset", name: str, cases: dict[str, str], step: int) -> None:
-    for i, (scheme, case) in enumerate(cases.items()):
-        law = powers_of_step(CASES[case]) if step else powers_at_start(CASES[case])
-        for layer in range(3):
-            place, color = layer + 0.8 * ((i + 0.5) / len(cases) - 0.5), color_of(_NAMES.index(scheme), 5)
-            for each in [step, STEPS] if step and is_told_at_end(CASES[case]) else [step]:
-                fit = exponent(of_layer(dataset.sel(case=case), name, layer, each))
-                style = {"color": color, "marker": "o", "markersize": 4, "capsize": 2}
-                shift, face = (0.0, color) if each == step else (0.05, "white")
-                ax.errorbar(place + shift, fit.exponent, yerr=2 * fit.error, markerfacecolor=face, **style)
-            ax.plot([place - 0.06, place + 0.11], [law[layer]] * 2, "k--", linewidth=1.2, zorder=5)
-    ax.set(title="powers of $n$", ylim=(-2, 1.25))
-    ax.set_xticks(range(3), LAYERS)
+    return runs[f"layers.{name}"].sel(time=step, drop=True).isel({f"layers.{name}[1]": layer})
 
 
 def edge(case: Case, width: int, layer: int) -> float:
@@ -178,59 +112,116 @@ def edge(case: Case, width: int, layer: int) -> float:
     return std * (fan_out**0.5 + fan_in**0.5) * (fan_in / fan_out) ** 0.5
 
 
-def is_told_at_end(case: Case) -> bool:
-    """Whether the powers of the first step are those of any fixed number of steps: in stable schemes only."""
-    return case.scheme.is_stable
+_NAMES = ["Spectral", "muP", "NTP", "SP", "SP, one rate"]
 
 
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """The start, and the powers of each case, which are those of the spectral condition for Spectral and muP only."""
-    found = [_claim_start(dataset)]
-    for name in dataset["case"].values:
-        found.append(claim_powers(dataset, name, 1))
-        if is_told_at_end(CASES[name]):
-            found.append(claim_powers(dataset, name, STEPS))
-    return found
+def _derive(runs: Runs) -> Runs:
+    """The norms of each layer by optimizer and scheme, and where they tend at the start."""
+    import xarray
+
+    updates = xarray.Variable("update", [GD, ADAM])
+
+    def by_scheme(values: Values) -> Values:
+        cases = [values.reindex(case=[f"{update}, {name}" for name in _NAMES]) for update in (GD, ADAM)]
+        return xarray.concat([each.assign_coords(case=_NAMES).rename(case="scheme") for each in cases], updates)
+
+    found = {}
+    for i, layer in enumerate(LAYERS):
+        start, step = (by_scheme(of_layer(runs, *which)) for which in (("weight", i, 0), ("update", i, 1)))
+        edges = [[edge(CASES[f"{GD}, {name}"], int(n), i) for n in runs["width"].values] for name in _NAMES]
+        found |= {f"start {layer}": start, f"step {layer}": step}
+        found[f"edge {layer}"] = start.isel(update=0, seed=0, drop=True).transpose("scheme", "width").copy(data=edges)
+    return runs.assign(found)
 
 
-def _claim_start(dataset: "xarray.Dataset") -> Claim:
+def _row(update: str | None) -> list[Panel]:
+    """A panel for each layer, and one of the powers of n: at the start where there is no update."""
+    norm, what = ("W_l", "start") if update is None else ("\\Delta W_l", f"one step of {update}")
+    own = {name: CASES.get(f"{update}, {name}") for name in _NAMES}
+    powers = lambda i: Slope({name: powers_of_step(case)[i] for name, case in own.items() if case is not None})
+    return [
+        AgainstWidth(
+            f"{'start' if update is None else 'step'} {layer}",
+            hue="scheme",
+            of={"update": update or GD},
+            law=f"edge {layer}" if update is None else powers(i),
+            title=f"{layer}, {what}",
+            label=f"$\\|{norm}\\|_*/(n_l/n_{{l-1}})^{{1/2}}$",
+        )
+        for i, layer in enumerate(LAYERS)
+    ] + [partial(_draw_powers, update=update)]
+
+
+def _draw_powers(ax: "Axes", runs: Runs, update: str | None) -> Entries:
+    """Fitted powers of n with two standard errors; after one step, and open after all."""
+    names = [name for name in _NAMES if f"{update or GD}, {name}" in runs["case"].values]
+    for i, name in enumerate(names):
+        case, color = f"{update or GD}, {name}", color_of(_NAMES.index(name), len(_NAMES))
+        law = powers_at_start(CASES[case]) if update is None else powers_of_step(CASES[case])
+        shown = [("weight", 0)] if update is None else [("update", step) for step in steps_of(CASES[case])]
+        for layer in range(3):
+            place = layer + 0.8 * ((i + 0.5) / len(names) - 0.5)
+            for j, (size, step) in enumerate(shown):
+                fit = exponent(of_layer(runs.sel(case=case), size, layer, step))
+                style: Any = {"color": color, "marker": "o", "markersize": 4, "capsize": 2}
+                style["markerfacecolor"] = "white" if j else color
+                ax.errorbar(place + 0.05 * j, fit.exponent, yerr=2 * fit.error, **style)
+            ax.plot([place - 0.06, place + 0.11], [law[layer]] * 2, **THEORY)
+    ax.set(title="powers of $n$, fit ± 2 standard errors", ylim=(-2, 1.25))
+    ax.set_xticks(range(3), LAYERS)
+    return {
+        what: swatch(GRAY, marker="o", markersize=4, linewidth=0, markerfacecolor=face)
+        for what, face in {"one step": GRAY, f"{STEPS} steps": "white"}.items()
+    }
+
+
+def steps_of(case: Case) -> list[int]:
+    """After which the powers are told: those of the first step are those of any number in stable schemes only."""
+    return [1, STEPS] if case.scheme.is_stable else [1]
+
+
+def _start(runs: Runs) -> tuple[str, bool]:
     ratios = [
-        float(of_layer(dataset.sel(case=case, width=n), "weight", layer, 0).mean()) / edge(CASES[case], int(n), layer)
-        for case in dataset["case"].values
-        for n in dataset["width"].values
+        float(of_layer(runs.sel(case=case, width=n), "weight", layer, 0).mean()) / edge(CASES[case], int(n), layer)
+        for case in runs["case"].values
+        for n in runs["width"].values
         for layer in range(3)
     ]
     low, high = min(ratios), max(ratios)
-    return judged(
-        "start, all schemes, layers and widths: ‖W_l‖_* is σ_l(√fan_out + √fan_in)",
-        "mean within 10 %",
-        f"ratio {low:.3f} … {high:.3f}",
-        0.9 <= low and high <= 1.1,
-        dataset,
-    )
+    return f"ratio {low:.3f} … {high:.3f}", 0.9 <= low and high <= 1.1
 
 
-def claim_powers(dataset: "xarray.Dataset", name: str, step: int) -> Claim:
+def powers_claims(name: str) -> dict[str, Any]:
     """Whether the updates of all layers grow with the width as theory has it."""
-    runs, law = dataset.sel(case=name), powers_of_step(CASES[name])
-    fits = [exponent(of_layer(runs, "update", layer, step)) for layer in range(3)]
+    law = powers_of_step(CASES[name])
     wanted = "as the condition asks" if law == (0.0, 0.0, 0.0) else "not the condition"
-    return judged(
-        f"{name}, {step} step{'s' * (step > 1)}: power of n of ‖ΔW_l‖_*/√(fan_out/fan_in), {', '.join(LAYERS)}",
-        f"{powers_as_text(law)}: {wanted}, {WITHIN}",
-        ", ".join(map(told, fits)),
-        verdict(fits, law),
-        runs.sel(time=[step]),
-        ["layers.update"],
-    )
+    what = f"power of n of ‖ΔW_l‖_*/√(fan_out/fan_in), {', '.join(LAYERS)}"
+    return {
+        f"{name}, {step} step{'s' * (step > 1)}: {what}": WidthPowers(
+            lambda runs, step=step: [of_layer(runs, "update", layer, step) for layer in range(3)],
+            law,
+            expected=f"{powers_as_text(law)}: {wanted}",
+            names=["layers.update"],
+            of={"case": name, "time": [step]},
+        )
+        for step in steps_of(CASES[name])
+    }
 
 
-NORMS = OldExperiment(
-    name="norms",
-    question="In which parametrizations do weights and updates keep to the spectral condition as the width grows?",
+NORMS = Experiment(
+    "norms",
+    "In which parametrizations do weights and updates keep to the spectral condition as the width grows?",
+    axes={
+        "width": looped([64, 128, 256, 512, 1024], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
+        "case": batched({name: PLACES[name] for name in SCHEMES}, tiny=SCHEMES),
+        "seed": seeds(8),
+    },
     one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+    derive=_derive,
+    panels=[_row(None), _row(GD), _row(ADAM)],
+    claims={
+        "start, all schemes, layers and widths: ‖W_l‖_* is σ_l(√fan_out + √fan_in)": Judged("mean within 10 %", _start),
+        **{statement: judge for name in SCHEMES for statement, judge in powers_claims(name).items()},
+    },
     seconds=(30, 200),
 )

@@ -5,7 +5,8 @@ unstable at rates above the order 1/n, which moves the best one. The neural tang
 under gradient descent, although it learns no features in the limit: transfer alone does not tell them apart.
 """
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,35 +14,16 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure, nets
 from ...descent import gradient_descent
-from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
-from ...sweep import Grid, batched, looped
 from ...width import WidthExponent
+from ..axes import batched, looped, places, seeds
 from ..claims import Claim, finished, judged, reported
-from ..old_experiment import OldExperiment, quantiles
-from ..width_fits import TOLERANCE, WITHIN, exponent, set_widths, told
-from .common import (
-    ADAM,
-    GD,
-    MUON,
-    NORMALIZED,
-    ONE_RATE,
-    ONE_RATE_ADAM,
-    Case,
-    draw_sizes,
-    network,
-    optimizer,
-    places,
-    powers_as_text,
-    shade_of,
-    task,
-    verdict,
-)
-
-if TYPE_CHECKING:
-    import xarray
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from ..experiment import Experiment
+from ..judgments import Reported
+from ..panels import AgainstWidth, AtEnd, Slope
+from ..runs import Runs, Values, chosen, quantiles
+from ..slopes import TOLERANCE, WITHIN, exponent, powers_as_text, told, verdict
+from .common import ADAM, GD, MUON, NORMALIZED, ONE_RATE, ONE_RATE_ADAM, Case, network, optimizer, task
 
 STEPS = 30
 # The rates are about the best ones at width 64. Muon and normalized updates, which take long to compile, come last.
@@ -58,18 +40,6 @@ CASES = {
 POWERS = {name: -1.0 if "one rate" in name else None if name == MUON else 0.0 for name in CASES}
 
 
-def grid(quick: bool) -> Grid:
-    """Widths × how many of the cases × cases × octaves of the learning rate, about the case's own × seeds."""
-    count = 4 if quick else len(CASES)
-    return Grid(
-        width=looped([64, 128, 256] if quick else [64, 128, 256, 512]),
-        count=looped([count]),
-        case=batched(places(CASES, list(CASES)[:count])),
-        octave=np.arange(-3.5, 1.6, 0.5).tolist() if quick else np.arange(-4.5, 1.6, 0.5).tolist(),
-        seed=range(8),
-    )
-
-
 def one_run(key: PRNGKeyArray, width: int, count: int, case: int | Array, octave: float | Array) -> Trajectory:
     """Some full-batch steps of one of the first `count` cases, by its place, at 2^octave times its learning rate."""
     data, cases = task(), list(CASES.values())[:count]
@@ -81,13 +51,13 @@ def one_run(key: PRNGKeyArray, width: int, count: int, case: int | Array, octave
     return gradient_descent(net, data, method, STEPS, save_at=[0, STEPS], observe=observe, **options)
 
 
-def losses(dataset: "xarray.Dataset") -> "xarray.DataArray":
+def losses(dataset: Runs) -> Values:
     """The losses at the end over those at the start; infinite where a run blew up."""
     ratio = dataset["loss_at_end"] / dataset["loss"].isel(time=0)
     return ratio.where(finished(dataset) & np.isfinite(ratio), np.inf)
 
 
-def best_rates(runs: "xarray.Dataset", name: str) -> "xarray.DataArray":
+def best_rates(runs: Runs, name: str) -> Values:
     """The best learning rate of each network of a case; NaN where that is the lowest or the highest tried.
 
     It is the vertex of the parabola through the lowest loss and its two neighbors, all in logarithms.
@@ -105,72 +75,53 @@ def best_rates(runs: "xarray.Dataset", name: str) -> "xarray.DataArray":
     return values.isel(octave=0, drop=True).copy(data=CASES[name].rate * 2.0**place)
 
 
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """The loss against the learning rate for all widths, case by case, and the best rates against width."""
-    from matplotlib.lines import Line2D
+def _derive(runs: Runs) -> Runs:
+    """`ratio`: the losses, up to 1000 times those at the start; `best`: the best rates by case."""
+    import xarray
 
-    runs = dataset.isel(count=0)
-    names, widths = runs["case"].values, runs["width"].values
-    columns = -(-(len(names) + 1) // 2)
-    sheet, axes = new_figure(columns, rows=2)
-    for ax in axes[len(names) + 1 :]:
-        ax.remove()
-    last = axes[len(names)]
-    for i, (ax, name) in enumerate(zip(axes, names, strict=False)):
-        color = color_of(i, len(names))
-        _draw_losses(ax, runs.sel(case=name), name)
-        ax.set_title(name, color=color)
-        draw_sizes(last, best_rates(runs.sel(case=name), name), color, POWERS[name])
-    set_widths(last, widths)
-    last.set(title="best rates (colors of titles)", ylabel="learning rate $\\eta$")
-    entries: dict[str, Any] = {
-        f"$n = {n}$": Line2D([], [], color=shade_of(i, len(widths)), marker="o", markersize=3.5)
-        for i, n in enumerate(widths)
-    }
-    entries["untrained"] = Line2D([], [], color=GRAY, linestyle=":", linewidth=1.2)
-    entries["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=0.9)
-    legend_below(sheet, entries, f"median and 10–90 % over {runs.sizes['seed']} networks")
-    return sheet
+    runs = runs.isel(count=0, drop=True)
+    ratio = losses(runs)
+    best = [best_rates(runs.sel(case=name), name) for name in runs["case"].values]
+    return runs.assign(
+        {
+            "ratio": ratio,
+            "shown": np.minimum(ratio, 1e3),
+            "untrained.shown": 1.0,
+            "best": xarray.concat(best, runs["case"]),
+        }
+    )
 
 
-def _draw_losses(ax: "Axes", runs: "xarray.Dataset", name: str) -> None:
-    widths, values = runs["width"].values, losses(runs).transpose("width", "seed", "octave")
-    rates = CASES[name].rate * 2.0 ** values["octave"].values
-    for i, rows in enumerate(np.minimum(values.values, 1e3)):
-        low, median, high = np.quantile(rows, (0.1, 0.5, 0.9), axis=0)
-        ax.plot(rates, median, color=shade_of(i, len(widths)), marker="o", markersize=3)
-        ax.fill_between(rates, low, high, color=shade_of(i, len(widths)), alpha=0.2, linewidth=0)
-    ax.axhline(1.0, color=GRAY, linestyle=":", linewidth=1.2)
-    lowest = float(values.min())
-    ax.set(xscale="log", yscale="log", ylim=(0.7 * lowest, 3.0), xlabel="learning rate $\\eta$")
-    ax.xaxis.set_minor_formatter("")
-    ax.set_ylabel(f"loss after {STEPS} steps / at the start")
+def _panel(name: str) -> AtEnd:
+    return AtEnd(
+        "shown",
+        against="octave",
+        hue="width",
+        of={"case": name},
+        baseline="untrained",
+        title=name,
+        label=f"loss after {STEPS} steps / at the start",
+        axis={"yscale": "log", "ylim": (None, 3.0), "xlabel": f"$\\log_2\\,\\eta / {CASES[name].rate:g}$"},
+    )
 
 
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """How the best rate moves, and what the best one of the narrowest networks costs the widest."""
-    runs, found = dataset.isel(count=0), []
-    for name in runs["case"].values:
-        found.append(_claim_best(runs.sel(case=name), name))
-    return found + [_report(runs.sel(case=name), name) for name in runs["case"].values]
-
-
-def _claim_best(runs: "xarray.Dataset", name: str) -> Claim:
+def _judge_best(statement: str, dataset: Runs, name: str) -> list[Claim]:
     """That the best rate stays or, where the largest stable rate falls, that it falls too."""
-    fit, power = exponent(best_rates(runs, name)), POWERS[name]
-    statement, measured = f"{name}: power of n of the best learning rate", told(fit)
-    if np.isnan(fit.exponent):
-        measured = "undefined: some networks do best at the end of the rates tried"
+    runs = chosen(dataset, {"case": name})
+    if runs is None:
+        return []
+    fit, power = exponent(runs["best"]), POWERS[name]
+    is_open = bool(np.isnan(fit.exponent))
+    measured = "undefined: some networks do best at the end of the rates tried" if is_open else told(fit)
     if power is None:
-        return reported(statement, measured, runs)
+        return [reported(statement, measured, runs)]
     if power == 0:
         expected, holds = f"0, {WITHIN}", verdict([fit], [0.0])
     else:
         law = powers_as_text([power])
         expected, holds = f"< −{TOLERANCE:g} by two standard errors; the largest stable rate as {law}", _falls(fit)
-    if np.isnan(fit.exponent):
-        holds = None
-    return judged(statement, expected, measured, holds, runs, despite="rates above the largest stable one")
+    despite = "rates above the largest stable one"
+    return [judged(statement, expected, measured, None if is_open else holds, runs, despite=despite)]
 
 
 def _falls(fit: WidthExponent) -> bool | None:
@@ -179,23 +130,49 @@ def _falls(fit: WidthExponent) -> bool | None:
     return None if fit.exponent - 2 * fit.error <= -TOLERANCE else False
 
 
-def _report(runs: "xarray.Dataset", name: str) -> Claim:
-    values, n = losses(runs), runs["width"].values
-    narrow = values.isel(width=0).median("seed").argmin("octave")
-    wide = values.isel(width=-1)
-    measured = (
-        f"loss {quantiles(wide.isel(octave=int(narrow)))} of the start, "
-        f"at its own best rate {quantiles(wide.min('octave'))}"
-    )
-    return reported(f"{name}: the best rate of n = {n[0]} on n = {n[-1]}", measured, runs)
+def _costs(runs: Runs) -> str:
+    narrow, wide = runs["ratio"].isel(width=0).median("seed").argmin("octave"), runs["ratio"].isel(width=-1)
+    own = quantiles(wide.min("octave"))
+    return f"loss {quantiles(wide.isel(octave=int(narrow)))} of the start, at its own best rate {own}"
 
 
-TRANSFER = OldExperiment(
-    name="transfer",
-    question="Does the best learning rate of a narrow network serve a wide one?",
+_NAMES = list(CASES)
+
+TRANSFER = Experiment(
+    "transfer",
+    "Does the best learning rate of a narrow network serve a wide one?",
+    axes={
+        "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
+        "count": looped([len(CASES)], quick=[4], tiny=[2]),  # how many of the cases are compiled
+        "case": batched(places(CASES), quick=_NAMES[:4], tiny=_NAMES[:2]),
+        # Of the learning rate, about the case's own.
+        "octave": batched(
+            np.arange(-4.5, 1.6, 0.5).tolist(), quick=np.arange(-3.5, 1.6, 0.5).tolist(), tiny=[-2.0, -1.0, 0.0, 1.0]
+        ),
+        "seed": seeds(8),
+    },
     one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+    derive=_derive,
+    panels=[
+        [_panel(name) for name in _NAMES[:4]],
+        [
+            *(_panel(name) for name in _NAMES[4:]),
+            AgainstWidth(
+                "best",
+                hue="case",
+                own_legend=True,
+                law=Slope(POWERS),
+                title="best rates",
+                label="learning rate $\\eta$",
+            ),
+        ],
+    ],
+    claims={
+        **{f"{name}: power of n of the best learning rate": partial(_judge_best, name=name) for name in CASES},
+        **{
+            f"{name}: the best rate of n = {{first width}} on n = {{last width}}": Reported(_costs, of={"case": name})
+            for name in CASES
+        },
+    },
     seconds=(25, 500),
 )
