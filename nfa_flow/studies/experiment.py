@@ -9,7 +9,7 @@ from ..run.trajectory import Trajectory
 from ..sweep import Grid
 from .axes import Axis, grid
 from .claims import Claim, Count, of_finished
-from .panels import Panel, is_empty
+from .panels import Panel, is_empty, legend_text
 from .runs import Runs
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Experiment:
     - `claims`: statement → what decides it, such as those in `judgments`: a function from it and the runs to claims.
     - `derive`: what panels and claims share: from the runs to the same with further variables, in little time.
     - `draw`: a figure of its own, in place of panels.
-    - `note`: what the legend says beside the number of seeds.
+    - `shown`: what panels show over the seeds; `note`: what the legend says beside that.
     - `seconds`: what the quick and the full grid take on two cores, for the estimate of what is left.
     """
 
@@ -43,6 +43,7 @@ class Experiment:
     panels: Sequence[Sequence[Panel]] | Callable[[Runs], Sequence[Sequence[Panel]]] = ()
     derive: Callable[[Runs], Runs] = lambda runs: runs
     draw: "Callable[[Runs], Figure] | None" = None
+    shown: str = "median and 10–90 %"
     note: str = ""
     seconds: tuple[int, int] = (20, 60)
 
@@ -68,9 +69,14 @@ class Experiment:
                 entries |= panel(ax, runs)
             for ax in own[len(row) :]:
                 ax.remove()
-        shown = f"median and 10–90 % over {dataset.sizes['seed']} seeds"
-        legend_below(sheet, entries, f"{shown}; {self.note}" if self.note else shown)
+        said = [f"{self.shown} over {dataset.sizes['seed']} seeds", self.note, *self._settings(runs)]
+        legend_below(sheet, entries, "; ".join(filter(None, said)))
         return sheet
+
+    def _settings(self, runs: Runs) -> list[str]:
+        """The settings that all runs share, of axes that have a label."""
+        named = [name for name, axis in self.axes.items() if isinstance(axis, Axis) and axis.label and name in runs]
+        return [legend_text(runs, name, runs[name].item()) for name in named if runs[name].size == 1]
 
     def judge(self, dataset: Runs) -> list[Claim]:
         """What the runs say. Of runs that failed the claims have NaN, and may have too few others to say anything."""

@@ -6,7 +6,7 @@ its own.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -176,6 +176,23 @@ class Reported(Judgment):
     def judge(self, statement: str, runs: Runs) -> Claim:
         measured = self.told(runs) if callable(self.told) else quantiles(runs[self.told])
         return reported(statement, measured, runs, expected=_text(self.expected, runs))
+
+
+@dataclass(frozen=True)
+class ForEach:
+    """For each label of some dimensions, in turn, several claims, whose statements have a common beginning."""
+
+    each: str | Sequence[str]
+    claims: Mapping[str, Callable[[str, Runs], Iterable[Claim]]]
+
+    def __call__(self, statement: str, dataset: Runs) -> list[Claim]:
+        """The claims, in whose statements a label replaces `{dimension}`."""
+        return [
+            claim
+            for labels, runs in parts(dataset, self.each)
+            for more, judge in self.claims.items()
+            for claim in judge(filled(f"{statement}{more}", labels, runs), runs)
+        ]
 
 
 def _text(text: str | Callable[[Runs], str], runs: Runs) -> str:

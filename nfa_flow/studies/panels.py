@@ -15,6 +15,7 @@ import numpy as np
 from ..plot.at_end import draw_ends
 from ..plot.bands import bands
 from ..plot.style import AT_START, GRAY, color_of, label_of, legend_inside, swatch, text_of
+from ..width import width_limit
 from .intervals import wilson
 from .runs import UNTRAINED, Runs, Values, Where, at_the_end, chosen
 
@@ -27,6 +28,7 @@ Panel = Callable[["Axes", Runs], Entries]
 THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5}
 START: dict[str, Any] = {"color": GRAY, "linestyle": ":", "linewidth": 1.2, "zorder": 0}
 BASELINE: dict[str, Any] = START | {"linestyle": "-."}
+_LIMIT: dict[str, Any] = {"color": "black", "marker": "x", "linestyle": "", "zorder": 5, "clip_on": False}
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Through(_Panel):
             return
         if isinstance(self.law, str):
             times = runs["time"].values[1:]
-            lines = runs[self.law].median("seed").transpose("time", ...).values[1:].reshape(times.size, -1)
+            lines = _middle(runs[self.law], "seed").transpose("time", ...).values[1:].reshape(times.size, -1)
         else:
             times = _between(np.array(ax.get_xlim()), ax.get_xscale())
             lines = self.law(times)  # type: ignore[operator]
@@ -192,7 +194,7 @@ class AtEnd(_Panel):
         if isinstance(law, int | float):
             ax.axhline(law, **THEORY)
         elif isinstance(law, str):
-            for each in _by_hue(self._values(at_the_end(runs, law)).median("run"), self.hue):
+            for each in _by_hue(_middle(self._values(at_the_end(runs, law)), "run"), self.hue):
                 ax.plot(places, each, **THEORY)
         elif isinstance(law, Slope):
             _draw_slopes(ax, law, values.median("run"), self.against, self.hue, places)
@@ -288,6 +290,39 @@ class Distribution(_Panel):
         return swatch(color, linestyle=line)
 
 
+@dataclass(frozen=True)
+class Extrapolated(_Panel):
+    """Means over the seeds, with their standard errors, against 1/n and the line through them.
+
+    **Arguments:** `against`: the dimension of n; the law is a variable, their limit.
+    """
+
+    against: str
+    _: KW_ONLY
+    law: str = ""
+
+    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+        values = at_the_end(runs, self.name).dropna("seed")  # of failed runs
+        n = values[self.against].values
+        for i, each in enumerate(_by_hue(values, self.hue)):
+            color = color_of(i, values.sizes.get(self.hue, 1))
+            draw_means(ax, 1 / n, each, color, linestyle="")
+            if values.sizes["seed"] > 1:
+                fit = width_limit(n.tolist(), each.transpose(self.against, "seed").values)
+                ax.plot([0, 1 / n[0]], [fit.limit, fit.limit + fit.slope / n[0]], color=color)
+        self._finish(ax, runs, self.against, "$1/n$")
+        ax.set_xlim(0)
+        limits = at_the_end(runs, self.law).values.ravel()
+        ax.plot(np.zeros(limits.size), limits, **_LIMIT)
+        return self._hues(runs, marker="o", markersize=3.5) | {"limit, theory": swatch(**_LIMIT)}
+
+
+def draw_means(ax: "Axes", x: np.ndarray, values: Values, color: Any, **style: Any) -> None:
+    """Means over the seeds with their standard errors, at these places."""
+    mean, error = values.mean("seed"), values.std("seed", ddof=1) / values.sizes["seed"] ** 0.5
+    ax.errorbar(x, mean, error, color=color, marker="o", markersize=3.5, capsize=2, linewidth=1.2, **style)
+
+
 def _across(ax: "Axes", runs: Runs, name: str, label: str) -> Entries:
     """Untrained networks, whatever the setting, as a line across the panel."""
     null = at_the_end(runs, f"{UNTRAINED}{name}").values
@@ -305,6 +340,11 @@ def legend_text(runs: Runs, dim: str, label: Any) -> str:
 
 def _long_name(runs: Runs, dim: str) -> str:
     return runs[dim].attrs.get("long_name", "") if dim in runs.coords else ""
+
+
+def _middle(values: Values, dim: str) -> Values:
+    """The median over the runs; theory of a setting is the same for all of them."""
+    return values.median(dim) if dim in values.dims else values
 
 
 def _by_hue(values: Values, hue: str | None) -> list[Values]:

@@ -1,7 +1,7 @@
 """Parts of the runs of an experiment, by their settings, and what their numbers are as text."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,3 +75,18 @@ def quantiles(values: "Values | np.ndarray", form: str = "{:.2g}") -> str:
         return "undefined"
     low, median, high = (form.format(each) for each in np.quantile(finite, (0.1, 0.5, 0.9)))
     return f"{median} ({low}–{high})"
+
+
+def together(dataset: Runs, names: Mapping[str, str], dim: str) -> Values:
+    """Several numbers that each run has, along a new dimension whose labels `names` gives them."""
+    import xarray
+
+    return xarray.concat([at_the_end(dataset, name) for name in names], xarray.Variable(dim, list(names.values())))
+
+
+def tabulated(function: Callable[..., np.ndarray], dataset: Runs, settings: Sequence[str], dim: str) -> Values:
+    """What a function of some settings has for each combination of their labels, vectors along a dimension."""
+    import xarray
+
+    plain = lambda *labels: function(*(label.item() if isinstance(label, np.generic) else label for label in labels))
+    return xarray.apply_ufunc(plain, *(dataset[name] for name in settings), vectorize=True, output_core_dims=[[dim]])

@@ -1,8 +1,6 @@
-"""What the experiments on one gradient step share: the setting, a draw of it, and what is looked at afterwards."""
+"""What the experiments on one gradient step share: the setting, a step from a draw of it, and the spikes it leaves."""
 
-import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,30 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ... import one_step
 from ...data import Dataset, single_index
 from ...nets import MLP
-from ...one_step import (
-    feature_spectrum,
-    features,
-    gradient_vector,
-    powers,
-    ridge_fit,
-    sizes,
-    spike_overlap,
-    two_layer_net,
-)
 from ...run.trajectory import Trajectory
-from ...theory import GradientDirection, Hermite, HermiteSeries, gradient_direction, hermite, hermite_series
+from ...theory import HermiteSeries, hermite_series
+from ..axes import Axis, looped
+from ..runs import Runs, Values
 from ..training import Untrained
 
 PHI, PSI = 0.3, 0.6  # d/n and d/N
 NOISE = 0.5
 PENALTY = 0.01
 TEACHER = hermite_series([0, 1, 0.5**0.5])  # z + (z² − 1)/√2
+SINGULAR_VALUES = "features.singular_values_at_end"
+LOSSES = {"features.train": "train", "features.test": "test"}
+ALPHA = "exponent $\\alpha$"
 _TEST = 2  # batches of samples to test on
 
-THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5}
-SOURCE: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2, "zorder": 5}
+
+def samples(full: int, quick: int = 500, tiny: int = 100) -> Axis:
+    """One number of samples."""
+    return looped([full], [quick], [tiny], label="samples $n$")
 
 
 class Draw(NamedTuple):
@@ -45,66 +41,73 @@ class Draw(NamedTuple):
     fresh: Dataset
 
 
-def draw(key: PRNGKeyArray, samples: int, activation: str, teacher: HermiteSeries) -> Draw:
+def draw(key: PRNGKeyArray, samples: int, activation: str = "relu", teacher: HermiteSeries = TEACHER) -> Draw:
     """A network and data at the ratios of this study."""
     data_key, net_key = jax.random.split(key)
-    n, inputs, width = sizes(samples, PHI, PSI)
+    n, inputs, width = one_step.sizes(samples, PHI, PSI)
     data = single_index((2 + _TEST) * n, inputs, key=data_key, noise=NOISE, link=teacher)
-    net = two_layer_net(inputs, width, activation, key=net_key)
+    net = one_step.two_layer_net(inputs, width, activation, key=net_key)
     batch = Dataset(data.x[:n], data.y[:n], index=data.index)
     return Draw(net, batch, Dataset(data.x[n:], data.y[n:], index=data.index))
 
 
-class Features(NamedTuple):
-    """Of the features on fresh samples: all `singular_values` over √n, the `overlap` of the first two left singular
-    vectors with the powers 1 and 2 of X̃β, and the losses of ridge regression over the mean square of the targets."""
+def after_step(
+    key: PRNGKeyArray,
+    samples: int,
+    alpha: float | Array,
+    activation: str = "relu",
+    teacher: HermiteSeries = TEACHER,
+    way: Callable[..., MLP] = one_step.one_step,
+    before: bool = False,
+) -> Trajectory:
+    """The features of a network after a step of size n^α, as a run in which nothing moves.
 
-    singular_values: Float[Array, " r"]
-    overlap: Float[Array, " s"]
-    train: Float[Array, ""]
-    test: Float[Array, ""]
+    **Arguments:** `way`: what makes the step; `before`: whether the singular values before the step are observed too.
+    """
+    net, batch, fresh = draw(key, samples, activation, teacher)
+    beta = one_step.gradient_vector(net, batch)[:, 0]
+    observe: dict[str, Any] = {"features": eqx.Partial(features_of, beta=beta, samples=samples)}
+    if before:
+        observe["before"] = eqx.Partial(_before, net=net, samples=samples)
+    return Untrained()(way(net, batch, samples**alpha), fresh, key, observe=observe, progress=False)
 
 
-def features_of(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int) -> Features:
-    """Look at a network on fresh samples, of which the first `samples` are for fitting; an observable."""
-    F, (x, y) = features(net, data.x), (data.x, data.y[:, 0])
+def _before(after: MLP, data: Dataset, net: MLP, samples: int) -> Float[Array, " r"]:
+    return one_step.feature_spectrum(one_step.features(net, data.x[:samples])).singular_values
+
+
+def features_of(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int) -> dict[str, Float[Array, "..."]]:
+    """Of the features on fresh samples, of which the first `samples` are for fitting.
+
+    By name: all `singular_values` over √n, the `overlap` of the first two left singular vectors with the powers 1 and 2
+    of X̃β, and the `train` and `test` losses of ridge regression over the mean square of the targets.
+    """
+    F, (x, y) = one_step.features(net, data.x), (data.x, data.y[:, 0])
     fitted, tested = slice(None, samples), slice(samples, None)
-    spectrum = feature_spectrum(F[fitted], vectors=2)
-    fit = ridge_fit(F[fitted], y[fitted], PENALTY)
-    return Features(
-        spectrum.singular_values,
-        spike_overlap(spectrum.left, powers(x[fitted], beta, (1, 2))),
-        fit.train / jnp.mean(y[fitted] ** 2),
-        fit.test(F[tested], y[tested]) / jnp.mean(y[tested] ** 2),
-    )
+    spectrum = one_step.feature_spectrum(F[fitted], vectors=2)
+    fit = one_step.ridge_fit(F[fitted], y[fitted], PENALTY)
+    return {
+        "singular_values": spectrum.singular_values,
+        "overlap": one_step.spike_overlap(spectrum.left, one_step.powers(x[fitted], beta, (1, 2))),
+        "train": fit.train / jnp.mean(y[fitted] ** 2),
+        "test": fit.test(F[tested], y[tested]) / jnp.mean(y[tested] ** 2),
+    }
 
 
-def look(key: PRNGKeyArray, drawn: Draw, after: MLP, **observe: Callable[[MLP, Dataset], Any]) -> Trajectory:
-    """What became of a draw, as a run that only looks: "features.…", and further observables."""
-    beta = gradient_vector(drawn.net, drawn.batch)[:, 0]
-    observe = {"features": eqx.Partial(features_of, beta=beta, samples=drawn.batch.samples), **observe}
-    return Untrained()(after, drawn.fresh, key, observe=observe, progress=False)
+def with_spikes(runs: Runs, first: int) -> Runs:
+    """The runs with the first singular values of their features as `size`, and with how many stand out as `count`."""
+    values, along = runs[SINGULAR_VALUES], "features.singular_values[1]"
+    count = lambda row: one_step.observed_spikes(row) if np.isfinite(row).all() else np.nan
+    counted = values.reduce(lambda rows, axis: np.apply_along_axis(count, axis, rows), along)
+    size = values.isel({along: slice(first)}).rename({along: "spike"})
+    return runs.assign(count=counted, size=size.assign_coords(spike=[f"$s_{{{k + 1}}}$" for k in range(first)]))
 
 
-@cache
-def expansion(function: str | HermiteSeries) -> Hermite:
-    """The Hermite coefficients of an activation or a teacher."""
-    return hermite(function)
+def between(counts: Values) -> str:
+    """The least and the most, as text."""
+    return f"{int(counts.min())}–{int(counts.max())}"
 
 
-def direction_of(activation: str, teacher: HermiteSeries = TEACHER) -> GradientDirection:
-    """The first gradient in the limit, with the network's own output and the scatter, at the ratios of this study."""
-    with warnings.catch_warnings():  # of a teacher that teaches nothing, as one of them is meant to
-        warnings.simplefilter("ignore", UserWarning)
-        return gradient_direction(expansion(teacher), PHI, noise=NOISE, activation=expansion(activation))
-
-
-def energy(teacher: HermiteSeries) -> float:
-    """E[y²]."""
-    return float(expansion(teacher).square) + NOISE**2
-
-
-def middle(values: np.ndarray, axis: int = -1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Low quantile, median and high quantile over the seeds: 10, 50 and 90 %."""
-    low, median, high = np.quantile(values, (0.1, 0.5, 0.9), axis=axis)
-    return low, median, high
+def listed(values: "Values | np.ndarray", form: str = ".2f") -> str:
+    """Numbers as text."""
+    return ", ".join(f"{float(each):{form}}" for each in values) or "none"

@@ -3,95 +3,83 @@
 A spike of order k is larger than the bulk by n^{kα − (k−1)/2} only, so the stairs are smooth at every n within reach.
 """
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
 
-from ...one_step import one_step
-from ...plot.style import color_of, legend_below, new_figure
-from ...run.trajectory import Trajectory
-from ...sweep import Grid, looped
+from ...plot.style import color_of, swatch
 from ...theory import spike_boundaries, spike_orders
-from ..claims import Claim, reported
-from ..old_experiment import OldExperiment
-from .common import TEACHER, draw, expansion, look
-from .ridge_error import limit, of_finite_spikes
+from ..axes import batched, looped, seeds
+from ..experiment import Experiment
+from ..judgments import ForEach, Reported
+from ..panels import THEORY, Entries, draw_means, legend_text
+from ..runs import Runs, tabulated, together
+from .common import ALPHA, LOSSES, after_step
+from .predictions import Losses, expansion, limits, losses
 
 if TYPE_CHECKING:
-    import xarray
-    from matplotlib.figure import Figure
-
-_ACTIVATION = "relu"
-_LOSSES = ("train", "test")
+    from matplotlib.axes import Axes
 
 
-def grid(quick: bool) -> Grid:
-    """Numbers of samples × sizes of the step × seeds."""
-    return Grid(
-        samples=looped([200, 800] if quick else [250, 500, 1000, 2000, 4000]),
-        alpha=[0.05, 0.2, 0.3, 0.42] if quick else [0.02, 0.08, 0.14, 0.2, 0.26, 0.32, 0.38, 0.44],
-        seed=range(8),
+def stairs(alpha: float) -> Losses:
+    """The limits of training and test loss at α, which is on no boundary."""
+    return limits(spike_orders(alpha, expansion("relu")), "relu")
+
+
+def _derive(runs: Runs) -> Runs:
+    """With both `losses`, and what they are with spikes of their size (`theory`), and in the limit."""
+    return runs.assign(
+        losses=together(runs, LOSSES, "loss"),
+        theory=tabulated(lambda n, alpha: losses(n, "relu", alpha), runs, ["samples", "alpha"], "loss"),
+        limit=tabulated(stairs, runs, ["alpha"], "loss"),
     )
 
 
-def one_run(key: PRNGKeyArray, samples: int, alpha: float | Array) -> Trajectory:
-    """A step of size n^α."""
-    drawn = draw(key, samples, _ACTIVATION, TEACHER)
-    return look(key, drawn, one_step(drawn.net, drawn.batch, samples**alpha))
+def _staircase(ax: "Axes", dataset: Runs, loss: str) -> Entries:
+    """A loss against α, for each n beside the theory at that n, and the limit."""
+    runs, alphas, entries = dataset.sel(loss=loss), dataset["alpha"].values, {}
+    for i, n in enumerate(runs["samples"].values.tolist()):
+        color, of_size = color_of(i, runs.sizes["samples"]), runs.sel(samples=n)
+        draw_means(ax, alphas, of_size["losses"], color)
+        ax.plot(alphas, of_size["theory"], **THEORY | {"color": color})
+        entries[legend_text(runs, "samples", n)] = swatch(color, marker="o", markersize=3.5)
+    fine = np.setdiff1d(np.linspace(alphas[0], alphas[-1], 400), spike_boundaries(12))
+    line = ax.plot(fine, [stairs(alpha)[list(LOSSES.values()).index(loss)] for alpha in fine.tolist()], color="black")[
+        0
+    ]
+    ax.set(title=f"{loss} loss / mean $y^2$", xlabel=ALPHA)
+    return entries | {"spikes of this size, theory": swatch(**THEORY), "limit $n \\to \\infty$": line}
 
 
-def staircase(alphas: np.ndarray) -> Float[np.ndarray, "2 a"]:
-    """The limits of training and test loss at each α, which is on no boundary."""
-    orders = [spike_orders(float(alpha), expansion(_ACTIVATION)) for alpha in alphas]
-    of = {each: limit(TEACHER, _ACTIVATION, each) for each in set(orders)}
-    return np.array([of[each] for each in orders]).T
+def _distances(runs: Runs, expected: str) -> str:
+    off = ((runs["losses"].mean("seed") / runs[expected] - 1) ** 2).mean("alpha") ** 0.5
+    return ", ".join(f"{100 * float(each):.1f} % (n = {int(each['samples'])})" for each in off)
 
 
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Training and test loss against α, for each n beside the theory at that n, and the limit."""
-    alphas, counts = dataset["alpha"].values, dataset["samples"].values.tolist()
-    sheet, axes = new_figure(2)
-    sheet.set_figwidth(9)
-    fine = np.linspace(alphas[0], alphas[-1], 16)
-    stairs = np.setdiff1d(np.linspace(alphas[0], alphas[-1], 400), spike_boundaries(12))
-    entries: dict[str, Any] = {}
-    for j, n in enumerate(counts):
-        color = color_of(j, len(counts))
-        theory = np.array([of_finite_spikes(n, TEACHER, _ACTIVATION, alpha) for alpha in fine]).T
-        for ax, name, values in zip(axes, _LOSSES, theory, strict=True):
-            runs = dataset[f"features.{name}_at_end"].sel(samples=n)
-            mean, error = runs.mean("seed").values, runs.std("seed").values / dataset.sizes["seed"] ** 0.5
-            entries[f"$n = {n}$"] = ax.errorbar(alphas, mean, error, color=color, marker="o", markersize=3, capsize=2)
-            entries["spikes of this size, theory"] = ax.plot(fine, values, color=color, linestyle="--", linewidth=1)[0]
-    for ax, name, values in zip(axes, _LOSSES, staircase(stairs), strict=True):
-        entries["limit $n \\to \\infty$"] = ax.plot(stairs, values, color="black", linewidth=1.2)[0]
-        ax.set(title=f"{name} loss / mean $y^2$", xlabel="exponent $\\alpha$")
-    seeds = dataset.sizes["seed"]
-    legend_below(sheet, entries, f"{_ACTIVATION}, step $\\eta = n^\\alpha$; mean and standard error over {seeds} seeds")
-    return sheet
-
-
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """Whether the losses come nearer to the theory with spikes of their size, and to the limit, as n grows."""
-    alphas, counts = dataset["alpha"].values, dataset["samples"].values.tolist()
-    found = []
-    for i, name in enumerate(_LOSSES):
-        means = dataset[f"features.{name}_at_end"].mean("seed").transpose("samples", "alpha").values
-        finite = [[of_finite_spikes(n, TEACHER, _ACTIVATION, float(a))[i] for a in alphas] for n in counts]
-        for expected, what in ((np.array(finite), "spikes of their size"), (staircase(alphas)[i], "the limit")):
-            off = np.sqrt(np.mean((means / expected - 1) ** 2, axis=1))
-            told = ", ".join(f"{100 * each:.1f} % (n = {n})" for n, each in zip(counts, off, strict=True))
-            found.append(reported(f"{name} loss: rms distance from the theory with {what}", told, dataset))
-    return found
-
-
-STAIRCASE = OldExperiment(
-    name="staircase",
-    question="Is there a staircase in alpha at sizes within reach?",
-    one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+STAIRCASE = Experiment(
+    "staircase",
+    "Is there a staircase in alpha at sizes within reach?",
+    axes={
+        "samples": looped([250, 500, 1000, 2000, 4000], quick=[200, 800], tiny=[40, 80], label="samples $n$"),
+        "alpha": batched(
+            [0.02, 0.08, 0.14, 0.2, 0.26, 0.32, 0.38, 0.44], quick=[0.05, 0.2, 0.3, 0.42], tiny=[0.2, 0.42]
+        ),
+        "seed": seeds(8),
+    },
+    one_run=after_step,
+    derive=_derive,
+    panels=[[partial(_staircase, loss=loss) for loss in LOSSES.values()]],
+    claims={
+        "{loss} loss: rms distance from the theory with": ForEach(
+            "loss",
+            {
+                " spikes of their size": Reported(partial(_distances, expected="theory")),
+                " the limit": Reported(partial(_distances, expected="limit")),
+            },
+        )
+    },
+    shown="mean and standard error",
+    note="relu, step $\\eta = n^\\alpha$",
     seconds=(20, 530),
 )
