@@ -10,21 +10,14 @@ import nfa_flow as nf
 HEAVY = ["sklearn", "matplotlib", "xarray", "zarr", "pandas", "scipy", "rich", "tyro"]
 
 
-def test_import_loads_no_heavy_package_and_changes_no_jax_setting():
+def test_import_loads_no_heavy_package_and_changes_no_jax_setting_and_studies_come_when_they_are_used():
     code = (
         "import jax, diffrax, equinox, optax, sys; before = set(sys.modules), dict(jax.config.values); "
         "import nfa_flow; "
         f"loaded = {{name.split('.')[0] for name in set(sys.modules) - before[0]}} & set({HEAVY}); "
-        "assert not loaded, loaded; assert dict(jax.config.values) == before[1]"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_studies_are_imported_when_they_are_used():
-    code = (
-        "import sys, nfa_flow as nf; "
-        "loaded = [name for name in sys.modules if name.startswith('nfa_flow.studies')]; assert not loaded, loaded; "
-        "assert 'studies' in dir(nf); assert nf.studies.neural_feature_ansatz.name == 'nfa'; "
+        "assert not loaded, loaded; assert dict(jax.config.values) == before[1]; "
+        "studies = [name for name in sys.modules if name.startswith('nfa_flow.studies')]; assert not studies, studies; "
+        "nf = nfa_flow; assert 'studies' in dir(nf); assert nf.studies.neural_feature_ansatz.name == 'nfa'; "
         "assert nf.studies is sys.modules['nfa_flow.studies']"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
