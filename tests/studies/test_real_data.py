@@ -26,14 +26,14 @@ SCORES = (
 
 def dataset(methods=(FLOW,), *, status="completed", **scores):
     """A sweep of three seeds and two times without its runs; each score is the same in all, 0 unless given."""
-    shape, dims = (len(PROBLEMS), len(methods), 3, 2), ("problem", "method", "seed", "time")
+    shape, dims = (len(PROBLEMS), len(methods), 3, 2), ("problem", "setup", "seed", "time")
     variables = {}
     for name in SCORES:
         values = np.full(shape, float(scores.get(name.replace(".", "_"), 0)))
         variables |= {f"{prefix}{name}": (dims, values) for prefix in ("", "untrained.")}
         variables[f"{name}_at_end"] = (dims[:-1], values[..., -1])
     variables["status"] = (dims[:-1], np.full(shape[:-1], status))
-    coords = {"problem": list(PROBLEMS), "method": list(methods), "seed": np.arange(3)}
+    coords = {"problem": list(PROBLEMS), "setup": list(methods), "seed": np.arange(3)}
     return xarray.Dataset(variables, coords)
 
 

@@ -73,9 +73,9 @@ METHODS = {
 }
 
 
-def one_run(key: PRNGKeyArray, problem: Problem, method: Method) -> Trajectory:
+def one_run(key: PRNGKeyArray, problem: Problem, setup: Method) -> Trajectory:
     """A network on some of the samples, tested on the others."""
-    (load, loss), (activation, init, training) = problem, method
+    (load, loss), (activation, init, training) = problem, setup
     split_key, net_key, batch_key, null_key = jax.random.split(key, 4)
     data, held_out = split(split_key, load(), _SAMPLES)
     widths = [data.inputs] + [_WIDTH] * (DEPTH - 1) + [data.outputs]
@@ -120,7 +120,7 @@ def _row(problem: str) -> list[Panel]:
     return [
         Through(
             name,
-            hue="method",
+            hue="setup",
             of={"problem": problem},
             baseline="linear, untrained",
             title=problem,
@@ -167,8 +167,8 @@ def _median(values: Values) -> str:
 def _claims(problem: str) -> dict[str, Any]:
     """That balance keeps the law along the flow, and what the others score."""
     of, expected = {"problem": problem}, "‖NFM − AGOP^{1/L}‖ ≤ {} ‖NFM‖"
-    law = AtMost("law_error", EXACT, expected, of=of | {"method": FLOW}, also=_horizon)
-    linear = of | {"method": lambda method: [name.startswith("linear") for name in method.values]}
+    law = AtMost("law_error", EXACT, expected, of=of | {"setup": FLOW}, also=_horizon)
+    linear = of | {"setup": lambda setup: [name.startswith("linear") for name in setup.values]}
     undefined = Judged("undefined at all times, AGOP having rank one", _undefined, of=linear)
     return {
         f"{problem}: balanced, exact flow: NFM^L = AGOP at all times, the constant being 1": law,
@@ -177,14 +177,14 @@ def _claims(problem: str) -> dict[str, Any]:
             if problem == DIABETES
             else {}
         ),
-        f"{problem}: {{method}}: untrained → at the end": Reported(_scores, of=of, each="method"),
+        f"{problem}: {{setup}}: untrained → at the end": Reported(_scores, of=of, each="setup"),
     }
 
 
 REAL_DATA = Experiment(
     "real-data",
     "What is left of the ansatz on real data, by squared loss and by cross-entropy?",
-    axes={"problem": looped(PROBLEMS), "method": looped(METHODS, quick=[FLOW]), "seed": seeds(16)},
+    axes={"problem": looped(PROBLEMS), "setup": looped(METHODS, quick=[FLOW]), "seed": seeds(16)},
     one_run=one_run,
     panels=[_row(problem) for problem in PROBLEMS],
     claims={statement: judge for problem in PROBLEMS for statement, judge in _claims(problem).items()},
