@@ -55,8 +55,9 @@ class _Panel:
     **Arguments:** `name`: of a variable; `of`: the settings of the runs that are drawn, as in `runs.chosen`; `hue`: the
     dimension that colors tell apart; `law`: theory, and `theory` what it is, in a legend of its own; `baseline`: the
     label of other, untrained networks, which are drawn where it is given, from the variable `untrained.NAME`;
-    `own_legend`: whether the axes say what colors are, where they are something else in other panels; `title`; `label`:
-    of the vertical axis; `axis`: settings of the axes besides.
+    `own_legend`: whether the axes say what colors are, where they are something else in other panels; `prefix`: what
+    the legend of the figure says before them instead; `title`; `label`: of the vertical axis; `axis`: settings of the
+    axes besides.
     """
 
     name: str
@@ -67,6 +68,7 @@ class _Panel:
     theory: str = ""
     baseline: str = ""
     own_legend: bool = False
+    prefix: str = ""
     title: str = ""
     label: str = ""
     axis: Mapping[str, Any] = field(default_factory=dict)
@@ -99,7 +101,8 @@ class _Panel:
         is_drawn = drawn.any([dim for dim in drawn.dims if dim != self.hue]).values
         labels = list(enumerate(runs[self.hue].values.tolist()))
         color = lambda i: swatch(color_of(i, len(labels)), **style)
-        return {legend_text(runs, self.hue, label): color(i) for i, label in labels if is_drawn[i]}
+        text = lambda label: self.prefix + legend_text(runs, self.hue or "", label)
+        return {text(label): color(i) for i, label in labels if is_drawn[i]}
 
 
 def is_empty(panel: Panel, dataset: Runs) -> bool:
@@ -210,8 +213,8 @@ class AgainstWidth(AtEnd):
     against: str = "width"
 
     def _finish(self, ax: "Axes", runs: Runs, against: str, xlabel: str) -> None:
-        super()._finish(ax, runs, against, xlabel)
         set_widths(ax, runs[against].values)
+        super()._finish(ax, runs, against, "width $n$")
 
 
 def set_widths(ax: "Axes", widths: np.ndarray) -> None:

@@ -18,7 +18,6 @@ from ..sweep.progress import Tally, bar, clock
 from .axes import SIZES
 from .claims import Claim
 from .experiment import Experiment
-from .old_experiment import OldExperiment
 
 if TYPE_CHECKING:
     import xarray
@@ -35,9 +34,9 @@ class Study:
 
     name: str
     source: str
-    experiments: tuple[Experiment | OldExperiment, ...]
+    experiments: tuple[Experiment, ...]
 
-    def __getitem__(self, name: str) -> Experiment | OldExperiment:
+    def __getitem__(self, name: str) -> Experiment:
         return self._chosen([name])[0]
 
     def run(
@@ -99,7 +98,7 @@ class Study:
         lines = [f"{each.name:<16} {each.question} ({clock(each.seconds[1])})" for each in self.experiments]
         return "\n".join([f"{self.name}: {self.source}", *lines])
 
-    def _chosen(self, names: Sequence[str] | None) -> list[Experiment | OldExperiment]:
+    def _chosen(self, names: Sequence[str] | None) -> list[Experiment]:
         known = {experiment.name: experiment for experiment in self.experiments}
         for name in names or ():
             require_choice("experiment", name, known)
@@ -144,8 +143,8 @@ def read_claims(path: Path) -> list[dict[str, str]]:
 
 @contextmanager
 def _shown(
-    chosen: Sequence[Experiment | OldExperiment], size: str, progress: bool
-) -> Iterator[Callable[[Experiment | OldExperiment], bool | Callable[[Tally], None]]]:
+    chosen: Sequence[Experiment], size: str, progress: bool
+) -> Iterator[Callable[[Experiment], bool | Callable[[Tally], None]]]:
     """For each experiment, what its sweep tells its counts to: one bar over the whole study."""
     if not progress:
         yield lambda experiment: False
@@ -153,7 +152,7 @@ def _shown(
     with bar("study") as show:
         left = _TimeLeft({each.name: each.seconds[size == "full"] for each in chosen})
 
-        def show_experiment(experiment: Experiment | OldExperiment) -> Callable[[Tally], None]:
+        def show_experiment(experiment: Experiment) -> Callable[[Tally], None]:
             place = chosen.index(experiment) + 1
 
             def tell(tally: Tally) -> None:

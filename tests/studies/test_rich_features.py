@@ -8,9 +8,10 @@ import pytest
 import xarray
 
 import nfa_flow as nf
-from nfa_flow.studies.rich_features.common import HIDDEN, SCHEMES, network, places
+from nfa_flow.studies.rich_features.against_width import promised
+from nfa_flow.studies.rich_features.common import HIDDEN, SCHEMES, network
 from nfa_flow.studies.rich_features.feature_change import FeatureChange
-from nfa_flow.studies.rich_features.features import FEATURES, FLOW, promised
+from nfa_flow.studies.rich_features.features import FEATURES, FLOW
 from nfa_flow.studies.rich_features.infinite_width import INFINITE_WIDTH, TIMES, limit, scores
 from nfa_flow.studies.rich_features.rich_data import CIFAR10, RICH_DATA
 
@@ -21,7 +22,7 @@ WIDTHS, SEEDS = (64, 128, 256), 8
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_network_by_the_place_of_its_parametrization_is_the_one_of_its_name(name):
-    net, mobility = network(KEY, DATA, 8, jnp.asarray(places()[name]), "tanh")
+    net, mobility = network(KEY, DATA, 8, jnp.asarray(list(SCHEMES).index(name)), "tanh")
     named = nf.nets.MLP(net.widths, key=KEY, activation="tanh", parametrization=SCHEMES[name])
     np.testing.assert_allclose(mobility, SCHEMES[name].effective(net.widths).mobility, rtol=1e-12)
     for W, other in zip(net.weights, named.weights, strict=True):

@@ -19,8 +19,7 @@ from ...data import Dataset
 from ...descent import gradient_descent
 from ...flow import gradient_flow, log_times
 from ...run.trajectory import Trajectory
-from ...width import WidthExponent
-from ..width_fits import TOLERANCE
+from ..axes import batched, looped, places
 
 SCHEMES = {"SP": nets.SP(), "NTP": nets.NTP(), "MeanField": nets.MeanField(), "muP": nets.muP()}
 HIDDEN = 2  # hidden layers
@@ -28,14 +27,9 @@ HIDDEN = 2  # hidden layers
 Place = int | Int[Array, ""]
 
 
-def widths_of(quick: bool) -> list[int]:
-    """Hidden widths."""
-    return [64, 128, 256] if quick else [64, 128, 256, 512, 1024]
-
-
-def places(quick: bool = False) -> dict[str, int]:
-    """Name of a parametrization → its place; `quick`: without the mean-field one, whose flow takes longest."""
-    return {name: place for place, name in enumerate(SCHEMES) if not (quick and name == "MeanField")}
+WIDTHS = looped([64, 128, 256, 512, 1024], quick=[64, 128, 256], tiny=[32, 40, 48], label="width $n$")
+# Without the mean-field one, whose flow takes longest, where it is to be quick.
+PLACES = batched(places(SCHEMES), quick=["SP", "NTP", "muP"], tiny=["NTP", "muP"])
 
 
 def network(
@@ -47,7 +41,7 @@ def network(
     std = jnp.asarray([each.std for each in effective])
     mobility = jnp.asarray([each.mobility for each in effective])[scheme]
     net = nets.MLP(shape, key=key, activation=activation)  # which starts as SP does
-    ratios = std[scheme] / std[places()["SP"]]
+    ratios = std[scheme] / std[list(SCHEMES).index("SP")]
     return net.with_weights([r * W for r, W in zip(ratios, net.weights, strict=True)]), tuple(mobility)
 
 
@@ -85,8 +79,3 @@ class SGD:
         steps = np.unique(np.concatenate([[0], np.geomspace(1, self.steps, 12).round()])).astype(int)
         optimizer = optax.stateless(lambda net, params=None: step(net))
         return gradient_descent(net, data, optimizer, self.steps, save_at=steps, progress=False, **batches, **options)
-
-
-def holds(fit: WidthExponent, promised: float) -> bool:
-    """Whether it is the promised one within the tolerance, with two standard errors to spare."""
-    return bool(abs(fit.exponent - promised) + 2 * fit.error <= TOLERANCE)

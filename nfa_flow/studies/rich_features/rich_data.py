@@ -7,28 +7,25 @@ which the experiment is on digits alone.
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from ... import measure
 from ...data import Dataset, cifar10, digits
-from ...plot.at_end import at_end
-from ...plot.style import GRAY, color_of, legend_below, new_figure
 from ...run.trajectory import Trajectory
-from ...sweep import Grid, batched, looped
-from ..claims import Claim, reported
+from ...sweep import looped
+from ..axes import SIZES, Axis, seeds
+from ..experiment import Experiment
 from ..held_out import held_out_score
-from ..old_experiment import OldExperiment, quantiles
-from ..width_fits import set_widths
-from .common import SGD, network, places, widths_of
+from ..judgments import Reported
+from ..panels import AgainstWidth, Panel
+from ..runs import Runs, quantiles
+from .against_width import claims, panels, resolved
+from .common import PLACES, SGD, WIDTHS, network
 from .feature_change import FeatureChange
-from .features import SAMPLES, claim_change, claim_independence, draw_sizes, report
-
-if TYPE_CHECKING:
-    import xarray
-    from matplotlib.figure import Figure
+from .features import SAMPLES
 
 CIFAR10 = "NFA_FLOW_CIFAR10"
 _TRAINING, _HELD_OUT = 128, 256
@@ -43,14 +40,6 @@ class Images(NamedTuple):
     """What loads a data set."""
 
     load: Any
-
-
-def grid(quick: bool) -> Grid:
-    """Data sets × widths × parametrizations × seeds."""
-    images = {"digits": Images(digits)}
-    if path := os.environ.get(CIFAR10):
-        images["CIFAR-10"] = Images(partial(cifar10, path))
-    return Grid(images=looped(images), width=looped(widths_of(quick)), scheme=batched(places(quick)), seed=range(8))
 
 
 def one_run(key: PRNGKeyArray, images: Images, width: int, scheme: int | Array) -> Trajectory:
@@ -69,52 +58,54 @@ def one_run(key: PRNGKeyArray, images: Images, width: int, scheme: int | Array) 
     return _SGD(net, data, mobility, batch_key, observe=observe)
 
 
-def figure(dataset: "xarray.Dataset") -> "Figure":
-    """Last hidden layer, and accuracy on held-out samples, against the width, a row for each data set."""
-    from matplotlib.lines import Line2D
-
-    sheet, axes = new_figure(5, rows=dataset.sizes["images"])
-    for row, name in enumerate(dataset["images"].values):
-        panels, runs = axes[5 * row : 5 * row + 5], dataset.sel(images=name)
-        draw_sizes(panels, runs, "scheme", f"{name}, SGD")
-        at_end(runs, "accuracy", against="width", hue="scheme", ax=panels[-1], label="held-out accuracy")
-        set_widths(panels[-1], dataset["width"].values)
-        panels[-1].set(yscale="linear", ylim=(0, 1), title=f"{name}, SGD")
-        panels[-1].axhline(float(runs["accuracy"].isel(time=0).median()), color=GRAY, linestyle=":", linewidth=1.2)
-    schemes = dataset["scheme"].values
-    entries: dict[str, Any] = {
-        name: Line2D([], [], color=color_of(i, len(schemes)), marker="o", markersize=3.5)
-        for i, name in enumerate(schemes)
-    }
-    entries["untrained"] = Line2D([], [], color=GRAY, linestyle=":")
-    entries["promised power of $n$"] = Line2D([], [], color="black", linestyle="--")
-    legend_below(sheet, entries, f"median and 10–90 % over {dataset.sizes['seed']} seeds")
-    return sheet
+def _available(names: tuple[str, ...]) -> Any:
+    """Of these data sets those that are here, when a grid is made."""
+    path = os.environ.get(CIFAR10)
+    here = {"digits": Images(digits)} | ({"CIFAR-10": Images(partial(cifar10, path))} if path else {})
+    return looped({name: here[name] for name in names if name in here})
 
 
-def claims(dataset: "xarray.Dataset") -> list[Claim]:
-    """As for random data, and the accuracy on held-out samples."""
-    found = []
-    for name in dataset["images"].values:
-        runs, what = dataset.sel(images=name), f"{name}, tanh, SGD"
-        schemes = [(scheme, runs.sel(scheme=scheme)) for scheme in runs["scheme"].values]
-        found += [claim_change(of, what, scheme, _EARLY if scheme == "SP" else "") for scheme, of in schemes]
-        found.append(claim_independence(runs.sel(scheme="muP"), what))
-        for scheme, of in schemes:
-            found.append(report(of, f"{what}, {scheme}"))
-            start, end = of["accuracy"].isel(time=0, width=-1), of["accuracy_at_end"].isel(width=-1)
-            measured = f"{quantiles(start)} → {quantiles(end)}"
-            statement = f"{what}, {scheme}: accuracy on held-out samples at n = {int(of['width'][-1])}"
-            found.append(reported(f"{statement}, untrained → at the end", measured, of.isel(width=[-1])))
-    return found
+_NAMES = ("digits", "CIFAR-10")
+_IMAGES = Axis(dict.fromkeys(SIZES, _NAMES), _available)
 
 
-RICH_DATA = OldExperiment(
-    name="rich-data",
-    question="Are features as rich on images: digits, and CIFAR-10 where the variable NFA_FLOW_CIFAR10 says where?",
+def _rows(runs: Runs) -> list[list[Panel]]:
+    """The last hidden layer, and accuracy on held-out samples, a row for each data set."""
+    linear = {"yscale": "linear", "ylim": (0, 1)}
+    accuracy = partial(AgainstWidth, "accuracy", hue="scheme", label="held-out accuracy", starts=True, axis=linear)
+    return [
+        [*panels("scheme", {"images": name}, f"{name}, SGD"), accuracy(of={"images": name}, title=f"{name}, SGD")]
+        for name in runs["images"].values.tolist()
+    ]
+
+
+def _accuracy(runs: Runs) -> str:
+    return f"{quantiles(runs['accuracy'].isel(time=0))} → {quantiles(runs['accuracy_at_end'])}"
+
+
+_WIDEST = Reported(_accuracy, of={"width": lambda width: width == width.max()})
+
+RICH_DATA = Experiment(
+    "rich-data",
+    "Are features as rich on images: digits, and CIFAR-10 where the variable NFA_FLOW_CIFAR10 says where?",
+    axes={
+        "images": Axis(dict.fromkeys(SIZES, _NAMES), _available),
+        "width": WIDTHS,
+        "scheme": PLACES,
+        "seed": seeds(8),
+    },
     one_run=one_run,
-    make_grid=grid,
-    figure=figure,
-    claims=claims,
+    derive=resolved,
+    panels=_rows,
+    claims={
+        statement: judgment
+        for name in _NAMES
+        for statement, judgment in claims(
+            f"{name}, tanh, SGD",
+            {"images": name},
+            {"SP": _EARLY},
+            {": accuracy on held-out samples at n = {last width}, untrained → at the end": _WIDEST},
+        ).items()
+    },
     seconds=(35, 140),
 )

@@ -34,10 +34,12 @@ dataset = nf.sweep(slow, nf.Grid(weight_decay=[0, 0.1], seed=range(100)), store=
 
 
 @pytest.fixture
-def environment():
+def environment(tmp_path_factory):
     folder = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": path}
+    cache = tmp_path_factory.mktemp("compiled")
+    more = {"JAX_ENABLE_X64": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    more["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return os.environ | more | {"PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])}
 
 
 def parts(store):
