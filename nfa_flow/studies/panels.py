@@ -21,9 +21,11 @@ from .runs import UNTRAINED, Runs, Values, Where, at_the_end, chosen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+else:  # matplotlib is loaded where it is used
+    Axes = Any
 
 Entries = dict[str, Any]
-Panel = Callable[["Axes", Runs], Entries]
+Panel = Callable[[Axes, Runs], Entries]
 
 THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5}
 START: dict[str, Any] = {"color": GRAY, "linestyle": ":", "linewidth": 1.2, "zorder": 0}
@@ -73,20 +75,20 @@ class _Panel:
     label: str = ""
     axis: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, ax: "Axes", dataset: Runs) -> Entries:
+    def __call__(self, ax: Axes, dataset: Runs) -> Entries:
         """Draw the runs of this panel; nothing where there are none, as `is_empty` says."""
         runs = chosen(dataset, self.of)
         return {} if runs is None else self.draw(ax, runs)
 
     @abstractmethod
-    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+    def draw(self, ax: Axes, runs: Runs) -> Entries:
         """Draw these runs."""
 
-    def _finish(self, ax: "Axes", runs: Runs, against: str, xlabel: str) -> None:
+    def _finish(self, ax: Axes, runs: Runs, against: str, xlabel: str) -> None:
         ax.set(title=self.title, ylabel=self.label or label_of(self.name), xlabel=xlabel)
         ax.set(**self.axis)
 
-    def _legend(self, ax: "Axes", runs: Runs, **style: Any) -> Entries:
+    def _legend(self, ax: Axes, runs: Runs, **style: Any) -> Entries:
         """What colors are, and the law, in the legend of the figure unless they are of these axes only."""
         hues = self._hues(runs, **style)
         law = {} if self.law is None else {self.theory or "theory": swatch(**THEORY)}
@@ -114,7 +116,7 @@ def is_empty(panel: Panel, dataset: Runs) -> bool:
 class Through(_Panel):
     """An observable through time; a law is a function of time, a number, or a variable of the runs."""
 
-    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+    def draw(self, ax: Axes, runs: Runs) -> Entries:
         bands(runs, self.name, hue=self.hue, ax=ax, legend=False)
         self._finish(ax, runs, "time", ax.get_xlabel())
         entries = {AT_START: swatch(**START)}
@@ -124,7 +126,7 @@ class Through(_Panel):
             self._draw_law(ax, runs)
         return self._legend(ax, runs) | entries
 
-    def _draw_law(self, ax: "Axes", runs: Runs) -> None:
+    def _draw_law(self, ax: Axes, runs: Runs) -> None:
         if isinstance(self.law, int | float):
             ax.axhline(self.law, **THEORY)
             return
@@ -150,7 +152,7 @@ class AtEnd(_Panel):
     over: Sequence[str] = ("seed",)
     starts: bool = False
 
-    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+    def draw(self, ax: Axes, runs: Runs) -> Entries:
         values = self._values(at_the_end(runs, self.name))
         places = draw_ends(ax, values, self.against, over="run", hue=self.hue)
         for place, is_defined in zip(
@@ -192,7 +194,7 @@ class AtEnd(_Panel):
         pooled = [dim for dim in self.over if dim in values.dims]
         return values.stack(run=pooled, create_index=False) if pooled else values.expand_dims("run")
 
-    def _draw_law(self, ax: "Axes", runs: Runs, values: Values, places: np.ndarray) -> None:
+    def _draw_law(self, ax: Axes, runs: Runs, values: Values, places: np.ndarray) -> None:
         law, x = self.law, values[self.against].values
         if isinstance(law, int | float):
             ax.axhline(law, **THEORY)
@@ -212,12 +214,12 @@ class AgainstWidth(AtEnd):
 
     against: str = "width"
 
-    def _finish(self, ax: "Axes", runs: Runs, against: str, xlabel: str) -> None:
+    def _finish(self, ax: Axes, runs: Runs, against: str, xlabel: str) -> None:
         set_widths(ax, runs[against].values)
         super()._finish(ax, runs, against, "width $n$")
 
 
-def set_widths(ax: "Axes", widths: np.ndarray) -> None:
+def set_widths(ax: Axes, widths: np.ndarray) -> None:
     """Logarithmic axes, of widths and of sizes, these of a decade at least."""
     ax.set(xscale="log", yscale="log", xlabel="width $n$")
     ax.set_xticks(widths, [str(width) for width in widths])
@@ -238,7 +240,7 @@ class Points(_Panel):
     _: KW_ONLY
     xlabel: str = ""
 
-    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+    def draw(self, ax: Axes, runs: Runs) -> Entries:
         x, y = (at_the_end(runs, name) for name in (self.against, self.name))
         size = {"s": 7, "linewidth": 0, "alpha": 0.6}
         if self.baseline:
@@ -271,7 +273,7 @@ class Distribution(_Panel):
     _: KW_ONLY
     up_to: float = 1.0
 
-    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+    def draw(self, ax: Axes, runs: Runs) -> Entries:
         entries: Entries = {}
         if self.baseline:
             null = at_the_end(runs, f"{UNTRAINED}{self.name}").values.ravel()
@@ -284,7 +286,7 @@ class Distribution(_Panel):
         ax.set(ylabel="fraction up to it")
         return self._legend(ax, runs) | entries
 
-    def _draw(self, ax: "Axes", values: np.ndarray, color: Any, line: str) -> Any:
+    def _draw(self, ax: Axes, values: np.ndarray, color: Any, line: str) -> Any:
         points, finite = np.linspace(0, self.up_to, 401), np.sort(values[np.isfinite(values)])
         counts = np.searchsorted(finite, points, side="right")
         if finite.size:
@@ -304,7 +306,7 @@ class Extrapolated(_Panel):
     _: KW_ONLY
     law: str = ""
 
-    def draw(self, ax: "Axes", runs: Runs) -> Entries:
+    def draw(self, ax: Axes, runs: Runs) -> Entries:
         values = at_the_end(runs, self.name).dropna("seed")  # of failed runs
         n = values[self.against].values
         for i, each in enumerate(_by_hue(values, self.hue)):
@@ -320,13 +322,13 @@ class Extrapolated(_Panel):
         return self._hues(runs, marker="o", markersize=3.5) | {"limit, theory": swatch(**_LIMIT)}
 
 
-def draw_means(ax: "Axes", x: np.ndarray, values: Values, color: Any, **style: Any) -> None:
+def draw_means(ax: Axes, x: np.ndarray, values: Values, color: Any, **style: Any) -> None:
     """Means over the seeds with their standard errors, at these places."""
     mean, error = values.mean("seed"), values.std("seed", ddof=1) / values.sizes["seed"] ** 0.5
     ax.errorbar(x, mean, error, color=color, marker="o", markersize=3.5, capsize=2, linewidth=1.2, **style)
 
 
-def _across(ax: "Axes", runs: Runs, name: str, label: str) -> Entries:
+def _across(ax: Axes, runs: Runs, name: str, label: str) -> Entries:
     """Untrained networks, whatever the setting, as a line across the panel."""
     null = at_the_end(runs, f"{UNTRAINED}{name}").values
     finite = null[np.isfinite(null)]
@@ -356,7 +358,7 @@ def _by_hue(values: Values, hue: str | None) -> list[Values]:
     return [values.sel({hue: label}) for label in values[hue].values]
 
 
-def _draw_slopes(ax: "Axes", law: Slope, medians: Values, against: str, hue: str | None, places: np.ndarray) -> None:
+def _draw_slopes(ax: Axes, law: Slope, medians: Values, against: str, hue: str | None, places: np.ndarray) -> None:
     x = medians[against]
     if isinstance(law.power, Mapping):
         powers = [(medians.sel({hue: label}), law.power.get(label)) for label in medians[hue].values.tolist()]

@@ -5,7 +5,6 @@ is nearly of rank ten; inputs are neither independent nor normal, and spikes are
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -21,13 +20,10 @@ from ...run.trajectory import Trajectory
 from ..axes import batched, seeds
 from ..experiment import Experiment
 from ..judgments import Reported
-from ..panels import AtEnd, Entries
+from ..panels import AtEnd, Axes, Entries
 from ..runs import Runs
 from ..training import Untrained
 from .common import between, listed, samples, with_spikes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _WIDTH, _ACTIVATION = 400, "relu"
 _SHOWN, _COLORED = 10, 3  # spikes
@@ -56,7 +52,7 @@ def _derive(runs: Runs) -> Runs:
     return with_spikes(runs, _SHOWN).assign(overlap=overlap)
 
 
-def _spikes(ax: "Axes", runs: Runs, name: str, label: str, yscale: str) -> Entries:
+def _spikes(ax: Axes, runs: Runs, name: str, label: str, yscale: str) -> Entries:
     """A number of each of the first spikes, and the medians of the others in gray."""
     others = runs[name].isel(samples=0, spike=slice(_COLORED, None)).median("seed").transpose("eta", "spike")
     line = ax.plot(runs["eta"], others, color=GRAY, linewidth=0.8)[0]

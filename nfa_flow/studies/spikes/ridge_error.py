@@ -6,7 +6,6 @@ to the features beside the spikes; that part, of relative size η‖β‖/√N, 
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,13 +15,10 @@ from ..axes import batched, looped, seeds
 from ..claims import Claim, judged
 from ..experiment import Experiment
 from ..judgments import ForEach, Judged, Reported
-from ..panels import AtEnd, Entries
+from ..panels import AtEnd, Axes, Entries
 from ..runs import Runs, Values, filled, quantiles, tabulated, together
 from .common import ALPHA, LOSSES, PHI, TEACHER, after_step, listed, samples
 from .predictions import expansion, limits, linear_limits, losses
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 TEACHERS = {
     "He_1 + He_2/√2": TEACHER,
@@ -40,7 +36,7 @@ def _derive(runs: Runs) -> Runs:
     return runs.assign(losses=together(runs, LOSSES, "loss"), theory=tabulated(theory, runs, settings, "loss"))
 
 
-def _losses(ax: "Axes", runs: Runs, activation: str, teacher: str) -> Entries:
+def _losses(ax: Axes, runs: Runs, activation: str, teacher: str) -> Entries:
     """Training and test loss against α, with the limits."""
     panel = AtEnd(
         "losses",

@@ -1,7 +1,7 @@
 """The spectrum of the features before one step and after steps of four sizes, and what of it is predicted."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,13 +10,10 @@ from ...plot.style import GRAY, PALETTE
 from ..axes import batched, seeds
 from ..experiment import Experiment
 from ..judgments import Judged
-from ..panels import THEORY, Entries
+from ..panels import THEORY, Axes, Entries
 from ..runs import Runs
 from .common import ALPHA, SINGULAR_VALUES, after_step, between, listed, samples, with_spikes
 from .predictions import bulk_edge, spikes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _AGREES = 0.08
 
@@ -25,7 +22,7 @@ def _predicted(runs: Runs) -> Float[np.ndarray, " s"]:
     return spikes(int(runs["samples"]), "relu", float(runs["alpha"]))
 
 
-def _spectrum(ax: "Axes", dataset: Runs, alpha: float) -> Entries:
+def _spectrum(ax: Axes, dataset: Runs, alpha: float) -> Entries:
     """Histograms of all singular values of all seeds, before and after, and the spikes of each seed."""
     runs, edge = dataset.sel(alpha=alpha).isel(samples=0), bulk_edge("relu")
     before, after = (runs[name].dropna("seed").values for name in ("before_at_end", SINGULAR_VALUES))

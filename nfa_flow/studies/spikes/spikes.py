@@ -1,7 +1,6 @@
 """How many spikes a step leaves, how large they are, and what they align with, against the size n^α of the step."""
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,13 +11,10 @@ from ..axes import batched, looped, seeds
 from ..claims import Claim
 from ..experiment import Experiment
 from ..judgments import ForEach, Judged, Reported
-from ..panels import AtEnd, Entries
+from ..panels import AtEnd, Axes, Entries
 from ..runs import Runs, Where, filled, tabulated
 from .common import ALPHA, PHI, PSI, SINGULAR_VALUES, after_step, between, listed, samples, with_spikes
 from .predictions import bulk_edge, direction_of, expansion, spikes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _SHOWN = 3  # spikes
 _AGREES = 0.08
@@ -36,7 +32,7 @@ def _derive(runs: Runs) -> Runs:
     return with_spikes(runs, _SHOWN).assign(predicted=predicted)
 
 
-def _sizes(ax: "Axes", runs: Runs, activation: str) -> Entries:
+def _sizes(ax: Axes, runs: Runs, activation: str) -> Entries:
     """The first singular values against α, with what is predicted for all orders together and for each alone."""
     of: Where = {"activation": activation}
     entries = AtEnd("size", against="alpha", hue="spike", of=of, law="predicted", title=activation)(ax, runs)
@@ -51,7 +47,7 @@ def _sizes(ax: "Axes", runs: Runs, activation: str) -> Entries:
     return _with_boundaries(ax, runs, entries)
 
 
-def _counts(ax: "Axes", runs: Runs) -> Entries:
+def _counts(ax: Axes, runs: Runs) -> Entries:
     """How many spikes stand out against α, and in the limit, each activation a little above the one before."""
     names = runs["activation"].values.tolist()
     shift = 0.04 * np.arange(len(names))
@@ -64,7 +60,7 @@ def _counts(ax: "Axes", runs: Runs) -> Entries:
     return _with_boundaries(ax, runs, entries)
 
 
-def _with_boundaries(ax: "Axes", runs: Runs, entries: Entries) -> Entries:
+def _with_boundaries(ax: Axes, runs: Runs, entries: Entries) -> Entries:
     for boundary in spike_boundaries(8)[1:]:
         if runs["alpha"][0] < boundary < runs["alpha"][-1]:
             ax.axvline(boundary, color=GRAY, linewidth=0.5, zorder=0)

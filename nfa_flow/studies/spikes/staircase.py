@@ -4,7 +4,6 @@ A spike of order k is larger than the bulk by n^{kα − (k−1)/2} only, so the
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +12,10 @@ from ...theory import spike_boundaries, spike_orders
 from ..axes import batched, looped, seeds
 from ..experiment import Experiment
 from ..judgments import ForEach, Reported
-from ..panels import THEORY, Entries, draw_means, legend_text
+from ..panels import THEORY, Axes, Entries, draw_means, legend_text
 from ..runs import Runs, tabulated, together
 from .common import ALPHA, LOSSES, after_step
 from .predictions import Losses, expansion, limits, losses
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def stairs(alpha: float) -> Losses:
@@ -36,7 +32,7 @@ def _derive(runs: Runs) -> Runs:
     )
 
 
-def _staircase(ax: "Axes", dataset: Runs, loss: str) -> Entries:
+def _staircase(ax: Axes, dataset: Runs, loss: str) -> Entries:
     """A loss against α, for each n beside the theory at that n, and the limit."""
     runs, alphas, entries = dataset.sel(loss=loss), dataset["alpha"].values, {}
     for i, n in enumerate(runs["samples"].values.tolist()):
