@@ -105,8 +105,8 @@ class Flow(Training):
     def _settings(self, data: Any) -> dict[str, dict[str, Any]]:
         """Name of a run → the settings on which it depends."""
         from nfa_flow.run.drive import fingerprint_of
-        from nfa_flow.sweep.identity.environment import environment
-        from nfa_flow.sweep.identity.literals import digest
+        from nfa_flow.sweep.identity.libraries import environment
+        from nfa_flow.sweep.identity.values import digest
 
         own = {name for names in _OWN.values() for name in names}
         everything = dataclasses.asdict(self)

@@ -15,7 +15,7 @@ from ..run.trajectory import Trajectory
 from .engines.choice import BATCHES, Batch
 from .grid import Grid
 from .identity.describe import describe
-from .identity.environment import environment
+from .identity.libraries import environment
 from .plan import Group, check_signature, make_plan
 from .progress import Tally, shown
 from .result import BATCH_NOTE, ERROR, RunResult

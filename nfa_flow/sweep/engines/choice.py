@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ..identity.literals import digest
+from ..identity.values import digest
 from ..plan import Group
 from .engine import AbstractEngine
 from .lockstep import InLockstep

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ..identity.environment import version_of
+from ..identity.libraries import version_of
 
 _PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", "zarr")
 

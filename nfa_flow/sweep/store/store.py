@@ -24,7 +24,7 @@ from ...run.files import NEW, partial_folder, remove_abandoned, rename_unless_th
 from ...run.intact import digests_of, set_attributes
 from ...run.storage import WRITE
 from ..identity.differences import differences, is_accepted, told
-from ..identity.literals import digest
+from ..identity.values import digest
 from ..result import RunResult
 from .parts import Layout, attributes, layout_of, pack, unpack
 

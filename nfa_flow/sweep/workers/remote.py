@@ -17,7 +17,7 @@ from ...checks import wrong
 from ...numerics.blas import one_blas_thread
 from ..engines.choice import engine_for
 from ..engines.engine import Lane
-from ..identity.environment import uses_float64
+from ..identity.libraries import uses_float64
 from ..plan import Group
 from ..result import RunResult, failed
 from .local import TICK_SECONDS, Results

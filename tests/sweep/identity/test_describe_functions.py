@@ -17,30 +17,30 @@ from nfa_flow.sweep.identity.describe import describe, describe_value
 def test_a_function_under_a_setting_of_jax_counts_with_the_setting():
     under = lambda precision: describe(jax.default_matmul_precision(precision)(_double))
     assert differences(under("highest"), under("highest")) == set()
-    assert differences(under("highest"), under("default")) == {"self"}
-    assert under("highest")["self"] == "default_matmul_precision = 'highest'"
+    (changed,) = differences(under("highest"), under("default"))
+    assert changed == "self.default_matmul_precision" and under("highest")[changed] == "'highest'"
 
 
 def _double(x):
     return 2 * x
 
 
-def test_code_without_a_file_is_told_by_its_bytecode():
+def test_code_without_a_file_is_told_apart():
     def make(text):
         exec(text, namespace := {})
         return describe(namespace["f"])
 
     first = make("def f(x): return x + 1")
-    assert first["source"].startswith("bytecode ")
+    assert first["source"] == ""
     assert first == make("\ndef f(x):\n  # a comment\n  return x + 1")
-    assert differences(first, make("def f(x): return x + 2")) == {"source"}
-    assert differences(first, make("def f(x): return x + y")) == {"source"}
-    assert differences(first, make("def f(x): return (lambda z: z + 1)(x)")) == {"source"}
+    assert differences(first, make("def f(x): return x + 2")) == {"code"}
+    assert differences(first, make("def f(x): return x + y")) == {"code"}
+    assert differences(first, make("def f(x): return (lambda z: z + 1)(x)")) == {"code"}
 
 
 def test_lambdas_that_share_a_line_are_told_apart():
     both = (lambda x: x + 1, lambda x: (lambda y: 2 * y)(x))
-    assert [describe(each)["source"] for each in both] == ["lambda x: x + 1", "lambda x: (lambda y: 2 * y)(x)"]
+    assert differences(*map(describe, both)) == {"code"}
 
 
 def test_closure_variables_show_and_empty_ones_do_not_hurt():
@@ -69,7 +69,9 @@ def test_arguments_of_a_partial_show():
     assert entries["arguments.key"] == "key<fry>[] [0, 3]"
     assert differences(entries, describe(functools.partial(run_with, 0.2, key=jax.random.key(3)))) == {"arguments.0"}
     assert differences(entries, describe(functools.partial(run_with, 0.1, key=jax.random.key(4)))) == {"arguments.key"}
-    assert describe(eqx.Partial(run_with, 0.1))["func"] == "run_with"
+    rates = [describe(eqx.Partial(run_with, rate)) for rate in (0.1, 0.1, 0.2)]
+    assert rates[0] == rates[1] and differences(rates[0], rates[2]) == {"name"}
+    assert any(text.startswith("def run_with(") for text in rates[0].values())
 
 
 class Reading(typing.NamedTuple):
@@ -89,8 +91,8 @@ class Setting:
 def test_of_named_tuples_and_dataclasses_only_what_was_written_shows():
     entries = describe(lambda: (Reading, Setting))
     assert {name for name in entries if name.startswith(("Reading.", "Setting."))} == (
-        {"Reading._fields", "Reading._field_defaults", "Reading.base.tuple"}
-        | {"Reading.scaled", "Reading.scaled.source", "Setting.power"}
+        {"Reading._fields", "Reading._field_defaults", "Reading.base.tuple", "Setting.power"}
+        | {"Reading.scaled", "Reading.scaled.source", "Reading.scaled.code"}
     )
 
 
@@ -136,7 +138,7 @@ def test_transformed_functions_show_what_they_transform_and_how():
 def test_a_gradient_shows_what_it_is_the_gradient_of():
     entries = [describe(jax.grad(function)) for function in (lambda x: x**2, lambda x: x**3)]
     (changed,) = differences(*entries)
-    assert entries[0][changed] == "lambda x: x ** 2"
+    assert changed.endswith("code")
 
 
 def test_a_cached_function_shows_what_it_caches():

@@ -12,7 +12,7 @@ import pytest
 import sklearn.datasets
 from sweep.descriptions import differences
 
-from nfa_flow.sweep.identity import environment
+from nfa_flow.sweep.identity import libraries as environment
 from nfa_flow.sweep.identity.describe import describe
 
 SCRIPT = """
@@ -94,5 +94,5 @@ def test_line_ends_and_places_of_sources_do_not_count_and_texts_do(tmp_path):
     for folder, text in (("a", b"x = 1\n"), ("b", b"x = 1\r\n"), ("c", b"x = 2\n")):
         (tmp_path / folder / "package").mkdir(parents=True)
         (tmp_path / folder / "package" / "module.py").write_bytes(text)
-        digests.append(environment._digest_of_sources(tmp_path / folder / "package"))
+        digests.append(environment.digest_of_sources(tmp_path / folder / "package"))
     assert digests[0] == digests[1] != digests[2]

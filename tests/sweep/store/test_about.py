@@ -10,7 +10,7 @@ import pytest
 from sweep.problems import linear
 
 import nfa_flow as nf
-from nfa_flow.sweep.identity.environment import environment
+from nfa_flow.sweep.identity.libraries import environment
 from nfa_flow.sweep.store.about import provenance
 
 

@@ -3,6 +3,7 @@
 import enum
 import hashlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from ...run.drive import is_key
 _LONGEST = 2000  # characters of an entry
 _MOST_NUMBERS = 4  # of an array, written out
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range)
-_ATOMS += (enum.Enum, pathlib.PurePath, jax.Device)
+_ATOMS += (enum.Enum, pathlib.PurePath, jax.Device, np.dtype, np.generic)
 
 
 def is_plain(value: Any) -> bool:
@@ -22,20 +23,26 @@ def is_plain(value: Any) -> bool:
         return all(map(is_plain, value))
     if type(value) is dict:
         return all(map(is_plain, value)) and all(map(is_plain, value.values()))
-    return isinstance(value, (*_ATOMS, np.dtype, np.generic))
+    return isinstance(value, _ATOMS)
 
 
 def literal(value: Any) -> str:
     """Its repr, with sets in an order that is not of this process."""
-    if isinstance(value, set | frozenset):
-        return f"{type(value).__name__}({', '.join(sorted(map(literal, value)))})"
-    if type(value) is tuple:
-        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
-    if type(value) is list:
-        return f"[{', '.join(map(literal, value))}]"
-    if type(value) is dict:
-        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
-    return repr(value)
+    if isinstance(value, dict):
+        items = [f"{literal(name)}: {literal(each)}" for name, each in value.items()]
+    elif isinstance(value, set | frozenset):
+        items = sorted(map(literal, value))
+    elif type(value) in (list, tuple):
+        items = map(literal, value)
+    else:
+        return repr(value)
+    opening, closing = {list: "[]", tuple: "()"}.get(type(value), "{}")
+    return f"{opening}{', '.join(items)}{closing}"
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array of numbers or of PRNG keys."""
+    return is_key(value) or (hasattr(type(value), "__array__") and not isinstance(value, Mapping | np.generic))
 
 
 def array_text(value: Any) -> str:

@@ -1,0 +1,125 @@
+"""What decides the results of a sweep besides the user's function: sources and versions of libraries, settings of JAX.
+
+This library counts by the text of its files, because a version number stays the same while a solver is repaired. Every
+file counts, comments included, except those of the command line, of figures and of studies: an experiment is described
+by its own text. The numerical packages count by version, other installed packages by version and text.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .values import digest
+
+NUMERICAL = ("jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "optax", "numpy", "scipy")
+_PACKAGE = __name__.partition(".")[0]
+_DECIDE_NOTHING = ("cli", "plot", "studies")
+_OWN = (f"{_PACKAGE}.studies.", f"{_PACKAGE}.cli.")  # count as a user's own
+_SCRIPTS = ("__main__", "__mp_main__")  # of whatever program unpickles what a script or a notebook defined
+
+
+def environment() -> dict[str, Any]:
+    """The part of a store's identity that does not depend on the user's function; one entry for each thing."""
+    return {
+        _PACKAGE: library_sources(),
+        "versions": {name: version_of(name) for name in NUMERICAL},
+        "precision": "float64" if uses_float64() else "float32",
+        "matmul_precision": str(_setting("default_matmul_precision")),
+        "random_numbers": {
+            "implementation": str(jax.random.key_impl(jax.random.key(0))),
+            "partitionable": _setting("threefry_partitionable"),
+        },
+    }
+
+
+def uses_float64() -> bool:
+    """Whether JAX makes float64 numbers in this thread."""
+    return jnp.zeros(()).dtype == jnp.float64
+
+
+@functools.cache
+def library_sources() -> dict[str, str]:
+    """Digest of this library's sources, by the folder or file at its top."""
+    (root,) = places_of(_PACKAGE)
+    parts = sorted(each for each in root.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists())
+    return {each.stem: digest_of_sources(each) for each in parts if each.stem not in _DECIDE_NOTHING}
+
+
+@functools.cache
+def package_text(package: str) -> str | None:
+    """Version and digest of the Python sources of an installed package, for results that depend on it.
+
+    None for what counts elsewhere: Python itself, this library and the numerical packages.
+    """
+    if package in sys.stdlib_module_names or package in (_PACKAGE, *NUMERICAL):
+        return None
+    return f"{version_of(package)}, sources {digest_of_sources(*places_of(package))}"
+
+
+@functools.cache
+def version_of(package: str) -> str:
+    """Version of the distribution that brings a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        found = metadata.packages_distributions().get(package, ())
+        return ", ".join(sorted({f"{name} {metadata.version(name)}" for name in found})) or "no version"
+
+
+def package_of(module: str | None) -> str:
+    """The name of the package that a module is in."""
+    return (module or "").partition(".")[0]
+
+
+def is_of_library(module: str | None, file: str | None = None) -> bool:
+    """Whether a module is a library's: Python's own, an installed package's, or this package's except its experiments.
+
+    **Arguments:** `file`: of the module, where it is known; otherwise it is found by the name.
+    """
+    name = module or ""
+    package = package_of(name)
+    if package in _SCRIPTS:
+        return False
+    if package == _PACKAGE:
+        return not f"{name}.".startswith(_OWN)
+    file = file or getattr(sys.modules.get(name), "__file__", None) or next(map(str, places_of(package)), None)
+    return package in sys.stdlib_module_names if file is None else _is_installed(file)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_installed(file: str) -> bool:
+    path = Path(file).absolute()
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return True
+    return any(path.is_relative_to(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+
+
+def places_of(package: str) -> tuple[Path, ...]:
+    """The folders of a package, or its file, imported or not; none where it has none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # not there any more, or made by hand
+        return ()
+    if spec is None:
+        return ()
+    files = spec.submodule_search_locations or ([spec.origin] if spec.has_location and spec.origin else [])
+    return tuple(map(Path, files))
+
+
+def digest_of_sources(*places: Path) -> str:
+    """Of all Python files in these folders, whatever their line ends are, and of the names of these files."""
+    files = [(place, file) for place in places for file in sorted(place.rglob("*.py") if place.is_dir() else [place])]
+    content = lambda file: hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    return digest("".join(f"{file.relative_to(place.parent).as_posix()} {content(file)}" for place, file in files))
+
+
+def _setting(name: str) -> Any:
+    return getattr(jax.config, f"jax_{name}")
