@@ -22,7 +22,7 @@ import numpy as np
 
 import nfa_flow as nf
 from nfa_flow.problem.objective import make_objective
-from nfa_flow.sweep.engines import choice as batching
+from nfa_flow.sweep.engines import choice
 from nfa_flow.sweep.engines.lockstep import InLockstep
 
 RTOL = 1e-4
@@ -177,7 +177,7 @@ def swept(batch: Any = "auto", *, in_processes: bool = False, **options: Any) ->
 
 def _accounts() -> np.ndarray:
     """Steps that lanes needed and steps that were computed, of all engines that run in lockstep."""
-    engines = [engine for engine in batching._engines.values() if isinstance(engine, InLockstep)]
+    engines = [engine for engine in choice._engines.values() if isinstance(engine, InLockstep)]
     return np.sum([(engine.needed_steps, engine.computed_steps) for engine in engines] or np.zeros((1, 2)), axis=0)
 
 

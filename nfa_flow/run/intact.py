@@ -22,17 +22,11 @@ def first_damage(folder: Path, digests: Mapping[str, str]) -> tuple[Path, str] |
             return folder / file, "is missing"
         if digest and _digest(folder / file) != digest:
             return folder / file, "is not as it was written"
-    metadata = damaged_metadata(folder)
-    return None if metadata is None else (metadata, "is no JSON")
-
-
-def damaged_metadata(folder: Path) -> Path | None:
-    """The first file in a Zarr group that should be JSON and is not, or is missing."""
-    for file in ["zarr.json", *filter(is_metadata, files_in(folder))]:
+    for file in ["zarr.json", *filter(is_metadata, digests or files_in(folder))]:
         try:
             json.loads((folder / file).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            return folder / file
+            return folder / file, "is no JSON"
     return None
 
 

@@ -41,10 +41,10 @@ def to_xarray(run: Trajectory) -> xarray.Dataset:
     run.require_one_run("to_xarray")
     run, variables = run.reached(), {}
     for name, value in flatten(run.observed).items():
-        array, attrs = _plain(value)
+        array, attrs = plain(value)
         dims = ("time", *(f"{name}[{axis}]" for axis in range(1, array.ndim)))
         variables[name] = xarray.Variable(dims, array, attrs | {"status": "undefined" if has_nan(array) else "defined"})
-    (times, attrs), steps = _plain(run.times), np.asarray(run.steps)
+    (times, attrs), steps = plain(run.times), np.asarray(run.steps)
     coords = {"time": xarray.Variable("time", times, attrs), "step": ("time", steps)}
     attrs = {"status": run.status, "end_time": float(run.end_time)}
     attrs |= {name: "unknown" if value is None else value for name, value in run.stats.items()}
@@ -176,7 +176,7 @@ def _damaged(file: Path, how: str) -> ValueError:
     )
 
 
-def _plain(array: Any) -> tuple[np.ndarray, dict[str, str]]:
+def plain(array: Any) -> tuple[np.ndarray, dict[str, str]]:
     """An array in a type that NumPy and Zarr know, and its own type if that is another one (bfloat16, float8, int4)."""
     array = np.asarray(array)
     if array.dtype.isbuiltin == 1:
@@ -192,7 +192,7 @@ def _restored(variable: xarray.DataArray) -> jax.Array:
 def _arrays(net: Any) -> xarray.Dataset:
     variables = {}
     for name, value in flatten(eqx.filter(net, eqx.is_inexact_array)).items():
-        array, attrs = _plain(value)
+        array, attrs = plain(value)
         variables[_stored(name)] = ([f"{name}_{axis}" for axis in range(array.ndim)], array, attrs)
     return xarray.Dataset(variables)
 

@@ -4,6 +4,7 @@ A user's function that calls `gradient_flow` cannot be stopped halfway. Called i
 the first run without a final state in `finals`, by raising `Suspended` with everything that is needed to integrate that
 run from outside, together with others and in slices. Called again with this final state added to `finals`, it continues
 from there.
+`nfa_flow.sweep.engines.stages` has a picture of it.
 """
 
 from collections.abc import Callable, Iterator, Sequence

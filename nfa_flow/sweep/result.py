@@ -62,3 +62,6 @@ def failed(error: BaseException, seconds: float = float("nan")) -> RunResult:
     nothing = np.zeros(0)
     reason = f"{type(error).__name__}: {error}"
     return RunResult(nothing, nothing.astype(int), {}, ERROR, reason, float("nan"), seconds=seconds)
+
+
+Results = list[tuple[tuple[int, ...], RunResult]]  # place in the grid → result

@@ -61,19 +61,21 @@ def sweep(
       run fails, the whole has failed.
     - `grid`: the settings.
     - `store`: a Zarr store (a folder) that keeps every finished run. The same call goes on from what is there, also
-      with values added to the grid. Two processes may use it at once: each computes what it missed when it began. Where
-      anything else that decides the results differs from what the finished runs were computed with, the store is
-      refused with the names of what differs: your functions and what they refer to, the sources of this library,
-      versions of packages, precision, random numbers.
+      with values added to the grid. `xr.open_zarr(store)` opens the result, as it was when a sweep last began or ended;
+      finished runs are in its group `runs`. Two processes may use one store at the same time. Each runs whatever was
+      missing when it started, so some runs may be computed twice. Where anything else that decides the results differs
+      from what the finished runs were computed with, the store is refused with the names of what differs: your
+      functions and what they refer to, the sources of this library, versions of packages, precision, random numbers.
     - `accept`: names of differences that you know of, as the refusal gives them, or the first part of a name
       (`"one_run"`, `"versions.jax"`): the finished runs are kept, and what was accepted is written into the store.
     - `executor`: any `concurrent.futures.Executor` to run on instead, such as a `ProcessPoolExecutor` that spawns, or
-      `client.get_executor()` of dask; one worker per core or accelerator is best. `one_run` is sent with every part
-      of the work, so large data are better loaded inside it than bound to it.
+      `client.get_executor()` of dask, which waits for workers that have not started yet; one worker per core or
+      accelerator is best. `one_run` is sent with every part of the work, so large data are better loaded inside it than
+      bound to it.
     - `batch`: "sequential" runs lanes one after another in a compiled loop on every core; "vmap" in lockstep,
       refilling and shrinking the batch as lanes end; "off" calls `one_run` plainly, several at once in threads, so that
-      it must not rely on random numbers with a global state; "auto" is "sequential" on a CPU, but for tens of thousands
-      of lanes, and measures elsewhere. Under `jax_debug_nans`, `jax_debug_infs` and `jax_disable_jit` always "off".
+      it must not rely on random numbers with a global state; "auto" is "sequential" on a CPU and "vmap" on an
+      accelerator. Under `jax_debug_nans`, `jax_debug_infs` and `jax_disable_jit` always "off".
     - `progress`: show a progress bar on stderr; or a function that is called several times a second with the counts so
       far (`total`, `done`, `failed`, `running`), in this thread.
 
@@ -129,8 +131,9 @@ def sweep(
 def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
     """The dataset of the last sweep on this store, of all its runs, or of those that are finished by now.
 
-    Nothing is run. After a kill, and while another process runs the sweep, `status` is "missing" for the other runs.
-    Where the last sweep had fewer values than an earlier one, the other runs stay stored, but are not in its dataset.
+    Nothing is run. After a kill, and while another process runs the sweep, `status` is "missing" for the other runs;
+    `xr.open_zarr(path)` shows the runs that were finished when that sweep began, until a sweep ends. Where the last
+    sweep had fewer values than an earlier one, the other runs stay stored, but are not in its dataset.
 
     **Raises:** FileNotFoundError where there is no sweep, or none of whose runs has finished; ValueError where there is
     something else, and for a damaged file, which it names.

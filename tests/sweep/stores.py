@@ -38,6 +38,15 @@ def open_store(path, accept=(), **changed):
     return store
 
 
+def write(store, runs):
+    store.write({key: ({"name": key}, run) for key, run in runs.items()})
+
+
+def conclude(store, dataset, rows=()):
+    store.show(dataset)
+    store.summarize(rows)
+
+
 def parts_of(path):
     return sorted(name for name in os.listdir(path / "runs") if name != "zarr.json")
 

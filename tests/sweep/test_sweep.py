@@ -184,11 +184,11 @@ def test_what_is_set_for_this_thread_holds_for_the_workers():
 def test_an_error_that_passes_fails_the_runs_it_met_and_no_others(monkeypatch):
     run, calls = InSequence._run, []
 
-    def sometimes(self, lanes, cancelled):
+    def sometimes(self, one_run, lanes, cancelled):
         calls.append(len(lanes))
         if len(calls) == 2:
             raise MemoryError("for a moment")
-        return run(self, lanes, cancelled)
+        return run(self, one_run, lanes, cancelled)
 
     monkeypatch.setattr(InSequence, "_run", sometimes)
     monkeypatch.setattr(local, "_places", lambda: jax.local_devices()[:1])

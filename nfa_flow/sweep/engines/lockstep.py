@@ -17,7 +17,7 @@ from ...run.status import RUNNING
 from ...run.trajectory import Trajectory
 from ..result import to_result
 from .compiled import Compiled
-from .engine import AbstractCompiledEngine, Deliver, Lane, Leg, Take, trajectories
+from .engine import AbstractCompiledEngine, CompiledStage, Deliver, Lane, Take
 from .rows import put_row, row_of, rows_on_host, stack
 from .stages import Stage
 
@@ -29,7 +29,7 @@ _REFILL = 8  # wait until an eighth of the places is free
 
 
 class InLockstep(AbstractCompiledEngine):
-    """See above."""
+    """Integrates all lanes of a bucket at once."""
 
     name = "vmap"
 
@@ -41,68 +41,69 @@ class InLockstep(AbstractCompiledEngine):
         # Steps of all places of the buckets, and those of them that lanes needed.
         self.computed_steps = self.needed_steps = 0
 
-    def work(self, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
+    def work(self, one_run: Callable, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
         """See `AbstractEngine.work`."""
         began = time.perf_counter()
-        for lanes, runs in self._results(take, cancelled):
+        for lanes, runs in self._results(one_run, take, cancelled):
             now = time.perf_counter()
             results = [to_result(run, (now - began) / len(lanes), self.name) for run in runs]
             deliver(list(zip(lanes, results, strict=True)))
             began = now
 
     def _results(
-        self, take: Take, cancelled: Callable[[], bool], size: int | None = None
+        self, one_run: Callable, take: Take, cancelled: Callable[[], bool], size: int | None = None
     ) -> Iterator[tuple[Sequence[Lane], list[Trajectory]]]:
         """Lanes with their trajectories, as they leave their last run; `size`: of the buckets, once it is known."""
         lanes = take(size or _MOST_ROWS)
         if not lanes:
             return
-        leg = self.leg(lanes[0])
+        stage = self.stage(one_run, lanes[0])
         if size is None:
-            size = _power_of_two(int(min(len(lanes), max(1, _MOST_BYTES // leg.stage.row_bytes))))
-        if not leg.stage.is_last:
-            blocks = self._integrated(leg, lanes, take, cancelled, size)
-            yield from self._results(_Source(blocks).take, cancelled, size)
-        while leg.stage.is_last and lanes:
-            _, arrays = leg.prepare(leg.shared(lanes[0]), *_batch(lanes, size))
-            yield lanes, trajectories(leg.stage, arrays, len(lanes))
+            size = _power_of_two(int(min(len(lanes), max(1, _MOST_BYTES // stage.stage.row_bytes))))
+        if not stage.stage.is_last:
+            blocks = self._integrated(stage, lanes, take, cancelled, size)
+            yield from self._results(one_run, _Source(blocks).take, cancelled, size)
+        while stage.stage.is_last and lanes:
+            _, arrays = stage.prepare(_shared(stage, lanes[0]), *_batch(lanes, size))
+            yield lanes, stage.trajectories(arrays, len(lanes))
             lanes = take(size)
 
     def _integrated(
-        self, leg: Leg, waiting: Sequence[Lane], take: Take, cancelled: Callable[[], bool], size: int
+        self, stage: CompiledStage, waiting: Sequence[Lane], take: Take, cancelled: Callable[[], bool], size: int
     ) -> Iterator[list[Lane]]:
         """Blocks of lanes as they reach the end of this stage's run."""
-        shared, bucket, budget, spent = leg.shared(waiting[0]), _Bucket(size), _SHORTEST_SLICE, 0.0
+        shared, bucket, budget, spent = _shared(stage, waiting[0]), _Bucket(size), _SHORTEST_SLICE, 0.0
         while not cancelled():
             while bucket.wants_more and (waiting or (waiting := take(bucket.free))):
                 entering, waiting = waiting[: bucket.free], waiting[bucket.free :]
-                rows = leg.prepare(shared, *_batch(entering, bucket.size))
+                rows = stage.prepare(shared, *_batch(entering, bucket.size))
                 bucket.enter(entering, rows, self._place)
             if bucket.occupied == 0:
                 return
             # What is left takes about as long as what was: worth a compilation of another size, or not.
-            if bucket.wants_more and spent > leg.advance.seconds_per_program:
+            if bucket.wants_more and spent > stage.advance.seconds_per_program:
                 spent = 0.0 if bucket.shrink(self._gather) else spent
-            spent += self._advance(leg, shared, bucket, budget)
+            spent += self._advance(stage, shared, bucket, budget)
             if lanes := bucket.leave(self._gather):
                 lengths = [int(lane.finals[-1].steps) for lane in lanes]
                 budget = max(_SHORTEST_SLICE, int(np.mean(lengths)) // _SLICES_PER_LANE)
                 yield lanes
 
-    def _advance(self, leg: Leg, shared: PyTree, bucket: "_Bucket", budget: int) -> float:
+    def _advance(self, stage: CompiledStage, shared: PyTree, bucket: "_Bucket", budget: int) -> float:
         """Make at most `budget` steps in every lane of the bucket. Returns the seconds that took, compilation aside."""
-        began, before, own = time.perf_counter() - leg.advance.compile_seconds, bucket.steps, bucket.rows[0]
+        began, before, own = time.perf_counter() - stage.advance.compile_seconds, bucket.steps, bucket.rows[0]
         budgets = np.where(bucket.taken, budget, 0).astype(np.int32)
-        bucket.rows = (own, jax.block_until_ready(leg.advance(shared, own, bucket.rows[1], budgets)))
+        bucket.rows = (own, jax.block_until_ready(stage.advance(shared, own, bucket.rows[1], budgets)))
         steps = bucket.steps - before
         with self._accounts:
             self.needed_steps += int(steps.sum())
             self.computed_steps += int(steps.max()) * bucket.size
-        return time.perf_counter() - leg.advance.compile_seconds - began
+        return time.perf_counter() - stage.advance.compile_seconds - began
 
-    def _make_leg(self, stage: Stage) -> Leg:
+    def compiled(self, stage: Stage) -> CompiledStage:
+        """See `AbstractCompiledEngine.compiled`."""
         prepare = Compiled(jax.vmap(stage.prepare, in_axes=(None, 0, 0)), hastily=True)
-        return Leg(stage, prepare, Compiled(jax.vmap(stage.advance, in_axes=(None, 0, 0, 0)), donate=(2,)))
+        return CompiledStage(stage, prepare, Compiled(jax.vmap(stage.advance, in_axes=(None, 0, 0, 0)), donate=(2,)))
 
 
 class _Bucket:
@@ -177,6 +178,10 @@ class _Source:
             self._lanes = next(self._blocks, [])
         taken, self._lanes = self._lanes[:most], self._lanes[most:]
         return taken
+
+
+def _shared(stage: CompiledStage, lane: Lane) -> PyTree:
+    return stage.stage.shared(lane.row, lane.finals)
 
 
 def _batch(lanes: Sequence[Lane], size: int) -> tuple[PyTree, PyTree]:

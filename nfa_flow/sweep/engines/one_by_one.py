@@ -11,19 +11,19 @@ from .stages import Row, require_trajectory
 
 
 class OneByOne(AbstractEngine):
-    """See above."""
+    """Calls `one_run` for one lane after another."""
 
     name = "off"
 
-    def work(self, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
+    def work(self, one_run: Callable, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
         """See `AbstractEngine.work`."""
         while not cancelled() and (lanes := take(1)):
-            deliver([(lanes[0], self._call(lanes[0].row))])
+            deliver([(lanes[0], self._call(one_run, lanes[0].row))])
 
-    def _call(self, row: Row) -> RunResult:
+    def _call(self, one_run: Callable, row: Row) -> RunResult:
         began = time.perf_counter()
         try:
-            run = require_trajectory(self.one_run(**plain_settings(self._fixed, row)))
+            run = require_trajectory(one_run(**plain_settings(self._fixed, row)))
         except RunError as error:
             run = error.trajectory
         except Exception as error:

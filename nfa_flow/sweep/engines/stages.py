@@ -1,14 +1,33 @@
-"""A user's function `one_run` cut into stages that can be compiled, each up to the next run inside it.
+"""A user's function `one_run` cut into stages that can be compiled, each up to the next integration inside it.
 
-Traced with its batched settings abstract, `one_run` leaves at its first run that is not integrated yet (see
-`nfa_flow.run.suspend`). What it had prepared by then, the problem and the initial state, are the outputs of a function
-of one row of settings; the run's own `advance` integrates them; the next trace goes on from the final state. In the
-last stage `one_run` returns its `Trajectory`.
+`one_run` is an ordinary Python function that calls `gradient_flow` or `gradient_descent`, once or several times. Called
+for each run by itself, it would integrate one run at a time, and compile again whatever depends on the settings. To
+integrate many runs side by side, a sweep has to stop the function where it starts an integration, integrate from
+outside, and let the function go on. A Python function cannot be stopped halfway, but it can be called again:
+
+    one_run(key, scale)                 called 1st time    2nd time          3rd time
+    ───────────────────────────────     ───────────────    ──────────────    ──────────────
+    net = MLP(…, Gaussian(scale))       │ stage 1          │ (again)         │ (again)
+    a = gradient_flow(net, …)           ╰→ Suspended       │ final state 1   │ final state 1
+    net = pruned(a.net)                                    │ stage 2         │ (again)
+    b = gradient_flow(net, …)                              ╰→ Suspended      │ final state 2
+    return b                                                                 ╰→ stage 3: the Trajectory
+
+The first call leaves at its first integration by raising `Suspended` (`nfa_flow.run.suspend`), which carries all that
+is needed to integrate: the problem, the initial state and the function `advance`. The second call gets the final state
+of that integration in its place, passes it at once, and leaves at the second one; and so on, until `one_run` returns.
+
+All these calls are traces: the settings are abstract, and what a call has computed when it leaves is recorded by JAX as
+a program. So each stage is called once, whatever the number of runs, and gives a program from the numbers that differ
+between runs (a row: the batched settings and the key) and the final states before it, to the problem and initial state
+of its integration: `prepare`. The program `advance` brings such a state further by some steps. An engine maps both over
+many rows. In the last stage `prepare` gives the arrays of the trajectory.
 
 What does not depend on the row (the data, as a rule) is found in the traced program, computed once and shared.
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +43,7 @@ from ...run.status import COMPLETED, STOPPED
 from ...run.suspend import Suspended, replaying
 from ...run.trajectory import Trajectory
 from ...run.trees import flatten
+from .compiled import device_of_thread
 
 KEY = "key"
 
@@ -42,6 +62,8 @@ class Stage:
         self.observed: tuple[str, ...] = ()  # in the last stage, names of observables
         self.stats: tuple[str, ...] = ()  # and of counts and notes
         self._static: PyTree = None
+        self._shared: dict[Any, PyTree] = {}
+        self._lock = threading.Lock()
 
         def outputs(row: Row, finals: Sequence[PyTree]) -> PyTree:
             arrays, self._static = eqx.partition(self._leave(one_run, fixed, row, finals), eqx.is_array)
@@ -77,22 +99,25 @@ class Stage:
         return None, (_without_nets(run), tuple(map(_without_nets, earlier)))
 
     def _program_of(self, run: Suspended) -> PyTree:
-        """Its `advance` and its gradient, with everything that they take from the problem and from closures as leaves.
+        """The problem, and its `advance` with everything that it takes from closures as leaves.
 
         A loss, an observable or an optimizer of the user's may hold numbers that differ between rows.
         """
         budget = jnp.zeros((), jnp.int32)
-        gradient = lambda problem, state: problem.objective.gradient(state.parameters)
-        return (
-            run.problem,
-            eqx.filter_closure_convert(run.advance, run.problem, run.state, budget),
-            eqx.filter_closure_convert(gradient, run.problem, run.state),
-        )
+        return run.problem, eqx.filter_closure_convert(run.advance, run.problem, run.state, budget)
 
     def shared(self, row: Row, finals: Sequence[PyTree]) -> PyTree:
-        """What all rows have in common, computed from any of them; constants are passed on without a copy."""
+        """What all rows have in common, on the device of this thread, computed from any of them.
+
+        Constants are passed on without a copy.
+        """
         common = lambda *inputs: eqx.filter(self._evaluate(*inputs)[0], self._computed)
-        return self._consts, eqx.combine(jax.jit(common)(self._consts, row, finals), self._constants)
+        device = device_of_thread()
+        with self._lock:
+            if device not in self._shared:
+                computed = jax.jit(common)(self._consts, row, finals)
+                self._shared[device] = self._consts, eqx.combine(computed, self._constants)
+            return self._shared[device]
 
     def prepare(self, shared: PyTree, row: Row, finals: Sequence[PyTree]) -> tuple[PyTree, PyTree]:
         """(what differs between rows in the problem, state); in the last stage (None, arrays of the trajectory)."""
@@ -101,13 +126,8 @@ class Stage:
 
     def advance(self, shared: PyTree, own: PyTree, state: PyTree, budget: Array) -> PyTree:
         """The state after at most `budget` more steps."""
-        (problem, advance, _), state = self._whole(shared, own, state)
+        (problem, advance), state = self._whole(shared, own, state)
         return eqx.filter(advance(problem, state, budget), eqx.is_array)
-
-    def gradient(self, shared: PyTree, own: PyTree, state: PyTree) -> PyTree:
-        """The gradient of what the run minimizes, where it is."""
-        (problem, _, gradient), state = self._whole(shared, own, state)
-        return gradient(problem, state)
 
     def trajectory(self, arrays: PyTree) -> Trajectory:
         """The trajectory with these arrays, without its networks.

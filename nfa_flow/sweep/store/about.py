@@ -1,6 +1,5 @@
 """Where results come from: versions, device and revision, kept beside them."""
 
-import datetime
 import platform
 import subprocess
 from typing import Any
@@ -13,7 +12,7 @@ _PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", 
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, device, machine, time, and the git revision of the working folder where there is one."""
+    """Versions, device, machine, and the git revision of the working folder where there is one."""
     device = jax.local_devices()[0]
     return {
         "versions": {
@@ -24,7 +23,6 @@ def provenance() -> dict[str, Any]:
         "device": f"{len(jax.local_devices())} × {device.device_kind} ({device.platform})",
         "machine": platform.platform(),
         "git_revision": _git_revision(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 

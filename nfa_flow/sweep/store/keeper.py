@@ -10,13 +10,11 @@ from typing import Any
 import xarray
 
 from ..grid import Grid, Setting
-from ..result import ERROR, RunResult
-from ..workers.local import Results
+from ..result import ERROR, Results
 from .about import provenance
 from .assemble import assemble, summary
-from .load import attributes_of, grid_to_json
 from .names import require_own_names
-from .store import Store
+from .store import Store, attributes_of_result
 
 _FLUSH_SECONDS = 1.0
 _FLUSH_SHARE = 0.02  # of the time so far: what a kill may lose, so that long sweeps do not make millions of files
@@ -34,12 +32,12 @@ class Keeper:
         self, grid: Grid, identity: Mapping[str, Any], path: str | os.PathLike | None, accept: Sequence[str] = ()
     ):
         self._grid, self._identity, self._about = grid, dict(identity), provenance()
-        self._keys = {setting.index: _key(setting) for setting in grid}
+        self._settings = {setting.index: setting for setting in grid}
+        self._keys = {index: _key(setting) for index, setting in self._settings.items()}
         self._store = None if path is None else Store(path, self._identity, self._about, accept)
         known = {} if self._store is None else self._store.results(set(self._keys.values()))
         self.results = {index: known[key] for index, key in self._keys.items() if key in known}
-        self._taken = grid.names
-        self._unwritten: dict[str, RunResult] = {}
+        self._unwritten: set[tuple[int, ...]] = set()
         self._has_begun = False
         self._began = self._written = time.monotonic()
 
@@ -49,17 +47,21 @@ class Keeper:
         return len(self._keys) - len(self.results)
 
     def begin(self) -> None:
-        """Have a store for the runs to come; before this, nothing is written."""
+        """Have a store for the runs to come, which shows what is there; before this, nothing is written."""
         self._has_begun = True
         if self._store is not None:
-            self._store.begin(grid_to_json(self._grid, list(self._keys.values())))
+            coordinates = {name: [list(dims), each.tolist()] for name, (dims, each) in self._grid.coordinates.items()}
+            names = {"dimensions": self._grid.dimensions, "coordinates": coordinates}
+            self._store.begin(names | {"keys": list(self._keys.values())})
+            if self.missing:
+                self._store.show(self._dataset())
 
     def add(self, results: Results) -> None:
         """Keep these; runs that raised an error are not stored, to be tried again when the sweep goes on."""
         for _, result in results:
-            require_own_names(result.observed, (*result.counts, *result.notes), self._taken)
+            require_own_names(result.observed, (*result.counts, *result.notes), self._grid.names)
         self.results.update(results)
-        self._unwritten |= {self._keys[index]: result for index, result in results if result.status != ERROR}
+        self._unwritten |= {index for index, result in results if result.status != ERROR}
         now = time.monotonic()
         if now - self._written > _FLUSH_SECONDS + _FLUSH_SHARE * (now - self._began):
             self.flush()
@@ -69,28 +71,32 @@ class Keeper:
         """Write what is not written yet. What Ctrl-C disturbs is tried again; what the disk refuses is told once."""
         try:
             if self._store is not None and self._unwritten:
-                self._store.write(self._unwritten)
+                runs = {self._keys[i]: (self._settings[i].labels, self.results[i]) for i in self._unwritten}
+                self._store.write(runs)
         except OSError:
-            self._unwritten = {}
+            self._unwritten = set()
             raise
-        self._unwritten = {}
+        self._unwritten = set()
 
     def conclude(self) -> xarray.Dataset:
         """All results, labeled; also in the store, with a table of the runs beside it."""
         self.flush()
-        accepted = [] if self._store is None else self._store.accepted
-        attributes = attributes_of(self._identity, self._about, accepted)
-        dataset = assemble(self._grid.dimensions, self._grid.coordinates, self.results, attributes)
+        dataset = self._dataset()
         if self._store is not None and self._has_begun and self.results:
-            runs = [setting for setting in self._grid if setting.index in self.results]
-            rows = summary((run.labels, self._keys[run.index], self.results[run.index]) for run in runs)
-            self._store.conclude(dataset, rows)
+            indices = sorted(self.results)
+            self._store.show(dataset)
+            self._store.summarize(summary((self._settings[i].labels, self._keys[i], self.results[i]) for i in indices))
         return dataset
 
     def describe(self) -> str:
         """Where things stand."""
         finished = f"{len(self.results):,} of {len(self._keys):,} runs are finished"
         return f"{finished} and kept in {self._store.path}: the same call goes on" if self._store else finished
+
+    def _dataset(self) -> xarray.Dataset:
+        accepted = [] if self._store is None else self._store.accepted
+        attributes = attributes_of_result(self._identity, self._about, accepted)
+        return assemble(self._grid.dimensions, self._grid.coordinates, self.results, attributes)
 
 
 def _key(setting: Setting) -> str:

@@ -1,23 +1,18 @@
-"""Read a stored sweep: the dataset that it ended with, or what was finished of it when it was killed."""
+"""Read a stored sweep: its result, and what was finished since that was written."""
 
-import json
 import os
-import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray
 
 from ...checks import wrong
 from ...run.files import read_folder, require_path
-from ...run.intact import damaged_metadata, first_damage
-from ...run.storage import READ
-from ..grid import Grid
-from .assemble import assemble
-from .parts import attributes, unreadable
-from .store import DIGESTS, is_store, results_in, what_else
+from .arrays import Damaged, attributes_of, is_whole, read_dataset
+from .assemble import MISSING, assemble
+from .old_formats import load_old
+from .parts import about_part
+from .store import FORMAT, OF_A_RESULT, OF_A_STORE, RUNS, is_store, parts_of, results_in, what_else
 
 
 def load(path: str | os.PathLike) -> xarray.Dataset:
@@ -27,60 +22,33 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
         raise FileNotFoundError(f"There is no sweep at {path}.")
     if not is_store(path):
         raise wrong("path", "the store of a sweep", what_else(path))
-    # Another process may be replacing the result, and for a moment there is none.
-    for wait in (0.0, 0.01, 0.1, 0.3, 0.3):
-        time.sleep(wait)
-        with suppress(FileNotFoundError):
-            return read_folder(path / "result", _read)
-    return _finished(path)
-
-
-def _read(result: Path) -> xarray.Dataset:
-    if (metadata := damaged_metadata(result)) is not None:
-        raise _damaged(metadata, result)
-    if damage := first_damage(result, attributes(result).get(DIGESTS, {})):
-        raise _damaged(damage[0], result)
+    if attributes_of(path).get("format", 1) < FORMAT:
+        return load_old(path)
     try:
-        dataset = xarray.load_dataset(result, **READ)
-    except Exception as error:  # of whatever Zarr decodes
-        raise _damaged(unreadable(result), result) from error
-    dataset.attrs.pop(DIGESTS, None)
-    return _with_plain_words(dataset)
-
-
-def _damaged(file: Path, result: Path) -> ValueError:
-    return ValueError(f"{file} is damaged: remove {result}, then the finished runs are read instead.")
-
-
-def grid_to_json(grid: Grid, keys: "list[str]") -> dict[str, Any]:
-    """What the runs of a grid are called, in the order of the grid."""
-    coordinates = {name: [list(dims), labels.tolist()] for name, (dims, labels) in grid.coordinates.items()}
-    return {"dimensions": grid.dimensions, "coordinates": coordinates, "keys": keys}
-
-
-def attributes_of(settings: Any, about: dict[str, Any], accepted: list[dict[str, Any]]) -> dict[str, str]:
-    """What the dataset of a sweep says of what it was made with. When the store was made is in the store alone."""
-    about = {name: value for name, value in about.items() if name != "created"}
-    said = {"settings": json.dumps(settings), "about": json.dumps(about)}
-    return said | ({"accepted": json.dumps(accepted)} if accepted else {})
-
-
-def _finished(path: Path) -> xarray.Dataset:
-    """The runs of the last sweep that were finished when it was interrupted, or are by now."""
-    root, nothing = attributes(path), f"No run of the sweep at {path} has finished yet: run the sweep again."
-    if not (path / "grid" / "zarr.json").exists():
-        raise FileNotFoundError(nothing)
-    grid = attributes(path / "grid")
-    indices = np.ndindex(*map(len, grid["dimensions"].values()))
-    keys = dict(zip(grid["keys"], indices, strict=True))
+        shown = read_folder(path, _shown)
+    except Damaged as error:
+        raise ValueError(f"{error}: run the sweep again, which writes its result anew.") from error
+    grid = attributes_of(path / RUNS)
+    keys = dict(zip(grid["keys"], np.ndindex(*map(len, grid["dimensions"].values())), strict=True))
+    if shown is not None:
+        missing = {key for key, index in keys.items() if shown["status"].values[index] == MISSING}
+        finished = {key for part in parts_of(path) for key in about_part(part)["keys"]} if missing else set()
+        if len(missing) < len(keys) and missing.isdisjoint(finished):
+            return shown
     results = {keys[key]: result for key, result in results_in(path, keys.keys()).items()}
     if not results:
-        raise FileNotFoundError(nothing)
+        raise FileNotFoundError(f"No run of the sweep at {path} has finished yet: run the sweep again.")
     coordinates = {name: (tuple(dims), np.asarray(labels)) for name, (dims, labels) in grid["coordinates"].items()}
-    attrs = attributes_of(root["settings"], root["about"], root["accepted"])
+    root = attributes_of(path)
+    attrs = {name: root[name] for name in OF_A_RESULT if name in root}
     return assemble(grid["dimensions"], coordinates, results, attrs)
 
 
-def _with_plain_words(dataset: xarray.Dataset) -> xarray.Dataset:
-    """Strings as Python's own: `Dataset.where` and `reindex` of xarray fail on numpy's `StringDType`."""
-    return dataset.assign({n: v.astype(object) for n, v in dataset.variables.items() if v.dtype.kind == "T"})
+def _shown(path: Path) -> xarray.Dataset | None:
+    """What the store shows; None while it is replaced, and where that was never finished."""
+    if not is_whole(attributes_of(path)):
+        return None
+    dataset = read_dataset(path)
+    for name in OF_A_STORE:
+        del dataset.attrs[name]
+    return dataset

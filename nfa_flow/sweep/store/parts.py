@@ -1,132 +1,99 @@
-"""Parts of a store: finished runs of equal shapes, written once and never changed again.
+"""Parts of a store: finished runs of equal shapes as one labeled dataset, written once and never changed again.
 
-What words and single numbers a run has is in the part's attributes, its arrays are one row of bytes there: a part with
-an array for each observable takes four times as long to open, and Zarr does not keep the bits of every NaN. A digest of
-the rows stands beside them, as Zarr reads zeros where a file is missing.
+A part has the dimension `run`, and along it the settings of each run, its times and observables, how it ended, its
+counts and notes, under the names of the whole result: `xr.open_zarr(path / "runs" / part)`.
 """
 
-import hashlib
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray
-import zarr
 
-from ...run.intact import damaged_metadata
-from ...run.storage import READ
 from ..result import RunResult
+from .arrays import Damaged, attributes_of, read_dataset
+from .names import own_name
 
-Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, dtype and shape of each array of a run
+RUN = "run"
+_Labels = Mapping[str, Any]
 
 
-def layout_of(result: RunResult) -> Layout:
+def layout_of(result: RunResult) -> tuple[Any, ...]:
     """What runs of one part have in common."""
-    return tuple((name, array.dtype.name, array.shape) for name, array in _arrays(result).items())
+    arrays = {"": result.times, " ": result.steps, **result.observed}
+    shapes = tuple((name, array.dtype.name, array.shape) for name, array in arrays.items())
+    return shapes, tuple((name, type(count)) for name, count in result.counts.items()), tuple(result.notes)
 
 
-def pack(layout: Layout, results: Mapping[str, RunResult], made_with: str) -> xarray.Dataset:
-    """A part of these runs, by their keys; `made_with`: digest of the settings that they were computed with."""
-    rows = [b"".join(array.tobytes() for array in _arrays(result).values()) for result in results.values()]
-    values = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1 if rows[0] else 0)
-    runs = [
-        {
-            "status": result.status,
-            "reason": result.reason,
-            "end_time": _to_json(result.end_time),
-            "counts": {name: _to_json(count) for name, count in result.counts.items()},
-            "notes": result.notes,
-            "seconds": _to_json(result.seconds),
-        }
-        for result in results.values()
-    ]
-    about = {"keys": list(results), "made_with": made_with, "layout": layout, "digest": _digest(values), "runs": runs}
-    return xarray.Dataset({"values": (("run", "byte"), values)}, attrs=about)
+def part_of(runs: Mapping[str, tuple[_Labels, RunResult]]) -> xarray.Dataset:
+    """The part of some runs of one layout, each with its settings, by the names that identify them."""
+    settings, results = zip(*runs.values(), strict=True)
+    first, taken = results[0], settings[0].keys()
+    counts = {name: None if count is None else own_name(name, taken) for name, count in first.counts.items()}
+    notes = {name: own_name(name, taken) for name in first.notes}
+    seconds = own_name("seconds", taken)
+    series = {"times": [each.times for each in results], "step": [each.steps for each in results]}
+    series |= {name: [each.observed[name] for each in results] for name in first.observed}
+    columns = {name: [getattr(each, name) for each in results] for name in ("status", "reason", "end_time")}
+    columns |= {shown: [each.counts[name] for each in results] for name, shown in counts.items() if shown}
+    columns |= {shown: [each.notes[name] for each in results] for name, shown in notes.items()}
+    columns[seconds] = [each.seconds for each in results]
+    variables = {name: (_dims(name, arrays[0].ndim), np.stack(arrays)) for name, arrays in series.items()}
+    coords = {name: [labels[name] for labels in settings] for name in taken} | {RUN: list(runs)}
+    about = {"observed": list(first.observed), "counts": counts, "notes": notes, "seconds": seconds}
+    variables |= {name: (RUN, _column(values)) for name, values in columns.items()}
+    return xarray.Dataset(variables, {name: (RUN, _column(values)) for name, values in coords.items()}, about)
 
 
-def unpack(part: Path, keys: Set[str]) -> dict[str, RunResult]:
+def results_of(part: Path, keys: Set[str]) -> dict[str, RunResult]:
     """Those of these runs that are in a part, bit for bit as they were written.
 
-    **Raises:** ValueError naming the files that are damaged.
+    **Raises:** ValueError naming the file that is damaged.
     """
-    about = attributes(part)
-    if keys.isdisjoint(about["keys"]):
+    if keys.isdisjoint(about_part(part)["keys"]):
         return {}
     try:
-        values = xarray.load_dataset(part, **READ)["values"].values
-    except Exception as error:  # of whatever Zarr decodes
-        raise damaged(unreadable(part), part) from error
-    if _digest(values) != about["digest"]:
-        raise damaged(part / "values", part)
+        dataset = read_dataset(part)
+    except Damaged as error:
+        raise _named(error, part) from error
+    about, columns = dataset.attrs, {name: variable.values for name, variable in dataset.variables.items()}
     results = {}
-    for key, run, row in zip(about["keys"], about["runs"], values, strict=True):
-        if key not in keys:
-            continue
-        arrays = dict(_split(about["layout"], row))
-        results[key] = RunResult(
-            times=arrays.pop("times"),
-            steps=arrays.pop("steps"),
-            observed={name.removeprefix("observed."): array for name, array in arrays.items()},
-            status=run["status"],
-            reason=run["reason"],
-            end_time=_from_json(run["end_time"]),
-            counts={name: _from_json(count) for name, count in run["counts"].items()},
-            notes=run["notes"],
-            seconds=_from_json(run["seconds"]),
-        )
+    for i, key in enumerate(columns[RUN]):
+        if key in keys:
+            results[key] = RunResult(
+                times=columns["times"][i],
+                steps=columns["step"][i],
+                observed={name: columns[name][i] for name in about["observed"]},
+                status=columns["status"][i],
+                reason=columns["reason"][i],
+                end_time=columns["end_time"][i].item(),
+                counts={
+                    name: None if shown is None else columns[shown][i].item() for name, shown in about["counts"].items()
+                },
+                notes={name: columns[shown][i] for name, shown in about["notes"].items()},
+                seconds=columns[about["seconds"]][i].item(),
+            )
     return results
 
 
-def attributes(group: Path) -> dict[str, Any]:
-    """Those of a Zarr group, read without Zarr, which is a hundred times slower."""
+def about_part(part: Path) -> dict[str, Any]:
+    """The attributes of a part: among them the `keys` of its runs. **Raises:** ValueError naming a damaged file."""
     try:
-        return json.loads((group / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-    except (FileNotFoundError, ValueError, KeyError):
-        raise damaged(group / "zarr.json", group) from None
+        return attributes_of(part)
+    except Damaged as error:
+        raise _named(error, part) from error
 
 
-def unreadable(group: Path) -> Path:
-    """The file of a Zarr group that cannot be read, as far as that can be known."""
-    if (metadata := damaged_metadata(group)) is not None:
-        return metadata
-    for name, array in zarr.open_group(group, mode="r").arrays():
-        for chunk in np.ndindex(*array.cdata_shape):
-            try:
-                array[tuple(slice(i * size, (i + 1) * size) for i, size in zip(chunk, array.chunks, strict=True))]
-            except Exception:  # of whatever Zarr decodes
-                return group.joinpath(name, "c", *map(str, chunk))
-    return group
+def _named(error: Damaged, part: Path) -> ValueError:
+    return ValueError(f"{error}: remove {part} and run the sweep again, other runs are kept.")
 
 
-def damaged(file: Path, part: Path) -> ValueError:
-    """What to do about a part of a store that cannot be read."""
-    return ValueError(f"{file} is damaged: remove {part} and run the sweep again, other runs are kept.")
+def _column(values: list[Any]) -> np.ndarray:
+    return np.asarray(
+        values, object if isinstance(values[0], str) else None
+    )  # numpy's strings lose zeros at their ends
 
 
-def _arrays(result: RunResult) -> dict[str, np.ndarray]:
-    observed = {f"observed.{name}": np.asarray(value) for name, value in result.observed.items()}
-    return {"times": result.times, "steps": result.steps, **observed}
-
-
-def _split(layout: Sequence[Sequence[Any]], row: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    start = 0
-    for name, dtype, shape in layout:
-        end = start + np.dtype(dtype).itemsize * math.prod(shape)
-        yield name, np.frombuffer(row[start:end].tobytes(), dtype).reshape(shape).copy()
-        start = end
-
-
-def _digest(values: np.ndarray) -> str:
-    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
-
-
-def _to_json(number: int | float | None) -> int | float | str | None:
-    """JSON has no NaN and no infinity, so these are words."""
-    return number if number is None or math.isfinite(number) else str(number)
-
-
-def _from_json(number: int | float | str | None) -> Any:
-    return float(number) if isinstance(number, str) else number
+def _dims(name: str, ndim: int) -> tuple[str, ...]:
+    return (RUN, "time", *(f"{name}[{axis}]" for axis in range(1, ndim)))

@@ -1,10 +1,10 @@
 """The finished runs of one sweep on disk: kept whatever is killed, and written by any number of processes.
 
-A store is a Zarr v3 hierarchy. Its root carries what the runs were computed with, and which differences from that were
-accepted since. Finished runs arrive in parts that are never changed again: each is written beside the store and renamed
-into place, so a reader sees all of it or nothing, and writers need no locks. A part is named after its runs and what
-they were computed with; whoever comes second with the same runs drops theirs. The group `grid` says what the runs are
-called, from the moment when the sweep began; `result` is the dataset of a sweep that ended.
+A store is a Zarr group. Its arrays are the labeled result, as it was when a sweep last began or ended: after a kill it
+still shows the runs that were finished when that sweep began. Beside them, the group `runs` holds the finished runs in
+parts that are never changed again. Each part is written beside the store and renamed into place, so a reader sees all
+of it or nothing, and writers need no locks. A part is named after its runs and what they were computed with; whoever
+comes second with the same runs drops theirs. The attributes of `runs` say what the runs of the last sweep are called.
 """
 
 import csv
@@ -12,6 +12,8 @@ import datetime
 import errno
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,18 +22,20 @@ from typing import Any
 import xarray
 
 from ...checks import wrong
-from ...run.files import NEW, partial_folder, remove_abandoned, rename_unless_there, swap
-from ...run.intact import digests_of, set_attributes
-from ...run.storage import WRITE
+from ...run.files import partial_folder, remove_abandoned, rename_unless_there
 from ..identity.differences import differences, is_accepted, told
 from ..identity.values import digest
 from ..result import RunResult
-from .parts import Layout, attributes, layout_of, pack, unpack
+from .arrays import METADATA, Damaged, attributes_of, write_dataset, write_group
+from .parts import about_part, layout_of, part_of, results_of
 
-FORMAT = 2  # of what is written; the first one, without a number, did not know what computed its runs
-DIGESTS = "digests"  # attribute of the result
-_HOW_TO_READ = 'nf.load_sweep(path), or any program of Zarr that opens the group "result"'
+FORMAT = 3  # of what is written; see `old_formats`
+RUNS = "runs"
+OF_A_STORE = ("format", "how_to_read", "written")  # attributes of the root besides those of the result
+OF_A_RESULT = ("settings", "about", "accepted")  # which the root has also while it shows no result
+_HOW_TO_READ = "xr.open_zarr(path) for the result; nf.load_sweep(path) also while the sweep runs and after a kill"
 _COLUMNS_OF_A_SUMMARY = ("key", "status")  # by which it is known
+_LONGEST_TURN = 10.0  # seconds that anybody takes to put a result in its place
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Change the permissions there"),
@@ -55,21 +59,15 @@ class Store:
     ):
         self.path = Path(path).absolute()
         self._settings, self._about, self._accept = settings, about, accept
-        self._made_with = fingerprint(settings)
         remove_abandoned(self.path.resolve())
         if self.csv_path.exists() and not _is_summary(self.csv_path):
             raise wrong("store", f"a path whose summary replaces no other file ({self.csv_path})", str(self.path))
-        self._compare()
+        self.accepted = self._compare()  # the differences that were accepted so far: when, and what of them
 
     @property
     def csv_path(self) -> Path:
         """Where the summary is."""
         return self.path.with_name(self.path.name.removesuffix(".zarr") + ".csv")
-
-    @property
-    def accepted(self) -> list[dict[str, Any]]:
-        """The differences that were accepted so far: when, and what of them."""
-        return attributes(self.path)["accepted"] if self.path.exists() else []
 
     def begin(self, grid: Mapping[str, Any]) -> None:
         """Create the store if it is not there, and say what the runs of this sweep are called.
@@ -80,68 +78,89 @@ class Store:
         with self._partial() as partial:
             # In this order: another process may put its store there at any moment, whole.
             if not _is_occupied(self.path):
-                (partial / "store" / "runs").mkdir(parents=True)
-                _write_group(partial / "store", self._root([]))
-                _write_group(partial / "store" / "runs", {})
+                (partial / "store" / RUNS).mkdir(parents=True)
+                self._write_root(partial / "store")
+                write_group(partial / "store" / RUNS, grid)
                 # Renaming onto an empty folder replaces it; where another process was faster, its store stays.
                 rename_unless_there(partial / "store", self.path.resolve())
-            if found := self._compare():
-                _replace_group(partial, self.path, self._root(self._log(found)))
-            (self.path / "grid").mkdir(exist_ok=True)
-            _replace_group(partial, self.path / "grid", grid)
-            with suppress(FileNotFoundError):  # it is of the last sweep, and this one may end without
-                os.rename(self.path / "result", partial / "last result")
+            self.accepted = self._compare()
+            with self._alone():
+                self._take_result_away(partial)
+                if attributes_of(self.path / RUNS) != json.loads(json.dumps(grid)):
+                    write_group(partial, grid)
+                    os.replace(partial / METADATA, self.path / RUNS / METADATA)
 
     def keys(self) -> set[str]:
         """The keys of all finished runs, those that other processes wrote since included."""
-        return {key for part in parts_of(self.path) for key in attributes(part)["keys"]}
+        return {key for part in parts_of(self.path) for key in about_part(part)["keys"]}
 
     def results(self, keys: Set[str]) -> dict[str, RunResult]:
         """Those of these runs that are finished, bit for bit as they were written."""
         return results_in(self.path, keys)
 
-    def write(self, results: Mapping[str, RunResult]) -> None:
-        """Add finished runs; those of equal shapes become one part. Writing the same runs again changes nothing.
+    def write(self, runs: Mapping[str, tuple[Mapping[str, Any], RunResult]]) -> None:
+        """Add finished runs, each with its settings; those of equal shapes become one part.
+
+        Writing the same runs again changes nothing.
 
         **Raises:** OSError saying what is in the store and what to do.
         """
-        alike: dict[Layout, dict[str, RunResult]] = {}
-        for key in sorted(results):
-            alike.setdefault(layout_of(results[key]), {})[key] = results[key]
-        for layout, part in alike.items():
-            name = digest("\n".join([self._made_with, *part]))
+        alike: dict[tuple[Any, ...], list[str]] = {}
+        for key in sorted(runs):
+            alike.setdefault(layout_of(runs[key][1]), []).append(key)
+        made_with = fingerprint(self._settings)
+        for keys in alike.values():
+            name = digest("\n".join([made_with, *keys]))
             with self._partial() as partial:
-                pack(layout, part, self._made_with).to_zarr(partial / name, mode="w", **WRITE)
-                rename_unless_there(partial / name, self.path / "runs" / name)
+                part = part_of({key: runs[key] for key in keys})
+                write_dataset(part, partial / name, {"made_with": made_with, "keys": keys})
+                rename_unless_there(partial / name, self.path / RUNS / name)
 
-    def conclude(self, dataset: xarray.Dataset, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the assembled dataset and the summary, a CSV file beside the store with one row for each run.
+    def show(self, dataset: xarray.Dataset) -> None:
+        """Replace the result that the store shows. **Raises:** OSError saying what is in the store and what to do."""
+        with self._partial() as partial:
+            write_dataset(dataset, partial / "new", self._root())
+            with self._alone():
+                self._take_result_away(partial)
+                for array in _arrays_in(partial / "new"):
+                    os.rename(array, self.path / array.name)
+                os.replace(partial / "new" / METADATA, self.path / METADATA)
 
-        **Raises:** OSError saying what is in the store and what to do.
-        """
+    def summarize(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the summary, a CSV file beside the store with one row for each run. **Raises:** as `show`."""
         columns = list(dict.fromkeys(name for row in rows for name in row)) or _COLUMNS_OF_A_SUMMARY
         with self._partial() as partial:
-            dataset.to_zarr(partial / NEW, mode="w", **WRITE)
-            set_attributes(partial / NEW / "zarr.json", {DIGESTS: digests_of(partial / NEW)})
             with open(partial / "summary.csv", "w", newline="", encoding="utf-8") as file:
                 table = csv.DictWriter(file, columns)
                 table.writeheader()
                 table.writerows(rows)
-            swap(partial, self.path / "result")
             os.replace(partial / "summary.csv", self.csv_path)
 
-    def _compare(self) -> dict[str, tuple[Any, Any]]:
-        """How the settings of the store differ from ours; raise where that is not accepted, or it is no such store."""
+    def _take_result_away(self, partial: Path) -> None:
+        """The store has no result then, but its settings: a reader takes what is finished from the parts."""
+        self._write_root(partial)
+        os.replace(partial / METADATA, self.path / METADATA)
+        for array in _arrays_in(self.path):
+            os.rename(array, partial / f"old {array.name}")
+
+    def _write_root(self, folder: Path) -> None:
+        write_group(folder, self._root(), {})
+
+    def _root(self) -> dict[str, Any]:
+        about = attributes_of_result(self._settings, self._about, self.accepted)
+        return about | dict(zip(OF_A_STORE, (FORMAT, _HOW_TO_READ, _now()), strict=True))
+
+    def _compare(self) -> list[dict[str, Any]]:
+        """What has been accepted, by now; raise where a difference is not, or where there is no such store."""
         if not _is_occupied(self.path):
-            return {}
+            return []
         if not is_store(self.path):
             raise wrong("store", "a new path or the store of this sweep", what_else(self.path))
-        root = attributes(self.path)
-        if root.get("format") != FORMAT:
+        if attributes_of(self.path).get("format") != FORMAT:
             was = f"{self.path}, which another version of nfa_flow wrote: its results can be read by `load_sweep`"
             raise wrong("store", "a new path, or a store of this version", was)
-        found = differences(root["settings"], self._settings)
-        kept = len(self.keys()) if found else 0
+        settings, accepted = made_with(self.path)
+        found, kept = differences(settings, self._settings), len(self.keys())
         refused = {name: pair for name, pair in found.items() if kept and not is_accepted(name, self._accept)}
         if refused:
             raise ValueError(
@@ -150,24 +169,15 @@ class Store:
                 f"To keep its {kept} finished runs knowingly, add accept={json.dumps(list(refused))} "
                 f"(on the command line: --accept {' '.join(refused)})."
             )
-        return found
-
-    def _root(self, accepted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        about = {"how_to_read": _HOW_TO_READ, "format": FORMAT, "about": self._about}
-        return about | {"settings": self._settings, "accepted": accepted}
-
-    def _log(self, found: Mapping[str, tuple[Any, Any]]) -> list[dict[str, Any]]:
-        """What has been accepted, with these differences added; of a store without runs nothing needs to be."""
-        if not self.keys():
-            return []
-        root = attributes(self.path)
+        if not found:
+            return accepted
         entry = {
-            "on": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "made_with": fingerprint(root["settings"]),
-            "finished_runs": len(self.keys()),
+            "on": _now(),
+            "made_with": fingerprint(settings),
+            "finished_runs": kept,
             "differences": {name: {"was": old, "is": new} for name, (old, new) in found.items()},
         }
-        return [*root["accepted"], entry]
+        return [*accepted, entry] if kept else []  # of a store without runs nothing needs to be accepted
 
     @contextmanager
     def _partial(self) -> Iterator[Path]:
@@ -178,6 +188,20 @@ class Store:
         except OSError as error:
             raise self._explained(error) from error
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While no other process replaces the result; one that was killed in its turn is not waited for."""
+        turn, deadline = self.path / ".turn", time.monotonic() + _LONGEST_TURN
+        while time.monotonic() < deadline:
+            with suppress(FileExistsError):
+                turn.mkdir()
+                break
+            time.sleep(0.01)
+        try:
+            yield
+        finally:
+            shutil.rmtree(turn, ignore_errors=True)
+
     def _explained(self, error: OSError) -> OSError:
         said, advice = error.strerror or str(error), _ADVICE.get(error.errno or 0, "Free space or change permissions")
         try:
@@ -187,9 +211,21 @@ class Store:
         return OSError(f"The store {self.path} cannot be written: {said}.{kept} {advice} and run the same call again.")
 
 
+def attributes_of_result(settings: Any, about: dict[str, Any], accepted: list[dict[str, Any]]) -> dict[str, str]:
+    """What the dataset of a sweep says of what it was made with."""
+    said = {"settings": json.dumps(settings), "about": json.dumps(about)}
+    return said | ({"accepted": json.dumps(accepted)} if accepted else {})
+
+
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """Of all that decides the results, for the parts of a store."""
     return digest(json.dumps(settings, sort_keys=True))
+
+
+def made_with(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The settings of a store, and the differences from them that were accepted."""
+    root = attributes_of(path)
+    return json.loads(root["settings"]), json.loads(root.get("accepted", "[]"))
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -198,39 +234,47 @@ def parts_of(path: Path) -> list[Path]:
     So which of two parts with the same run comes first does not depend on the disk.
     """
     try:
-        names = sorted(name for name in os.listdir(path / "runs") if "." not in name)
+        names = sorted(name for name in os.listdir(path / RUNS) if "." not in name)
     except FileNotFoundError:
         return []
-    root = attributes(path)
-    known = {fingerprint(root["settings"]), *(each["made_with"] for each in root["accepted"])}
-    parts = [path / "runs" / name for name in names]
-    return [part for part in parts if attributes(part)["made_with"] in known]
+    settings, accepted = made_with(path)
+    known = {fingerprint(settings), *(each["made_with"] for each in accepted)}
+    parts = [path / RUNS / name for name in names]
+    return [part for part in parts if about_part(part)["made_with"] in known]
 
 
 def results_in(path: Path, keys: Set[str]) -> dict[str, RunResult]:
-    """Those of these runs that a store holds."""
+    """Those of these runs that a store holds. **Raises:** ValueError naming a file that is damaged."""
     results: dict[str, RunResult] = {}
     for part in reversed(parts_of(path)):  # of one run in two parts, the first counts
-        results |= unpack(part, keys)
+        results |= results_of(part, keys)
     return results
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is the store of a sweep."""
+    try:
+        return {"settings", "about"} <= attributes_of(path).keys()
+    except (OSError, Damaged):
+        return False
+
+
+def what_else(path: Path) -> str:
+    """What a path that is no store holds, in words."""
+    was_one = (path / RUNS / METADATA).is_file()
+    return f"one whose {path / METADATA} is damaged" if was_one else f"{path}, which holds something else"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _is_occupied(path: Path) -> bool:
     return path.exists() and (not path.is_dir() or bool(os.listdir(path)))
 
 
-def is_store(path: Path) -> bool:
-    """Whether a folder is the store of a sweep."""
-    try:
-        return {"settings", "about"} <= attributes(path).keys()
-    except (OSError, ValueError):
-        return False
-
-
-def what_else(path: Path) -> str:
-    """What a path that is no store holds, in words."""
-    was_one = (path / "runs" / "zarr.json").is_file() and (path / "grid" / "zarr.json").is_file()
-    return f"one whose {path / 'zarr.json'} is damaged" if was_one else f"{path}, which holds something else"
+def _arrays_in(folder: Path) -> list[Path]:
+    return [each for each in folder.iterdir() if each.is_dir() and each.name[0] != "." and each.name != RUNS]
 
 
 def _is_summary(path: Path) -> bool:
@@ -239,14 +283,3 @@ def _is_summary(path: Path) -> bool:
             return set(_COLUMNS_OF_A_SUMMARY) <= set(next(csv.reader(file), ()))
     except (OSError, csv.Error):
         return False
-
-
-def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
-    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    (folder / "zarr.json").write_text(json.dumps(group, indent=2), encoding="utf-8")
-
-
-def _replace_group(partial: Path, folder: Path, attributes: Mapping[str, Any]) -> None:
-    """Give a group other attributes, in one moment."""
-    _write_group(partial, attributes)
-    os.replace(partial / "zarr.json", folder / "zarr.json")

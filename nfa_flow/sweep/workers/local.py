@@ -16,9 +16,9 @@ import jax
 
 from ..engines.choice import engine_for
 from ..engines.compiled import device_of_thread
-from ..engines.engine import AbstractEngine, Lane
+from ..engines.engine import Lane
 from ..plan import Group
-from ..result import RunResult, failed
+from ..result import Results, RunResult, failed
 
 # What a context manager of JAX sets holds for its thread only.
 _THREAD_SETTINGS = (
@@ -34,15 +34,6 @@ _THREAD_SETTINGS = (
 )
 TICK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0
-
-Results = list[tuple[tuple[int, ...], RunResult]]  # place in the grid → result
-
-
-class _Job:
-    """A group, its lanes that wait, and how many workers are at it."""
-
-    def __init__(self, group: Group):
-        self.group, self.waiting, self.workers, self.has_worked = group, list(group.lanes), 0, False
 
 
 class LocalWorkers:
@@ -102,82 +93,64 @@ class LocalWorkers:
                     stack.enter_context(getattr(jax, name)(value))
                 stack.enter_context(jax.default_device(device))
                 while (job := self._next_job()) is not None:
-                    _Worker(self, job).run()
+                    self._run(job)
         except BaseException as error:  # a thread that ends without a word takes its lanes with it
             self._raised = error
             self._cancelled.set()
 
-    def _next_job(self) -> _Job | None:
-        """The group with waiting lanes that fewest workers are at: programs are compiled side by side, too."""
+    def _next_job(self) -> "_Job | None":
+        """The group with waiting lanes that fewest threads are at: programs are compiled side by side, too."""
         with self._lock:
             jobs = [job for job in self._jobs if job.waiting]
             if not jobs or self._cancelled.is_set():
                 return None
-            job = min(jobs, key=lambda job: job.workers)
-            job.workers += 1
+            job = min(jobs, key=lambda job: job.threads)
+            job.threads += 1
             return job
 
-    def engine(self, job: _Job) -> AbstractEngine:
-        """The engine of a group."""
-        return engine_for(self._one_run, self._fingerprint, job.group)
+    def _run(self, job: "_Job") -> None:
+        """Run lanes of a group until none are left. An error in Python fails the lanes that this thread has taken."""
+        held: set[tuple[int, ...]] = set()
 
-    def take(self, job: _Job, most: int) -> list[Lane]:
-        """Lanes of this group for one worker; near the end few enough that the others get some too."""
-        with self._lock:
-            if self._cancelled.is_set():
-                return []
-            share = -(-len(job.waiting) // len(self._threads))
-            taken, job.waiting = job.waiting[: min(most, share)], job.waiting[min(most, share) :]
-            self.running += len(taken)
+        def take(most: int) -> list[Lane]:
+            """Near the end, few enough that the other threads get some, too."""
+            with self._lock:
+                share = 0 if self._cancelled.is_set() else min(most, -(-len(job.waiting) // len(self._threads)))
+                taken, job.waiting = job.waiting[:share], job.waiting[share:]
+                self.running += len(taken)
+            held.update(lane.index for lane in taken)
             return taken
 
-    def deliver(self, results: Results) -> None:
-        """Hand over what is finished."""
-        with self._lock:
-            self.running -= len(results)
-        self._results.put(results)
+        def deliver(results: Sequence[tuple[Lane, RunResult]]) -> None:
+            job.has_worked = True
+            hand_over([(lane.index, result) for lane, result in results])
 
-    def leave(self, job: _Job) -> None:
-        """A worker has nothing more to do at this group."""
-        with self._lock:
-            job.workers -= 1
+        def hand_over(results: Results) -> None:
+            held.difference_update(index for index, _ in results)
+            with self._lock:
+                self.running -= len(results)
+            self._results.put(results)
 
-    def cancelled(self) -> bool:
-        """Whether nobody waits for results any more."""
-        return self._cancelled.is_set()
-
-
-class _Worker:
-    """One thread at one group. It knows which lanes it holds, so that an error in Python is told of each of them."""
-
-    def __init__(self, workers: LocalWorkers, job: _Job):
-        self._workers, self._job, self._held = workers, job, {}
-
-    def run(self) -> None:
-        """Run lanes of the group until none are left."""
         try:
-            self._workers.engine(self._job).work(self._take, self._deliver, self._workers.cancelled)
-        except Exception as error:
-            # Where nothing of the group has worked so far, its program does not: those that wait would fail as well.
-            while not self._job.has_worked and self._take(len(self._job.group.lanes)):
-                pass
-            self._workers.deliver([(index, failed(error)) for index in self._held])
+            engine = engine_for(self._one_run, self._fingerprint, job.group)
+            engine.work(self._one_run, take, deliver, self._cancelled.is_set)
         except BaseException as error:
-            self._workers.deliver([(index, failed(error)) for index in self._held])
-            raise
+            # Where nothing of the group has worked so far, its program does not: those that wait would fail as well.
+            while isinstance(error, Exception) and not job.has_worked and take(len(job.group.lanes)):
+                pass
+            hand_over([(index, failed(error)) for index in held])
+            if not isinstance(error, Exception):
+                raise
         finally:
-            self._workers.leave(self._job)
+            with self._lock:
+                job.threads -= 1
 
-    def _take(self, most: int) -> list[Lane]:
-        lanes = self._workers.take(self._job, most)
-        self._held |= {lane.index: lane for lane in lanes}
-        return lanes
 
-    def _deliver(self, results: Sequence[tuple[Lane, RunResult]]) -> None:
-        self._job.has_worked = True
-        for lane, _ in results:
-            del self._held[lane.index]
-        self._workers.deliver([(lane.index, result) for lane, result in results])
+class _Job:
+    """A group, its lanes that wait, and how many threads are at it."""
+
+    def __init__(self, group: Group):
+        self.group, self.waiting, self.threads, self.has_worked = group, list(group.lanes), 0, False
 
 
 def _places() -> list[Any]:

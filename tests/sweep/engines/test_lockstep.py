@@ -17,8 +17,8 @@ def one_run(key, t1):
 
 def test_no_lane_is_lost_and_few_places_wait_for_the_longest_lanes(monkeypatch):
     sizes, advance = [], lockstep.InLockstep._advance
-    spy = lambda self, leg, shared, bucket, budget: (
-        sizes.append(bucket.size) or advance(self, leg, shared, bucket, budget)
+    spy = lambda self, stage, shared, bucket, budget: (
+        sizes.append(bucket.size) or advance(self, stage, shared, bucket, budget)
     )
     monkeypatch.setattr(lockstep.InLockstep, "_advance", spy)
     monkeypatch.setattr(lockstep.Compiled, "seconds_per_program", 0.0)  # a smaller program pays at once
@@ -35,8 +35,8 @@ def test_no_lane_is_lost_and_few_places_wait_for_the_longest_lanes(monkeypatch):
         assert not {lane.index for lane, _ in done} & set(results)
         results.update({lane.index: result for lane, result in done})
 
-    engine = lockstep.InLockstep(one_run, group.fixed)
-    engine.work(take, deliver, lambda: False)
+    engine = lockstep.InLockstep(group.fixed)
+    engine.work(one_run, take, deliver, lambda: False)
     assert results.keys() == {setting.index for setting in GRID}
     assert set(sizes) <= {1, 2, 4} and sizes == sorted(sizes, reverse=True) and sizes[-1] < 4
     steps = [result.counts["steps"] for result in results.values()]

@@ -170,7 +170,7 @@ def written_only_at_the_end(monkeypatch):
     monkeypatch.setattr(keeper_module, "_FLUSH_SECONDS", np.inf)
 
 
-@pytest.mark.parametrize("place", ["write", "conclude"])
+@pytest.mark.parametrize("place", ["write", "summarize"])
 def test_ctrl_c_at_the_very_end_loses_no_run(place, tmp_path, monkeypatch, written_only_at_the_end):
     options = {"store": tmp_path / "a.zarr", "progress": False}
     calls, wrap = once(interrupt)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import xarray
-from sweep.stores import SETTINGS, make_runs, open_store
+from sweep.stores import SETTINGS, make_runs, open_store, write
 
 from nfa_flow.sweep.store.load import load
 from nfa_flow.sweep.store.store import Store
@@ -14,13 +14,13 @@ from nfa_flow.sweep.store.store import Store
 
 def test_a_store_of_the_same_settings_is_opened_whatever_it_is_about(tmp_path):
     nested = {"widths": (1, 2), "scale": float("nan"), "none": {}}
-    open_store(tmp_path / "a.zarr", extra=nested).write(make_runs(0))
+    write(open_store(tmp_path / "a.zarr", extra=nested), make_runs(0))
     assert Store(tmp_path / "a.zarr", SETTINGS | {"extra": nested}, {"device": "gpu"}).keys() == {"key0"}
 
 
 def test_other_settings_are_refused_by_name_with_the_lines_that_differ(tmp_path):
     text = "def train(key):\n    scale = 2\n    return scale"
-    open_store(tmp_path / "a.zarr", gone=1, one_run={"source": text, "long": "x" * 100}).write(make_runs(0))
+    write(open_store(tmp_path / "a.zarr", gone=1, one_run={"source": text, "long": "x" * 100}), make_runs(0))
     one_run = {"source": text.replace("scale", "factor"), "long": "x" * 80 + "y" + "x" * 19}
     with pytest.raises(ValueError) as caught:
         open_store(tmp_path / "a.zarr", version="0.2", one_run=one_run)
@@ -36,13 +36,13 @@ def test_other_settings_are_refused_by_name_with_the_lines_that_differ(tmp_path)
 
 
 def test_differences_that_are_accepted_are_written_down(tmp_path):
-    open_store(tmp_path / "a.zarr").write(make_runs(0))
+    write(open_store(tmp_path / "a.zarr"), make_runs(0))
     changed = {"version": "0.2", "one_run": {"name": "train", "code": "def train(key): pass"}}
     for accept in ((), ("version",), ("one_run",), ("one_run.co", "version")):
         with pytest.raises(ValueError, match="`store` must be .* settings differ"):
             open_store(tmp_path / "a.zarr", accept, **changed)
     store = open_store(tmp_path / "a.zarr", ("one_run", "version", "x64"), **changed)
-    store.write(make_runs(1))
+    write(store, make_runs(1))
     assert store.keys() == {"key0", "key1"}
     (entry,) = store.accepted
     assert entry["finished_runs"] == 1
@@ -58,17 +58,22 @@ def test_differences_that_are_accepted_are_written_down(tmp_path):
 def test_a_store_without_runs_takes_other_settings(tmp_path):
     first = open_store(tmp_path / "a.zarr")
     second = open_store(tmp_path / "a.zarr", version="0.2")
-    first.write(make_runs(0))  # of a process that still runs: these belong to nobody
-    second.write(make_runs(1))
+    write(first, make_runs(0))  # of a process that still runs: these belong to nobody
+    write(second, make_runs(1))
     assert second.keys() == {"key1"} and second.accepted == []
 
 
-def test_a_store_that_did_not_know_what_computed_it_is_refused_and_can_be_read(tmp_path):
-    shutil.unpack_archive(Path(__file__).with_name("store_of_format_1.zip"), tmp_path)
+@pytest.mark.parametrize("name", ["store_of_format_1", "stores_of_format_2"])
+def test_stores_of_earlier_versions_are_refused_and_can_be_read(name, tmp_path):
+    shutil.unpack_archive(Path(__file__).with_name(f"{name}.zip"), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(ValueError, match="`store` must be a new path.*another version of nfa_flow.*`load_sweep`"):
-        open_store(tmp_path / "old.zarr", accept=("version", "one_run"))
-    assert load(tmp_path / "old.zarr")["status"].values.tolist() == ["completed", "completed"]
+    stores = sorted(tmp_path.glob("*.zarr"))
+    for store in stores:
+        with pytest.raises(ValueError, match="`store` must be a new path.*another version of nfa_flow.*`load_sweep`"):
+            open_store(store, accept=("version", "one_run"))
+        assert set(load(store)["status"].values.ravel()) == {"completed"}
+    if len(stores) == 2:  # of one sweep, which ended or was killed
+        xarray.testing.assert_equal(*(load(store).drop_vars("reason") for store in stores))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -94,7 +99,7 @@ def test_what_is_no_store_is_refused_and_left_alone(content, tmp_path):
 
 def test_an_empty_folder_becomes_a_store(tmp_path):
     (tmp_path / "a.zarr").mkdir()
-    open_store(tmp_path / "a.zarr").write(make_runs(0))
+    write(open_store(tmp_path / "a.zarr"), make_runs(0))
     assert open_store(tmp_path / "a.zarr").keys() == {"key0"}
 
 
@@ -103,14 +108,14 @@ def test_a_relative_path_survives_a_change_of_folder(tmp_path, monkeypatch):
     store = open_store("a.zarr")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    store.write(make_runs(0))
+    write(store, make_runs(0))
     assert os.listdir(tmp_path / "elsewhere") == [] and store.keys() == {"key0"}
 
 
 def test_a_link_to_another_folder_is_followed(tmp_path):
     (tmp_path / "disk" / "a").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "a")
-    open_store(tmp_path / "link").write(make_runs(0))
+    write(open_store(tmp_path / "link"), make_runs(0))
     assert open_store(tmp_path / "disk" / "a").keys() == {"key0"}
 
 

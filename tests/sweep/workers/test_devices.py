@@ -8,16 +8,16 @@ SCRIPT = """
 import jax
 import numpy as np
 import nfa_flow as nf
-from nfa_flow.sweep.engines import choice as batching
+from nfa_flow.sweep.engines import choice
 from nfa_flow.sweep.workers import local
 from sweep.problems import linear
 
 assert len(jax.local_devices()) == 2
-used, deliver = set(), local.LocalWorkers.deliver
-def seen(self, results):
+used, run = set(), local.LocalWorkers._run
+def seen(self, job):
     used.add(jax.numpy.zeros(()).device)
-    deliver(self, results)
-local.LocalWorkers.deliver = seen
+    run(self, job)
+local.LocalWorkers._run = seen
 grid = nf.Grid(weight_decay=[0, 0.1], seed=range(30))
 for batch in ("sequential", "vmap"):
     used.clear()
@@ -26,8 +26,8 @@ for batch in ("sequential", "vmap"):
     for seed in (0, 17, 29):
         alone = linear(jax.random.key(seed), weight_decay=0.1).observed["loss"]
         np.testing.assert_allclose(dataset["loss"].sel(weight_decay=0.1, seed=seed), alone, rtol=1e-11)
-legs = [leg for engine in batching._engines.values() for leg in engine._legs]
-programs = [program.as_text() for leg in legs for program in leg.advance._programs.values()]
+stages = [stage for engine in choice._engines.values() for stage in engine.stages]
+programs = [program.as_text() for stage in stages for program in stage.advance._programs.values()]
 assert len(programs) >= 4
 assert not any(word in text for text in programs for word in ("all-reduce", "all-gather", "collective"))
 print("done")

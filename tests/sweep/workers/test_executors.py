@@ -1,7 +1,6 @@
 """Sweeps in other processes: the same bits, whatever runs them, and a worker that dies loses nothing finished."""
 
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,7 @@ import pytest
 from sweep.problems import linear
 
 import nfa_flow as nf
-from nfa_flow.sweep.workers import watch
+from nfa_flow.sweep.workers import remote
 
 GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(100))
 
@@ -118,55 +117,11 @@ def test_a_function_that_cannot_be_sent_is_refused():
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(watch, "_PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(watch, "_PERIOD_SECONDS", 0.1)
-
-
-@pytest.fixture
 def cluster():
     """A dask cluster of threads, without workers so far."""
     options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(n_workers=0, **options) as cluster:
         yield cluster
-
-
-@starts_processes
-def test_a_cluster_without_workers_is_told(cluster, impatient):
-    with distributed.Client(cluster) as client:
-        with pytest.raises(RuntimeError, match="no workers for 0.5 s, and none are on their way"):
-            nf.sweep(linear, GRID, executor=client.get_executor(), progress=False)
-
-
-class Attended(concurrent.futures.Executor):
-    """Passes for one of dask, with a client that says what it is told to say."""
-
-    __module__ = "distributed"
-
-    def __init__(self, nthreads, cluster):
-        self._client = types.SimpleNamespace(nthreads=nthreads, cluster=cluster)
-
-
-def gone():
-    raise OSError("no scheduler")
-
-
-@pytest.mark.parametrize(
-    ("nthreads", "cluster", "waits"),
-    [
-        (lambda: {"tcp://a": 1}, None, True),
-        (dict, types.SimpleNamespace(workers={"a job": "in the queue"}), True),
-        (dict, types.SimpleNamespace(workers={}), False),
-        (dict, types.SimpleNamespace(), True),  # of a kind that does not tell
-        (dict, None, False),
-        (gone, None, True),  # its futures tell
-    ],
-)
-def test_workers_that_are_on_their_way_are_waited_for(nthreads, cluster, waits, monkeypatch):
-    monkeypatch.setattr(watch, "_PATIENCE_SECONDS", -1)
-    monkeypatch.setattr(watch, "_PERIOD_SECONDS", 0)
-    with contextlib.nullcontext() if waits else pytest.raises(RuntimeError, match="none are on their way"):
-        watch.Watch(Attended(nthreads, cluster)).look()
 
 
 class Fickle:
@@ -236,8 +191,10 @@ def test_ctrl_c_while_units_are_submitted_cancels_them():
     assert [future.cancelled() for future in executor.futures] == [True, True]
 
 
-def test_processes_that_fork_are_refused():
-    context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
-        with pytest.raises(ValueError, match="`executor` must be a ProcessPoolExecutor"):
-            nf.sweep(linear, GRID, executor=executor, progress=False)
+@starts_processes
+def test_processes_that_fork_are_refused(monkeypatch):
+    with monkeypatch.context() as patch:  # a process that is forked inherits what this one knows of itself
+        patch.setattr(remote, "_IMPORTED_IN", os.getpid() - 1)
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            with pytest.raises(RuntimeError, match="`executor` must be of processes that spawn"):
+                nf.sweep(linear, GRID, executor=executor, progress=False)
