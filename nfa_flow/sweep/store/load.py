@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray
@@ -25,10 +26,9 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
     if attributes_of(path).get("format", 1) < FORMAT:
         return load_old(path)
     try:
-        shown = read_folder(path, _shown)
+        shown, grid = read_folder(path, _shown)
     except Damaged as error:
         raise ValueError(f"{error}: run the sweep again, which writes its result anew.") from error
-    grid = attributes_of(path / RUNS)
     keys = dict(zip(grid["keys"], np.ndindex(*map(len, grid["dimensions"].values())), strict=True))
     if shown is not None:
         missing = {key for key, index in keys.items() if shown["status"].values[index] == MISSING}
@@ -44,11 +44,12 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
     return assemble(grid["dimensions"], coordinates, results, attrs)
 
 
-def _shown(path: Path) -> xarray.Dataset | None:
-    """What the store shows; None while it is replaced, and where that was never finished."""
+def _shown(path: Path) -> tuple[xarray.Dataset | None, dict[str, Any]]:
+    """The result that the store shows, or None while it is replaced; and what the runs are called."""
+    grid = attributes_of(path / RUNS)
     if not is_whole(attributes_of(path)):
-        return None
+        return None, grid
     dataset = read_dataset(path)
     for name in OF_A_STORE:
         del dataset.attrs[name]
-    return dataset
+    return dataset, grid

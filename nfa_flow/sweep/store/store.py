@@ -86,9 +86,11 @@ class Store:
             self.accepted = self._compare()
             with self._alone():
                 self._take_result_away(partial)
-                if attributes_of(self.path / RUNS) != json.loads(json.dumps(grid)):
-                    write_group(partial, grid)
-                    os.replace(partial / METADATA, self.path / RUNS / METADATA)
+                with suppress(Damaged):
+                    if attributes_of(self.path / RUNS) == json.loads(json.dumps(grid)):
+                        return
+                write_group(partial, grid)
+                os.replace(partial / METADATA, self.path / RUNS / METADATA)
 
     def keys(self) -> set[str]:
         """The keys of all finished runs, those that other processes wrote since included."""

@@ -14,6 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import xarray
 from sweep.problems import linear
 
 import nfa_flow as nf
@@ -50,7 +51,7 @@ def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp
     whole, killed, moments = tmp_path / "whole.zarr", tmp_path / "killed.zarr", random.Random(0)
     call = lambda store: subprocess.Popen([sys.executable, "-c", SCRIPT, str(store)], env=environment)
     assert call(whole).wait() == 0
-    kept, interrupted = set(), 0
+    kept, interrupted, count = set(), 0, 0
     for _ in range(3):
         process = call(killed)
         while process.poll() is None and not parts(killed) - kept:
@@ -64,6 +65,10 @@ def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp
         finished = nf.load_sweep(killed)  # without running it again
         assert finished["loss_at_end"].notnull().equals(finished["status"] == "completed")
         assert finished["loss_at_end"].notnull().any() and finished.sizes["seed"] == 100
+        shown = xarray.open_zarr(killed)
+        if process.returncode < 0 and "status" in shown:  # not just being replaced: as it was when that sweep began
+            assert (shown["status"] == "completed").sum() == count
+        count = int((finished["status"] == "completed").sum())
     assert interrupted
     both = call(killed), call(killed)  # two processes on one store
     assert [process.wait() for process in both] == [0, 0]

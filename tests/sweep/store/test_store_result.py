@@ -108,13 +108,16 @@ def test_a_result_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monk
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("file", ["loss/zarr.json", "loss/c/0/0"])
+@pytest.mark.parametrize("file", ["loss/zarr.json", "loss/c/0/0", "runs/zarr.json"])
 def test_a_damaged_file_of_the_result_is_named(file, tmp_path):
     store = open_store(tmp_path / "a.zarr")
     conclude(store, dataset(), [])
     (store.path / file).write_bytes(b"{")
     with pytest.raises(ValueError, match=f"a.zarr/{file} is damaged: run the sweep again"):
         load(store.path)
+    store = open_store(store.path)
+    conclude(store, dataset())
+    assert load(store.path).identical(dataset())
 
 
 @pytest.mark.parametrize("file", ["loss/zarr.json", "loss/c/0/0", "flag/zarr.json"])
