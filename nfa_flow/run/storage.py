@@ -179,7 +179,7 @@ def _damaged(file: Path, how: str) -> ValueError:
 def plain(array: Any) -> tuple[np.ndarray, dict[str, str]]:
     """An array in a type that NumPy and Zarr know, and its own type if that is another one (bfloat16, float8, int4)."""
     array = np.asarray(array)
-    if array.dtype.isbuiltin == 1:
+    if array.dtype.type.__module__ != "ml_dtypes":  # `isbuiltin` is not true of an array that was unpickled
         return array, {}
     wider = np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else np.int8
     return array.astype(wider), {_DTYPE: array.dtype.name}

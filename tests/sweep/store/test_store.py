@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import pickle
 import shutil
 import threading
 from pathlib import Path
@@ -73,6 +74,12 @@ def test_runs_come_back_bit_for_bit(runs, tmp_path):
     runs = {f"key{i}": run for i, run in enumerate(runs)}
     write(open_store(path), runs)
     assert_same(all_in(open_store(path)), runs)
+
+
+def test_runs_of_another_process_come_back_bit_for_bit(tmp_path):
+    store, runs = open_store(tmp_path / "a.zarr"), make_runs(0, 1)
+    write(store, pickle.loads(pickle.dumps(runs)))
+    assert_same(all_in(store), runs)
 
 
 def test_every_nan_keeps_its_bits(tmp_path):
