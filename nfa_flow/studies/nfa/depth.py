@@ -59,7 +59,7 @@ DEPTH = Experiment(
     "Do balanced deep linear networks keep the exponent 1/L, along the flow and under optimizers?",
     axes={
         "depth": looped([2, 3, 4, 5, 6], quick=[2, 3], tiny=[3], label="depth $L$"),
-        "training": looped(TRAININGS, quick=[_FLOW, "Adam .001", _UNTRAINED]),
+        "training": looped(TRAININGS, quick=[_FLOW, "Adam .001", _UNTRAINED], tiny=[_FLOW, _UNTRAINED]),
         "seed": seeds(16),
     },
     one_run=one_run,
