@@ -287,7 +287,7 @@ def test_bad_input_is_one_red_line_before_anything_is_written(change, message, t
     err = fails(capsys, [*TEACHER, *change, "--out", str(tmp_path / "runs")])
     assert re.search(message, err)
     assert err.count("\n") == 1
-    assert err.startswith("\x1b[31m") and err.endswith("\x1b[0m\n")
+    assert err.startswith("\x1b[31m") and err.rstrip("\n").endswith("\x1b[0m") and err.count("\n") == 1
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
 

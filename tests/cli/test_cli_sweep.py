@@ -206,7 +206,7 @@ def test_bad_input_is_one_red_line_before_anything_is_written(change, message, c
     assert not list(tmp_path.iterdir())
     assert message in err
     assert err.count("\n") == 1
-    assert err.startswith("\x1b[31m") and err.endswith("\x1b[0m\n")
+    assert err.startswith("\x1b[31m") and err.rstrip("\n").endswith("\x1b[0m") and err.count("\n") == 1
 
 
 def test_a_figure_that_is_not_of_this_sweep_is_not_replaced(call, tmp_path, capsys):

@@ -57,7 +57,9 @@ def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp
         while process.poll() is None and not parts(killed) - kept:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))
-        interrupted += process.poll() is None
+        if process.poll() is not None:  # a fast machine has finished
+            break
+        interrupted += 1
         process.kill()
         process.wait()
         assert kept < parts(killed)
@@ -66,7 +68,7 @@ def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp
         assert finished["loss_at_end"].notnull().equals(finished["status"] == "completed")
         assert finished["loss_at_end"].notnull().any() and finished.sizes["seed"] == 100
         shown = xarray.open_zarr(killed)
-        if process.returncode < 0 and "status" in shown:  # as it was when that sweep began, or just ended
+        if "status" in shown:  # as it was when that sweep began, or just ended
             assert int((shown["status"] == "completed").sum()) in (count, 200)
         count = int((finished["status"] == "completed").sum())
     assert interrupted
