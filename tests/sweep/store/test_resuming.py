@@ -74,7 +74,7 @@ def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp
     assert interrupted
     both = call(killed), call(killed)  # two processes on one store
     assert [process.wait() for process in both] == [0, 0]
-    assert kept < parts(killed)
+    assert kept <= parts(killed)  # equal where the last kill came after the last run
     assert nf.load_sweep(killed).identical(nf.load_sweep(whole))
     assert nf.load_sweep(whole).sizes["seed"] == 100
 
