@@ -108,7 +108,7 @@ class Grid:
         for zip_ in together:
             if not isinstance(zip_, Zipped):
                 raise wrong("Grid", "given positional arguments from `nf.zipped`", repr(zip_))
-        self.derived: dict[str, Callable] = {n: v for n, v in axes.items() if _is_rule(v)}
+        self.derived: dict[str, Callable] = {n: v for n, v in axes.items() if inspect.isfunction(v)}
         alone = tuple((_make_axis(n, v),) for n, v in axes.items() if n not in self.derived)
         self.bundles: tuple[tuple[Axis, ...], ...] = tuple(zip_.axes for zip_ in together) + alone
         names = [axis.name for axis in self.axes] + list(self.derived)
@@ -124,7 +124,7 @@ class Grid:
             for parameter in inspect.signature(rule).parameters.values():
                 if parameter.name not in known and parameter.default is parameter.empty:
                     raise wrong(name, f"a function of axes ({', '.join(known)})", f"of {parameter.name}")
-        self._derived_values = {name: self._tabulate(rule) for name, rule in self.derived.items()}
+        self._tables = {name: self._tabulate(rule) for name, rule in self.derived.items()}
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -147,11 +147,10 @@ class Grid:
         found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
             axis.name: ((bundle[0].name,), np.asarray(axis.labels)) for bundle in self.bundles for axis in bundle[1:]
         }
-        for name, values in self._derived_values.items():
-            shape = [len(self.bundles[i][0].values) for i in self._places_of(self.derived[name])]
-            labels = [_label(name, value) for value in values.values()]
-            dims = tuple(self.bundles[i][0].name for i in self._places_of(self.derived[name]))
-            found[name] = (dims, np.asarray(labels).reshape(shape))
+        for name, (dimensions, values) in self._tables.items():
+            axes = [self.bundles[i][0] for i in dimensions]
+            labels = np.asarray([_label(name, value) for value in values.values()])
+            found[name] = tuple(axis.name for axis in axes), labels.reshape([len(axis.values) for axis in axes])
         return found
 
     def __len__(self) -> int:
@@ -168,8 +167,7 @@ class Grid:
         values = {axis.name: axis.values[i] for axis, i in placed}
         labels = {axis.name: axis.labels[i] for axis, i in placed}
         derived = {
-            name: values[tuple(index[i] for i in self._places_of(self.derived[name]))]
-            for name, values in self._derived_values.items()
+            name: values[tuple(index[i] for i in dimensions)] for name, (dimensions, values) in self._tables.items()
         }
         identities = {axis.name: axis.identities[i] for axis, i in placed}
         return Setting(
@@ -183,21 +181,19 @@ class Grid:
         sizes = " x ".join(f"{' & '.join(a.name for a in bundle)} {len(bundle[0].values)}" for bundle in self.bundles)
         return f"Grid({len(self)} runs: {sizes or 'one setting'})"
 
-    def _places_of(self, rule: Callable) -> list[int]:
-        """Which dimensions a rule depends on; a parameter that no axis has the name of keeps its default."""
-        parameters = inspect.signature(rule).parameters
-        return [i for i, bundle in enumerate(self.bundles) if any(axis.name in parameters for axis in bundle)]
+    def _tabulate(self, rule: Callable) -> tuple[list[int], dict[tuple[int, ...], Any]]:
+        """The dimensions that a rule depends on, and what it gives, by the place along them.
 
-    def _tabulate(self, rule: Callable) -> dict[tuple[int, ...], Any]:
-        """What a rule gives, by the place along the dimensions that it depends on."""
-        bundles = [self.bundles[i] for i in self._places_of(rule)]
-        places = list(np.ndindex(*(len(bundle[0].values) for bundle in bundles)))
-        values = []
+        A parameter that no axis has the name of keeps its default.
+        """
+        parameters = inspect.signature(rule).parameters
+        taken = {i: [axis for axis in bundle if axis.name in parameters] for i, bundle in enumerate(self.bundles)}
+        taken = {i: axes for i, axes in taken.items() if axes}
+        places, values = list(np.ndindex(*(len(axes[0].values) for axes in taken.values()))), []
         for place in places:
-            known = {axis.name: axis.values[i] for bundle, i in zip(bundles, place, strict=True) for axis in bundle}
-            taken = known.keys() & inspect.signature(rule).parameters
-            values.append(_plain(rule(**{name: known[name] for name in taken})))
-        return dict(zip(places, _alike(values), strict=True))
+            chosen = zip(taken.values(), place, strict=True)
+            values.append(_plain(rule(**{axis.name: axis.values[i] for axes, i in chosen for axis in axes})))
+        return list(taken), dict(zip(places, _alike(values), strict=True))
 
     def _check_distinct(self) -> None:
         for bundle in self.bundles:
@@ -212,10 +208,6 @@ class Grid:
                 for value in axis.values:
                     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
                         raise wrong(SEED, "an axis of whole numbers in [0, 2³²)", repr(value))
-
-
-def _is_rule(value: Any) -> bool:
-    return inspect.isfunction(value)
 
 
 def _make_axis(name: str, values: Any) -> Axis:
