@@ -248,7 +248,8 @@ def _parts(value: Any) -> Mapping[Any, Any] | None:
     if cls in (list, tuple):
         return dict(enumerate(value))
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+        return fields | getattr(value, "__dict__", {})
     if hasattr(value, "_fields") and isinstance(value, tuple):
         return value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
     is_open = cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is object.__reduce__

@@ -15,29 +15,24 @@ _LONGEST = 2000  # characters of an entry
 _MOST_NUMBERS = 4  # of an array, written out
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type(...), slice, range)
 _ATOMS += (enum.Enum, pathlib.PurePath, jax.Device, np.dtype, np.generic)
+_BRACKETS = {list: "[{}]", tuple: "({})", set: "{{{}}}", frozenset: "{{{}}}"}
 
 
 def is_plain(value: Any) -> bool:
-    """Whether its repr says all of it."""
-    if type(value) in (list, tuple, set, frozenset):
-        return all(map(is_plain, value))
+    """Whether its `literal` says all of it."""
     if type(value) is dict:
-        return all(map(is_plain, value)) and all(map(is_plain, value.values()))
-    return isinstance(value, _ATOMS)
+        return is_plain([*value.keys(), *value.values()])
+    return all(map(is_plain, value)) if type(value) in _BRACKETS else isinstance(value, _ATOMS)
 
 
 def literal(value: Any) -> str:
     """Its repr, with sets in an order that is not of this process."""
-    if isinstance(value, dict):
-        items = [f"{literal(name)}: {literal(each)}" for name, each in value.items()]
-    elif isinstance(value, set | frozenset):
-        items = sorted(map(literal, value))
-    elif type(value) in (list, tuple):
-        items = map(literal, value)
-    else:
+    if type(value) is dict:
+        return f"{{{', '.join(f'{literal(name)}: {literal(each)}' for name, each in value.items())}}}"
+    if type(value) not in _BRACKETS:
         return repr(value)
-    opening, closing = {list: "[]", tuple: "()"}.get(type(value), "{}")
-    return f"{opening}{', '.join(items)}{closing}"
+    items = map(literal, value)
+    return _BRACKETS[type(value)].format(", ".join(sorted(items) if isinstance(value, set | frozenset) else items))
 
 
 def is_array(value: Any) -> bool:

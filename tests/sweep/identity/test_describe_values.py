@@ -1,6 +1,7 @@
 """The description of a value tells what it holds, of whatever class it is."""
 
 import collections
+import dataclasses
 import decimal
 import fractions
 import logging
@@ -113,6 +114,20 @@ class Extended(Slotted):
 def test_slots_show():
     assert differences(describe_value(Slotted(0.1)), describe_value(Slotted(0.2))) == {"rate"}
     assert differences(describe_value(Extended(0.1, 2)), describe_value(Extended(0.2, 3))) == {"rate", "power"}
+
+
+@dataclasses.dataclass
+class Fitted:
+    rate: float
+
+    def __post_init__(self):
+        self.table = [self.rate]
+
+
+def test_attributes_of_a_dataclass_that_are_no_fields_show():
+    first, other = Fitted(0.1), Fitted(0.1)
+    other.table.append(0.2)
+    assert differences(describe_value(first), describe_value(other)) == {"table"}
 
 
 class Share(fractions.Fraction):
