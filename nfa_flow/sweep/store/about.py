@@ -13,23 +13,16 @@ _PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", 
 
 def provenance() -> dict[str, Any]:
     """Versions, device, machine, and the git revision of the working folder where there is one."""
+    from ... import __version__  # also of a checkout that is not installed
+
     device = jax.local_devices()[0]
+    versions = {"python": platform.python_version(), "nfa_flow": __version__}
     return {
-        "versions": {
-            "python": platform.python_version(),
-            "nfa_flow": _version_of_library(),
-            **{name: version_of(name) for name in _PACKAGES},
-        },
+        "versions": versions | {name: version_of(name) for name in _PACKAGES},
         "device": f"{len(jax.local_devices())} × {device.device_kind} ({device.platform})",
         "machine": platform.platform(),
         "git_revision": _git_revision(),
     }
-
-
-def _version_of_library() -> str:
-    from ... import __version__  # also of a checkout that is not installed
-
-    return __version__
 
 
 def _git_revision() -> str | None:

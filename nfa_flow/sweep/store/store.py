@@ -79,7 +79,7 @@ class Store:
             # In this order: another process may put its store there at any moment, whole.
             if not _is_occupied(self.path):
                 (partial / "store" / RUNS).mkdir(parents=True)
-                self._write_root(partial / "store")
+                write_group(partial / "store", self._root(), {})
                 write_group(partial / "store" / RUNS, grid)
                 # Renaming onto an empty folder replaces it; where another process was faster, its store stays.
                 rename_unless_there(partial / "store", self.path.resolve())
@@ -140,13 +140,10 @@ class Store:
 
     def _take_result_away(self, partial: Path) -> None:
         """The store has no result then, but its settings: a reader takes what is finished from the parts."""
-        self._write_root(partial)
+        write_group(partial, self._root(), {})
         os.replace(partial / METADATA, self.path / METADATA)
         for array in _arrays_in(self.path):
             os.rename(array, partial / f"old {array.name}")
-
-    def _write_root(self, folder: Path) -> None:
-        write_group(folder, self._root(), {})
 
     def _root(self) -> dict[str, Any]:
         about = attributes_of_result(self._settings, self._about, self.accepted)
