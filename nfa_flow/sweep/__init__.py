@@ -14,7 +14,8 @@ The words of this package, in the order in which a sweep meets them:
 - **store**: the finished runs on disk, and the labeled dataset of all of them (`store`).
 - **part**: some finished runs in the store, written at once and never changed (`store.parts`).
 
-What decides the results, and so whether a store can be resumed, is described in `identity`.
+From the call of `sweep` on, the user's function is in one object (`one_run.OneRun`), which an engine calls, as a whole
+or stage by stage. What decides the results, and so whether a store can be resumed, is described in `identity`.
 """
 
 from .grid import Grid as Grid

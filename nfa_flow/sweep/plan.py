@@ -5,10 +5,9 @@ Python has to know) split the sweep into groups, each compiled for itself. A fun
 called run by run.
 """
 
-import inspect
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,9 @@ import numpy as np
 
 from ..checks import wrong
 from .engines.engine import Lane
-from .engines.stages import KEY, Row, Stage
+from .engines.stages import Stage
 from .grid import SEED, Grid, Setting
+from .one_run import KEY, OneRun, check_signature
 from .store.names import require_own_names
 
 # What JAX raises where Python needs a number that it does not know yet, or kept one too long.
@@ -72,34 +72,28 @@ def key_data(seed: int) -> np.ndarray:
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
-def make_plan(one_run: Callable, grid: Grid, batch: str) -> Plan:
+def make_plan(one_run: OneRun, grid: Grid, batch: str) -> Plan:
     """Find out what can be batched, and that `one_run` accepts the values of each axis.
 
     **Raises:** ValueError for axes that `one_run` does not take or needs and does not get, values that it refuses, and
     axes declared as batched, or a `batch`, that it cannot be traced with.
     """
-    passes_seed = check_signature(one_run, grid)
+    passes_seed = check_signature(one_run.function, grid)
     if batch == "off" or _is_debugging():
         return Plan(None, passes_seed, "off")
     for axis in grid.axes:
         if axis.kind == "batched" and not all(_is_number(value) for value in axis.values):
             raise wrong(axis.name, "an axis of numbers when it is declared batched", repr(axis.labels[0]))
-    first = next(iter(grid))
-    traced = _traced(one_run, Plan(frozenset(), passes_seed), first)
-    error = traced if isinstance(traced, Exception) else None
-    if isinstance(traced, Stage):
-        require_own_names(traced.observed, traced.stats, grid.names)
-    if error is None and passes_seed:
-        error = _refusal(one_run, Plan(frozenset([SEED]), passes_seed), first)
-    if error is not None:
+    trial = _Trial(one_run, grid, passes_seed)
+    if (error := trial.refusal() or (trial.refusal([SEED]) if passes_seed else None)) is not None:
         if not isinstance(error, _TRACING):
             raise error
         if batch != "auto":
             raise wrong("batch", f'"auto" or "off" for a function that JAX cannot trace ({_short(error)})', batch)
         warnings.warn(f"`one_run` cannot be compiled, so it is called run by run: {_short(error)}", stacklevel=4)
         return Plan(None, passes_seed, "off")
-    plan = Plan(_batchable(one_run, grid, first, passes_seed), passes_seed, batch)
-    _rehearse(one_run, grid, first, passes_seed)
+    plan = Plan(_batchable(trial), passes_seed, batch)
+    _rehearse(trial)
     return plan
 
 
@@ -111,48 +105,68 @@ def _is_debugging() -> bool:
     return any(getattr(jax.config, f"jax_{name}") for name in ("debug_nans", "debug_infs", "disable_jit"))
 
 
-def plain_settings(fixed: Mapping[str, Any], row: Row) -> dict[str, Any]:
-    """What `one_run` is called with, run by run."""
-    return {**fixed, **row, KEY: jax.random.wrap_key_data(row[KEY])}
+@dataclass(frozen=True)
+class _Trial:
+    """Traces `one_run` to its end: at the first place of the grid, or at another one."""
+
+    one_run: OneRun
+    grid: Grid
+    passes_seed: bool
+
+    @property
+    def first(self) -> Setting:
+        return next(iter(self.grid))
+
+    def refusal(self, batched: Collection[str] = (), setting: Setting | None = None) -> Exception | None:
+        """What `one_run` raises when these settings are abstract."""
+        (group,) = Plan(frozenset(batched), self.passes_seed).groups([setting or self.first])
+        lane = group.lanes[0]
+        try:
+            while not (stage := Stage(self.one_run, group.fixed, lane.row, lane.finals)).is_last:
+                lane = lane.after(stage.state_shape)
+            require_own_names(stage.observed, stage.stats, self.grid.names)
+        except Exception as error:
+            return error
+        return None
 
 
-def _batchable(one_run: Callable, grid: Grid, first: Setting, passes_seed: bool) -> frozenset[str]:
+def _batchable(trial: _Trial) -> frozenset[str]:
     """All candidates where that works together, as a rule; otherwise those that work alone, if these work together.
 
     Whole numbers are not among them, unless declared: they count layers and samples, and JAX computes with them in
     another way than Python does (10**-1 is 0).
     """
-    kinds = {axis.name: axis.kind for axis in grid.axes} | ({SEED: "batched"} if passes_seed else {SEED: "looped"})
+    kinds = {axis.name: axis.kind for axis in trial.grid.axes}
+    kinds[SEED] = "batched" if trial.passes_seed else "looped"
+    first = trial.first.values
     candidates = {
         name
-        for name, value in first.values.items()
+        for name, value in first.items()
         if kinds.get(name) == "batched" or (isinstance(value, float) and kinds.get(name) != "looped")
     }
-    refusal = lambda names: _refusal(one_run, Plan(frozenset(names), passes_seed), first)
-    if refusal(candidates) is None:
+    if trial.refusal(candidates) is None:
         return frozenset(candidates)
-    errors = {name: refusal([name]) for name in candidates}
+    errors = {name: trial.refusal([name]) for name in candidates}
     for name, error in errors.items():
         if error is not None and kinds.get(name) == "batched":
             must_be = f"an axis whose values leave all shapes alone when it is declared batched ({_short(error)})"
-            raise wrong(name, must_be, f"{first.values[name]!r}, …") from error
+            raise wrong(name, must_be, f"{first[name]!r}, …") from error
         if error is not None:
             warnings.warn(f"each value of `{name}` is compiled for itself: {_short(error)}", stacklevel=5)
     alone = {name for name, error in errors.items() if error is None}
-    return frozenset(alone if refusal(alone) is None else {name for name in alone if kinds.get(name) == "batched"})
+    works = trial.refusal(alone) is None
+    return frozenset(name for name in alone if works or kinds.get(name) == "batched")
 
 
-def _rehearse(one_run: Callable, grid: Grid, first: Setting, passes_seed: bool) -> None:
+def _rehearse(trial: _Trial) -> None:
     """Let `one_run` check the values of each axis (of numbers, the ends), as it does when they are not abstract."""
-    for dimension, bundle in enumerate(grid.bundles):
-        if bundle[0].name == SEED and not passes_seed:
+    first = trial.first.index
+    for dimension, bundle in enumerate(trial.grid.bundles):
+        if bundle[0].name == SEED and not trial.passes_seed:
             continue
         for place in _telling(bundle[0].values):
-            index = tuple(place if d == dimension else i for d, i in enumerate(first.index))
-            if index == first.index:
-                continue
-            error = _refusal(one_run, Plan(frozenset(), passes_seed), grid.setting(index))
-            if error is not None:
+            index = tuple(place if d == dimension else i for d, i in enumerate(first))
+            if index != first and (error := trial.refusal(setting=trial.grid.setting(index))) is not None:
                 refused = ", ".join(f"{axis.name} = {axis.labels[place]}" for axis in bundle)
                 message = f"`one_run` must accept all values of the grid, but refuses {refused}: {error}"
                 raise ValueError(message) from error
@@ -164,45 +178,9 @@ def _telling(values: Sequence[Any]) -> Sequence[int]:
     return sorted({int(np.argmin(values)), int(np.argmax(values))})
 
 
-def check_signature(one_run: Callable, grid: Grid) -> bool:
-    """Whether `one_run` wants the seed beside its key."""
-    if not callable(one_run):
-        raise wrong("one_run", "a function (key, **settings) -> Trajectory", repr(one_run))
-    parameters = inspect.signature(one_run).parameters.values()
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    taken = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    needed = {p.name for p in parameters if p.name in taken and p.default is p.empty}
-    given = grid.names
-    if not takes_all and KEY not in taken:
-        raise wrong("one_run", "a function that takes `key` by keyword", f"one of ({', '.join(sorted(taken))})")
-    for name in given - {SEED} - taken if not takes_all else ():
-        raise wrong("grid", f"of axes that `one_run` takes ({', '.join(sorted(taken - {KEY}))})", f"with {name}")
-    for name in sorted(needed - given - {KEY}):
-        raise wrong("grid", "with an axis for each parameter of `one_run` without a default", f"without {name}")
-    return SEED in taken and SEED in given
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
-
-
-def _refusal(one_run: Callable, plan: Plan, setting: Setting) -> Exception | None:
-    """What `one_run` raises when it is traced to its end."""
-    traced = _traced(one_run, plan, setting)
-    return traced if isinstance(traced, Exception) else None
-
-
-def _traced(one_run: Callable, plan: Plan, setting: Setting) -> Stage | Exception:
-    """The last stage of `one_run`, or what it raises on the way there."""
-    (group,) = plan.groups([setting])
-    lane = group.lanes[0]
-    try:
-        while not (stage := Stage(one_run, group.fixed, lane.row, lane.finals)).is_last:
-            lane = lane.after(stage.state_shape)
-    except Exception as error:
-        return error
-    return stage

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -14,9 +13,8 @@ from ..run.interrupts import never_ignored
 from ..run.trajectory import Trajectory
 from .engines.choice import BATCHES, Batch
 from .grid import Grid
-from .identity.describe import describe
-from .identity.libraries import environment
-from .plan import Group, check_signature, make_plan
+from .one_run import OneRun, check_signature
+from .plan import Group, make_plan
 from .progress import Tally, shown
 from .result import BATCH_NOTE, ERROR, RunResult
 from .workers.local import LocalWorkers
@@ -105,19 +103,16 @@ def sweep(
     check_executor(executor)
     check_signature(one_run, grid)
     with never_ignored():
-        from .store.keeper import (
-            Keeper,  # xarray takes a while to import, which is nobody's business but this function's
-        )
+        from .store.keeper import Keeper  # here, because xarray takes a while to import
 
-        identity = {"one_run": describe(one_run)} | environment()
-        keeper = Keeper(grid, identity, store, accept)
+        function = OneRun.of(one_run)
+        keeper = Keeper(grid, function.identity, store, accept)
         try:
-            plan = make_plan(one_run, grid, batch) if keeper.missing else None
+            plan = make_plan(function, grid, batch) if keeper.missing else None
             keeper.begin()
             if plan is not None:
-                groups = plan.groups(grid)
-                groups = [chosen for group in groups if (chosen := _unfinished(group, keeper.results)).lanes]
-                workers = _workers(one_run, json.dumps(identity), groups, executor)
+                left = [rest for group in plan.groups(grid) if (rest := _unfinished(group, keeper.results)).lanes]
+                workers = LocalWorkers(function, left) if executor is None else RemoteWorkers(executor, function, left)
                 _collect(workers, keeper, Tally(len(grid), len(keeper.results)), progress)
             _require_one_without_error(keeper.results)
             return keeper.conclude()
@@ -148,14 +143,6 @@ def _unfinished(group: Group, results: Mapping[Index, RunResult]) -> Group:
     before = [results[lane.index].notes[BATCH_NOTE] for lane in group.lanes if lane.index in results]
     lanes = [lane for lane in group.lanes if lane.index not in results]
     return dataclasses.replace(group, lanes=lanes, batch=before[0] if before and group.batch == "auto" else group.batch)
-
-
-def _workers(
-    one_run: Callable, fingerprint: str, groups: Sequence[Group], executor: Executor | None
-) -> LocalWorkers | RemoteWorkers:
-    if executor is None:
-        return LocalWorkers(one_run, fingerprint, groups)
-    return RemoteWorkers(executor, one_run, fingerprint, groups)
 
 
 def _collect(

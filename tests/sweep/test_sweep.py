@@ -263,14 +263,16 @@ def test_a_repeated_sweep_does_not_compile_again(compilations):
 
 def test_data_are_shared_and_not_repeated_for_each_lane():
     from nfa_flow.sweep.engines.stages import Stage
+    from nfa_flow.sweep.one_run import OneRun
     from nfa_flow.sweep.plan import make_plan
 
     def one_run(key, scale):
         net = nf.nets.MLP([4, 5, 1], key=key, activation="tanh", init=nf.nets.Gaussian(scale))
         return nf.gradient_flow(net, DATA, 1.0, solver=TSIT5)
 
-    (group,) = make_plan(one_run, nf.Grid(scale=[1.0], seed=[0]), "sequential").groups(nf.Grid(scale=[1.0], seed=[0]))
-    stage = Stage(one_run, group.fixed, group.lanes[0].row, ())
+    function, grid = OneRun(one_run, {}), nf.Grid(scale=[1.0], seed=[0])
+    (group,) = make_plan(function, grid, "sequential").groups(grid)
+    stage = Stage(function, group.fixed, group.lanes[0].row, ())
     own, _ = jax.eval_shape(stage.prepare, stage.shared(group.lanes[0].row, ()), group.lanes[0].row, ())
     assert all(leaf.size == 1 for leaf in jax.tree.leaves(own))
 

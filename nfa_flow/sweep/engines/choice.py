@@ -7,11 +7,12 @@ networks alone; in lockstep on an accelerator, which is idle in most of its part
 
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Literal, get_args
 
 import jax
 
+from ..one_run import OneRun
 from ..plan import Group
 from .engine import AbstractEngine
 from .lockstep import InLockstep
@@ -28,21 +29,20 @@ _engines: dict[Hashable, AbstractEngine] = {}  # compiled programs outlive a swe
 _lock = threading.Lock()
 
 
-def engine_for(one_run: Callable, fingerprint: Hashable, group: Group) -> AbstractEngine:
+def engine_for(one_run: OneRun, group: Group) -> AbstractEngine:
     """The engine of a group; as before, with all it has compiled, while the function lives and others are not too many.
 
-    **Arguments:** `fingerprint`: of what `one_run` computes, since a function may refer to what has changed.
+    It belongs to this very function, because a description may miss a difference from another one.
     """
-    engine = _ENGINES[choose(group)]
-    if not type(one_run).__weakrefoffset__:  # nobody would notice its end
+    engine, function = _ENGINES[choose(group)], one_run.function
+    if not type(function).__weakrefoffset__:  # nobody would notice its end
         return engine(group.fixed)
-    name = (id(one_run), fingerprint, group.name, engine.name)
+    name = (id(function), one_run.fingerprint, group.name, engine.name)
     with _lock:
         if name not in _engines:
-            weakref.finalize(one_run, _engines.pop, name, None).atexit = False
-        _engines[name] = _engines.pop(name, None) or engine(
-            group.fixed
-        )  # the last one used is the last to be forgotten
+            weakref.finalize(function, _engines.pop, name, None).atexit = False
+        # The last one used is the last to be forgotten.
+        _engines[name] = _engines.pop(name, None) or engine(group.fixed)
         for oldest in list(_engines)[:-_MOST_ENGINES]:
             _engines.pop(oldest, None)
         return _engines[name]

@@ -6,17 +6,19 @@ already integrated. An engine does not keep `one_run`, nor the data in it, alive
 
 import abc
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import PyTree
 
 from ...run.trajectory import Trajectory
-from ..result import RunResult
+from ..one_run import OneRun, Row
+from ..result import Results, RunResult, failed, to_result
 from .compiled import Compiled
 from .rows import rows_on_host
-from .stages import Row, Stage
+from .stages import Stage
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Lane:
 
 
 Take = Callable[[int], Sequence[Lane]]  # at most this many of the lanes that are left; none left: empty
-Deliver = Callable[[Sequence[tuple[Lane, RunResult]]], None]
+Runs = Iterator[tuple[Sequence[Lane], Sequence[Trajectory | Exception]]]  # lanes at their ends, and what came of them
 
 
 class AbstractEngine(abc.ABC):
@@ -48,8 +50,19 @@ class AbstractEngine(abc.ABC):
         self._fixed = fixed
 
     @abc.abstractmethod
-    def work(self, one_run: Callable, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
+    def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Runs:
         """Run lanes until `take` has none left, or until `cancelled()`; with the same `one_run` every time."""
+
+    def work(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Iterator[Results]:
+        """The results of `runs` as they come, each with its share of the time since those before it."""
+        began = time.perf_counter()
+        for lanes, runs in self.runs(one_run, take, cancelled):
+            seconds = (time.perf_counter() - began) / len(lanes)
+            yield [(lane.index, self._result(run, seconds)) for lane, run in zip(lanes, runs, strict=True)]
+            began = time.perf_counter()
+
+    def _result(self, run: Trajectory | Exception, seconds: float) -> RunResult:
+        return failed(run, seconds) if isinstance(run, Exception) else to_result(run, seconds, self.name)
 
 
 class CompiledStage(NamedTuple):
@@ -76,7 +89,7 @@ class AbstractCompiledEngine(AbstractEngine):
     def compiled(self, stage: Stage) -> CompiledStage:
         """A stage with the programs of this engine."""
 
-    def stage(self, one_run: Callable, lane: Lane) -> CompiledStage:
+    def stage(self, one_run: OneRun, lane: Lane) -> CompiledStage:
         """The next stage of this lane."""
         with self._lock:
             number = len(lane.finals)

@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ...run.status import RUNNING
-from ...run.trajectory import Trajectory
-from ..result import to_result
+from ..one_run import OneRun
 from .compiled import Compiled
-from .engine import AbstractCompiledEngine, CompiledStage, Deliver, Lane, Take
+from .engine import AbstractCompiledEngine, CompiledStage, Lane, Runs, Take
 from .rows import put_row, row_of, rows_on_host, stack
 from .stages import Stage
 
@@ -41,19 +40,8 @@ class InLockstep(AbstractCompiledEngine):
         # Steps of all places of the buckets, and those of them that lanes needed.
         self.computed_steps = self.needed_steps = 0
 
-    def work(self, one_run: Callable, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
-        """See `AbstractEngine.work`."""
-        began = time.perf_counter()
-        for lanes, runs in self._results(one_run, take, cancelled):
-            now = time.perf_counter()
-            results = [to_result(run, (now - began) / len(lanes), self.name) for run in runs]
-            deliver(list(zip(lanes, results, strict=True)))
-            began = now
-
-    def _results(
-        self, one_run: Callable, take: Take, cancelled: Callable[[], bool], size: int | None = None
-    ) -> Iterator[tuple[Sequence[Lane], list[Trajectory]]]:
-        """Lanes with their trajectories, as they leave their last run; `size`: of the buckets, once it is known."""
+    def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool], size: int | None = None) -> Runs:
+        """See `AbstractEngine.runs`; `size`: of the buckets, once it is known."""
         lanes = take(size or _MOST_ROWS)
         if not lanes:
             return
@@ -62,7 +50,7 @@ class InLockstep(AbstractCompiledEngine):
             size = _power_of_two(int(min(len(lanes), max(1, _MOST_BYTES // stage.stage.row_bytes))))
         if not stage.stage.is_last:
             blocks = self._integrated(stage, lanes, take, cancelled, size)
-            yield from self._results(one_run, _Source(blocks).take, cancelled, size)
+            yield from self.runs(one_run, lambda _: next(blocks, []), cancelled, size)  # no block exceeds a bucket
         while stage.stage.is_last and lanes:
             _, arrays = stage.prepare(_shared(stage, lanes[0]), *_batch(lanes, size))
             yield lanes, stage.trajectories(arrays, len(lanes))
@@ -165,19 +153,6 @@ class _Bucket:
         self.rows = gather(self.rows, np.resize(kept, size))
         self.lanes = [self.lanes[i] for i in kept] + [None] * (size - len(kept))
         return True
-
-
-class _Source:
-    """Lanes out of an iterator over blocks of them, taken in any portions."""
-
-    def __init__(self, blocks: Iterator[list[Lane]]):
-        self._blocks, self._lanes = blocks, []
-
-    def take(self, most: int) -> list[Lane]:
-        if not self._lanes:
-            self._lanes = next(self._blocks, [])
-        taken, self._lanes = self._lanes[:most], self._lanes[most:]
-        return taken
 
 
 def _shared(stage: CompiledStage, lane: Lane) -> PyTree:

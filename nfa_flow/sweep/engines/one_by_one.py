@@ -1,13 +1,10 @@
 """Plain calls of `one_run`, for functions that JAX cannot trace; every core calls it for lanes of its own."""
 
-import time
 from collections.abc import Callable
 
-from ...run.trajectory import RunError
-from ..plan import plain_settings
-from ..result import RunResult, failed, to_result
-from .engine import AbstractEngine, Deliver, Take
-from .stages import Row, require_trajectory
+from ...run.trajectory import RunError, Trajectory
+from ..one_run import OneRun, Row
+from .engine import AbstractEngine, Runs, Take
 
 
 class OneByOne(AbstractEngine):
@@ -15,17 +12,15 @@ class OneByOne(AbstractEngine):
 
     name = "off"
 
-    def work(self, one_run: Callable, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
-        """See `AbstractEngine.work`."""
+    def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Runs:
+        """See `AbstractEngine.runs`."""
         while not cancelled() and (lanes := take(1)):
-            deliver([(lanes[0], self._call(one_run, lanes[0].row))])
+            yield lanes, [self._call(one_run, lanes[0].row)]
 
-    def _call(self, one_run: Callable, row: Row) -> RunResult:
-        began = time.perf_counter()
+    def _call(self, one_run: OneRun, row: Row) -> Trajectory | Exception:
         try:
-            run = require_trajectory(one_run(**plain_settings(self._fixed, row)))
+            return one_run(self._fixed, row)
         except RunError as error:
-            run = error.trajectory
+            return error.trajectory
         except Exception as error:
-            return failed(error, time.perf_counter() - began)
-        return to_result(run, time.perf_counter() - began, self.name)
+            return error

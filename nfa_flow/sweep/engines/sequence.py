@@ -13,9 +13,9 @@ from jaxtyping import Array, Int, PyTree
 
 from ...run.status import RUNNING
 from ...run.trajectory import Trajectory
-from ..result import to_result
+from ..one_run import OneRun
 from .compiled import Compiled
-from .engine import AbstractCompiledEngine, CompiledStage, Deliver, Lane, Take
+from .engine import AbstractCompiledEngine, CompiledStage, Lane, Runs, Take
 from .rows import in_sequence, put_row, row_of, stack
 from .stages import Stage
 
@@ -31,8 +31,8 @@ class InSequence(AbstractCompiledEngine):
 
     name = "sequential"
 
-    def work(self, one_run: Callable, take: Take, deliver: Deliver, cancelled: Callable[[], bool]) -> None:
-        """See `AbstractEngine.work`."""
+    def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Runs:
+        """See `AbstractEngine.runs`."""
         size = 1
         while lanes := take(size):
             began = time.perf_counter()
@@ -40,12 +40,11 @@ class InSequence(AbstractCompiledEngine):
             if runs is None:
                 return
             seconds = time.perf_counter() - began
-            results = [to_result(run, seconds / len(lanes), self.name) for run in runs]
-            deliver(list(zip(lanes, results, strict=True)))
+            yield lanes, runs
             rows = _rows(self.stage(one_run, lanes[0]))
             size = min(2 * size, rows) if seconds < _SHORT else max(1, size // 2) if seconds > _LONG else size
 
-    def _run(self, one_run: Callable, lanes: Sequence[Lane], cancelled: Callable[[], bool]) -> list[Trajectory] | None:
+    def _run(self, one_run: OneRun, lanes: Sequence[Lane], cancelled: Callable[[], bool]) -> list[Trajectory] | None:
         first, count = lanes[0], jnp.asarray(len(lanes), jnp.int32)
         size = _rows(self.stage(one_run, first))
         rows, finals = stack([lane.row for lane in lanes], size), ()

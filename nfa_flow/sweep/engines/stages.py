@@ -28,7 +28,7 @@ What does not depend on the row (the data, as a rule) is found in the traced pro
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -37,17 +37,13 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from ...checks import wrong
 from ...run.drive import is_key
 from ...run.status import COMPLETED, STOPPED
 from ...run.suspend import Suspended, replaying
 from ...run.trajectory import Trajectory
 from ...run.trees import flatten
+from ..one_run import OneRun, Row
 from .compiled import device_of_thread
-
-KEY = "key"
-
-Row = Mapping[str, Any]  # batched setting → number; "key" → the data of a PRNG key
 
 
 class Stage:
@@ -57,7 +53,7 @@ class Stage:
     `advance`.
     """
 
-    def __init__(self, one_run: Callable, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]):
+    def __init__(self, one_run: OneRun, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]):
         self.is_last = False
         self.observed: tuple[str, ...] = ()  # in the last stage, names of observables
         self.stats: tuple[str, ...] = ()  # and of counts and notes
@@ -84,27 +80,21 @@ class Stage:
         self._own_shapes = eqx.filter(shapes[0], self._varies)
         self.row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((self._own_shapes, shapes[1])))
 
-    def _leave(self, one_run: Callable, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]) -> PyTree:
+    def _leave(self, one_run: OneRun, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]) -> PyTree:
         """(program, state) of the next run; or None and (trajectory, those of earlier runs that raise if they fail)."""
-        settings = dict(row)
-        key = jax.random.wrap_key_data(settings.pop(KEY))
         try:
             with replaying(finals) as replay:
-                run = require_trajectory(one_run(key=key, **fixed, **settings))
+                run = one_run(fixed, row)
         except Suspended as suspended:
-            return self._program_of(suspended), suspended.state
+            # With everything that `advance` takes from closures as leaves: a loss, an observable or an optimizer of the
+            # user's may hold numbers that differ between rows.
+            inputs = suspended.problem, suspended.state, jnp.zeros((), jnp.int32)
+            advance = eqx.filter_closure_convert(suspended.advance, *inputs)
+            return (suspended.problem, advance), suspended.state
         self.is_last = True
         self.observed, self.stats = tuple(flatten(run.observed)), (*run.counts, *dict(run.notes))
         earlier = (each for each in replay.raising if each is not run)
         return None, (_without_nets(run), tuple(map(_without_nets, earlier)))
-
-    def _program_of(self, run: Suspended) -> PyTree:
-        """The problem, and its `advance` with everything that it takes from closures as leaves.
-
-        A loss, an observable or an optimizer of the user's may hold numbers that differ between rows.
-        """
-        budget = jnp.zeros((), jnp.int32)
-        return run.problem, eqx.filter_closure_convert(run.advance, run.problem, run.state, budget)
 
     def shared(self, row: Row, finals: Sequence[PyTree]) -> PyTree:
         """What all rows have in common, on the device of this thread, computed from any of them.
@@ -139,19 +129,13 @@ class Stage:
         return next(failed, run)
 
     def _whole(self, shared: PyTree, own: PyTree, state: PyTree) -> tuple[Any, Any]:
-        own = jax.tree.map(lambda leaf, like: _as_key(leaf) if is_key(like) else leaf, own, self._own_shapes)
+        as_before = lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf
+        own = jax.tree.map(as_before, own, self._own_shapes)
         return eqx.combine(own, shared[1], self._static[0]), eqx.combine(state, self._static[1])
 
     def _evaluate(self, consts: Sequence[Any], row: Row, finals: Sequence[PyTree]) -> PyTree:
         function = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, consts))
         return jax.tree.unflatten(self._structure, function(*jax.tree.leaves((dict(row), tuple(finals)))))
-
-
-def require_trajectory(run: Any) -> Trajectory:
-    """What `one_run` returned, if it is a `Trajectory`."""
-    if not isinstance(run, Trajectory):
-        raise wrong("one_run", "a function that returns a `Trajectory`", f"one that returns {type(run).__name__}")
-    return run
 
 
 def _without_nets(run: Trajectory) -> Trajectory:
@@ -176,7 +160,3 @@ def _depends_on_inputs(jaxpr: Jaxpr) -> list[bool]:
 
 def _key_data(leaf: Array) -> Array:
     return jax.random.key_data(leaf) if is_key(leaf) else leaf
-
-
-def _as_key(leaf: Array) -> Array:
-    return jax.random.wrap_key_data(leaf)

@@ -5,11 +5,12 @@ device by itself, nothing is exchanged between devices.
 """
 
 import contextlib
+import dataclasses
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +18,9 @@ import jax
 from ..engines.choice import engine_for
 from ..engines.compiled import device_of_thread
 from ..engines.engine import Lane
+from ..one_run import OneRun
 from ..plan import Group
-from ..result import Results, RunResult, failed
+from ..result import Results, failed
 
 # What a context manager of JAX sets holds for its thread only.
 _THREAD_SETTINGS = (
@@ -40,14 +42,11 @@ class LocalWorkers:
     """Runs groups of lanes in threads.
 
     There is one thread for every core of a CPU, and for every accelerator.
-
-    **Arguments:** `one_run`; `fingerprint`: of what it computes; `groups`.
     """
 
-    def __init__(self, one_run: Callable, fingerprint: str, groups: Sequence[Group]):
+    def __init__(self, one_run: OneRun, groups: Sequence[Group]):
         settings = {name: getattr(jax.config, f"jax_{name}") for name in _THREAD_SETTINGS}
-        # Only for this very function, as a description may miss something.
-        self._one_run, self._fingerprint = one_run, (id(one_run), fingerprint, *settings.values())
+        self._one_run = dataclasses.replace(one_run, switches=tuple(settings.values()))
         self._jobs = [_Job(group) for group in groups]
         self._results: queue.Queue[Results] = queue.Queue()
         self._lock, self._cancelled = threading.Lock(), threading.Event()
@@ -121,10 +120,6 @@ class LocalWorkers:
             held.update(lane.index for lane in taken)
             return taken
 
-        def deliver(results: Sequence[tuple[Lane, RunResult]]) -> None:
-            job.has_worked = True
-            hand_over([(lane.index, result) for lane, result in results])
-
         def hand_over(results: Results) -> None:
             held.difference_update(index for index, _ in results)
             with self._lock:
@@ -132,8 +127,10 @@ class LocalWorkers:
             self._results.put(results)
 
         try:
-            engine = engine_for(self._one_run, self._fingerprint, job.group)
-            engine.work(self._one_run, take, deliver, self._cancelled.is_set)
+            engine = engine_for(self._one_run, job.group)
+            for results in engine.work(self._one_run, take, self._cancelled.is_set):
+                job.has_worked = True
+                hand_over(results)
         except BaseException as error:
             # Where nothing of the group has worked so far, its program does not: those that wait would fail as well.
             while isinstance(error, Exception) and not job.has_worked and take(len(job.group.lanes)):

@@ -7,6 +7,7 @@ A handful of lanes of one group are sent at a time. Their results come back as p
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import os
 import pickle
 import secrets
@@ -17,10 +18,10 @@ from typing import Any
 from ...checks import wrong
 from ...numerics.blas import one_blas_thread
 from ..engines.choice import engine_for
-from ..engines.engine import Lane
 from ..identity.libraries import uses_float64
+from ..one_run import OneRun
 from ..plan import Group
-from ..result import Results, RunResult, failed
+from ..result import Results, failed
 from .local import TICK_SECONDS
 
 _MOST_LANES = 32
@@ -39,12 +40,11 @@ def check_executor(executor: Any) -> None:
 class RemoteWorkers:
     """Runs groups of lanes through an executor.
 
-    **Arguments:** `executor`; `one_run`; `fingerprint`: of what it computes; `groups`: where one says "auto", each
-    worker decides for its own device.
+    Where a group says "auto", each worker decides for its own device.
     """
 
-    def __init__(self, executor: Executor, one_run: Callable, fingerprint: str, groups: Sequence[Group]):
-        self._executor, self._one_run, self._fingerprint = executor, one_run, fingerprint
+    def __init__(self, executor: Executor, one_run: OneRun, groups: Sequence[Group]):
+        self._executor, self._one_run = executor, one_run
         self._pieces = [piece for group in groups for piece in _pieces(group)]
         self._packed = _packer(executor)
         self.running = 0
@@ -60,8 +60,8 @@ class RemoteWorkers:
         try:
             one_run = self._packed(self._one_run)
             for piece in self._pieces:
-                arguments = one_run, self._fingerprint, self._packed(piece), uses_float64(), attempt
-                waiting[self._executor.submit(run_piece, *arguments)] = len(piece.lanes)
+                future = self._executor.submit(run_piece, one_run, self._packed(piece), uses_float64(), attempt)
+                waiting[future] = len(piece.lanes)
             while waiting:
                 done, _ = wait(waiting, timeout=TICK_SECONDS, return_when=FIRST_COMPLETED)
                 self.running = sum(lanes for future, lanes in waiting.items() if future.running())
@@ -79,7 +79,7 @@ class RemoteWorkers:
                 future.cancel()
 
 
-def run_piece(one_run: Any, fingerprint: str, piece: Any, x64: bool, attempt: str) -> _Outcome:
+def run_piece(one_run: Any, piece: Any, x64: bool, attempt: str) -> _Outcome:
     """Run some lanes of one group in this process, on its first device.
 
     `attempt` tells a call from the same one in another sweep: dask would repeat the error that it kept of that.
@@ -93,19 +93,12 @@ def run_piece(one_run: Any, fingerprint: str, piece: Any, x64: bool, attempt: st
             f"set the environment variable JAX_ENABLE_X64={int(x64)} for the workers"
         )
     one_run, group = (_unpacked(each) if isinstance(each, bytes) else each for each in (one_run, piece))
-    waiting, results, raised = list(group.lanes), [], None
-
-    def take(most: int) -> list[Lane]:
-        taken = waiting[:most]
-        del waiting[:most]
-        return taken
-
-    def deliver(done: Sequence[tuple[Lane, RunResult]]) -> None:
-        results.extend((lane.index, result) for lane, result in done)
-
+    waiting, results, raised = iter(group.lanes), [], None
     try:
         with one_blas_thread():
-            engine_for(one_run, fingerprint, group).work(one_run, take, deliver, lambda: False)
+            take = lambda most: list(itertools.islice(waiting, most))
+            for done in engine_for(one_run, group).work(one_run, take, lambda: False):
+                results += done
     except BaseException as error:
         known = {index for index, _ in results}
         results.extend((lane.index, failed(error)) for lane in group.lanes if lane.index not in known)

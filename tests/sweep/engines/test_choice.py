@@ -9,13 +9,14 @@ from sweep.problems import linear
 
 import nfa_flow as nf
 from nfa_flow.sweep.engines import choice
+from nfa_flow.sweep.one_run import OneRun
 from nfa_flow.sweep.plan import make_plan
 
 
 @pytest.fixture
 def group():
     grid = nf.Grid(weight_decay=[0.0, 0.1], seed=range(2))
-    (group,) = make_plan(linear, grid, "auto").groups(grid)
+    (group,) = make_plan(OneRun(linear, {}), grid, "auto").groups(grid)
     return group
 
 
@@ -59,8 +60,9 @@ def test_programs_are_forgotten_with_their_function(batch, monkeypatch):
 def test_the_programs_used_last_are_kept(group, monkeypatch):
     monkeypatch.setattr(choice, "_engines", {})
     monkeypatch.setattr(choice, "_MOST_ENGINES", 2)
-    first, second = (choice.engine_for(linear, fingerprint, group) for fingerprint in "ab")
-    assert choice.engine_for(linear, "a", group) is first
-    choice.engine_for(linear, "c", group)
-    assert choice.engine_for(linear, "a", group) is first
-    assert choice.engine_for(linear, "b", group) is not second
+    engine_of = lambda fingerprint: choice.engine_for(OneRun(linear, {"scale": fingerprint}), group)
+    first, second = map(engine_of, "ab")
+    assert engine_of("a") is first
+    engine_of("c")
+    assert engine_of("a") is first
+    assert engine_of("b") is not second

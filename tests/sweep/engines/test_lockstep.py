@@ -5,6 +5,7 @@ from sweep.problems import DATA, TSIT5
 
 import nfa_flow as nf
 from nfa_flow.sweep.engines import lockstep
+from nfa_flow.sweep.one_run import OneRun
 from nfa_flow.sweep.plan import make_plan
 
 GRID = nf.Grid(t1=list(np.geomspace(1.0, 1000.0, 7)), seed=range(2))
@@ -23,7 +24,7 @@ def test_no_lane_is_lost_and_few_places_wait_for_the_longest_lanes(monkeypatch):
     monkeypatch.setattr(lockstep.InLockstep, "_advance", spy)
     monkeypatch.setattr(lockstep.Compiled, "seconds_per_program", 0.0)  # a smaller program pays at once
     monkeypatch.setattr(lockstep, "_MOST_ROWS", 4)
-    (group,) = make_plan(one_run, GRID, "vmap").groups(GRID)
+    (group,) = make_plan(OneRun(one_run, {}), GRID, "vmap").groups(GRID)
     waiting, results = list(group.lanes), {}
 
     def take(most):
@@ -31,12 +32,10 @@ def test_no_lane_is_lost_and_few_places_wait_for_the_longest_lanes(monkeypatch):
         del waiting[:most]
         return taken
 
-    def deliver(done):
-        assert not {lane.index for lane, _ in done} & set(results)
-        results.update({lane.index: result for lane, result in done})
-
     engine = lockstep.InLockstep(group.fixed)
-    engine.work(one_run, take, deliver, lambda: False)
+    for done in engine.work(OneRun(one_run, {}), take, lambda: False):
+        assert not {index for index, _ in done} & set(results)
+        results.update(done)
     assert results.keys() == {setting.index for setting in GRID}
     assert set(sizes) <= {1, 2, 4} and sizes == sorted(sizes, reverse=True) and sizes[-1] < 4
     steps = [result.counts["steps"] for result in results.values()]

@@ -7,6 +7,7 @@ import pytest
 from sweep.problems import linear
 
 import nfa_flow as nf
+from nfa_flow.sweep.one_run import OneRun
 from nfa_flow.sweep.plan import make_plan
 
 GRID = nf.Grid(weight_decay=[0.1], seed=range(2))
@@ -33,8 +34,8 @@ def test_a_run_sees_the_switches_that_hold_where_the_sweep_is_called():
 @pytest.mark.parametrize("switch", [jax.debug_nans, jax.debug_infs, jax.disable_jit])
 def test_under_a_debugging_switch_runs_are_plain_calls(switch):
     with switch(True):
-        assert make_plan(linear, GRID, "auto").batch == "off"
-    assert make_plan(linear, GRID, "auto").batch == "auto"
+        assert make_plan(OneRun(linear, {}), GRID, "auto").batch == "off"
+    assert make_plan(OneRun(linear, {}), GRID, "auto").batch == "auto"
 
 
 @pytest.mark.parametrize("batch", ["sequential", "vmap"])

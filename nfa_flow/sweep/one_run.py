@@ -1,0 +1,67 @@
+"""The user's function `one_run`, in one object from the call of `sweep` to the worker that calls it."""
+
+import inspect
+import json
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from ..checks import wrong
+from ..run.trajectory import Trajectory
+from .grid import SEED, Grid
+from .identity.describe import describe
+from .identity.libraries import environment
+
+KEY = "key"
+
+Row = Mapping[str, Any]  # batched setting → number; "key" → the data of a PRNG key
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """What a sweep calls.
+
+    **Attributes:** `function`: the user's; `identity`: what decides its results besides the settings, as JSON;
+    `switches`: of JAX, as far as they hold for one thread only.
+    """
+
+    function: Callable[..., Trajectory]
+    identity: Mapping[str, Any]
+    switches: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., Trajectory]) -> "OneRun":
+        """The function as it is now: it may refer to what changes later."""
+        return cls(function, {"one_run": describe(function)} | environment())
+
+    @property
+    def fingerprint(self) -> Hashable:
+        """Of all that its programs depend on, besides the settings."""
+        return json.dumps(self.identity), self.switches
+
+    def __call__(self, fixed: Mapping[str, Any], row: Row) -> Trajectory:
+        """The run with these settings. **Raises:** what the function does; ValueError if it returns something else."""
+        run = self.function(**{**fixed, **row, KEY: jax.random.wrap_key_data(row[KEY])})
+        if not isinstance(run, Trajectory):
+            raise wrong("one_run", "a function that returns a `Trajectory`", f"one that returns {type(run).__name__}")
+        return run
+
+
+def check_signature(function: Callable, grid: Grid) -> bool:
+    """Whether the user's function wants the seed beside its key. **Raises:** ValueError unless the grid fits it."""
+    if not callable(function):
+        raise wrong("one_run", "a function (key, **settings) -> Trajectory", repr(function))
+    parameters = inspect.signature(function).parameters.values()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    taken = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    needed = {p.name for p in parameters if p.name in taken and p.default is p.empty}
+    given = grid.names
+    if not takes_all and KEY not in taken:
+        raise wrong("one_run", "a function that takes `key` by keyword", f"one of ({', '.join(sorted(taken))})")
+    for name in given - {SEED} - taken if not takes_all else ():
+        raise wrong("grid", f"of axes that `one_run` takes ({', '.join(sorted(taken - {KEY}))})", f"with {name}")
+    for name in sorted(needed - given - {KEY}):
+        raise wrong("grid", "with an axis for each parameter of `one_run` without a default", f"without {name}")
+    return SEED in taken and SEED in given
