@@ -15,6 +15,8 @@ from .runs import Runs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Panels = Sequence[Panel] | Sequence[Sequence[Panel]]
+
 _NARROWEST = 9.0  # inches, so that a legend fits below one panel too
 
 
@@ -27,7 +29,7 @@ class Experiment:
     - `question`: in one line.
     - `axes`: name → axis of the sweep, or a function, a setting that depends on axes.
     - `one_run`: what `nf.sweep` is called with.
-    - `panels`: the rows of its figure, or a function from the runs to them.
+    - `panels`: of its figure, in one row or in rows; or a function from the runs to them.
     - `claims`: statement → what decides it, such as those in `judgments`: a function from it and the runs to claims.
     - `derive`: what panels and claims share: from the runs to the same with further variables, in little time.
     - `draw`: a figure of its own, in place of panels.
@@ -40,7 +42,7 @@ class Experiment:
     axes: Mapping[str, Axis | Callable[..., Any]]
     one_run: Callable[..., Trajectory]
     claims: Mapping[str, Callable[[str, Runs], Iterable[Claim]]]
-    panels: Sequence[Sequence[Panel]] | Callable[[Runs], Sequence[Sequence[Panel]]] = ()
+    panels: Panels | Callable[[Runs], Panels] = ()
     derive: Callable[[Runs], Runs] = lambda runs: runs
     draw: "Callable[[Runs], Figure] | None" = None
     shown: str = "median and 10–90 %"
@@ -56,7 +58,8 @@ class Experiment:
         runs = self._prepared(dataset)
         if self.draw is not None:
             return self.draw(runs)
-        rows = self.panels(runs) if callable(self.panels) else self.panels
+        panels: Any = self.panels(runs) if callable(self.panels) else self.panels
+        rows = [panels] if callable(panels[0]) else panels
         rows = [[panel for panel in row if not is_empty(panel, runs)] for row in rows]
         rows = [row for row in rows if row]
         columns = max(map(len, rows))

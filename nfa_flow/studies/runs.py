@@ -43,13 +43,14 @@ def parts(dataset: Runs, each: str | Sequence[str]) -> Iterator[tuple[dict[str, 
 
 
 def filled(text: str, labels: Mapping[str, Any], runs: Runs) -> str:
-    """A text with labels of dimensions: for `{dim}` one of these, for `{first dim}` and `{last dim}` those of the runs.
+    """A text with labels: for `{dim}` one of these, for `{first dim}`, `{last dim}`, `{every dim}` those of the runs.
 
     Other braces stay.
     """
     found = dict(labels)
     for dim, index in runs.indexes.items():
-        found |= {f"first {dim}": index.tolist()[0], f"last {dim}": index.tolist()[-1]}
+        names = [text_of(label) for label in index.tolist()]
+        found |= {f"first {dim}": names[0], f"last {dim}": names[-1], f"every {dim}": ", ".join(names)}
     for name, label in found.items():
         text = text.replace(f"{{{name}}}", text_of(label))
     return text
@@ -58,6 +59,20 @@ def filled(text: str, labels: Mapping[str, Any], runs: Runs) -> str:
 def at_the_end(dataset: Runs, name: str) -> Values:
     """A number that each run has: an observable at its end, or a variable that has no times."""
     return dataset[f"{name}_at_end" if f"{name}_at_end" in dataset else name]
+
+
+def where_first(left: Values, level: float, values: Values) -> Values:
+    """Values where another one is first down to a level in time, linear in that one between observations.
+
+    NaN where it never is; the first observation where it is from the start.
+    """
+    reached = left <= level
+    after = reached.argmax("time")
+    before = np.maximum(after - 1, 0)
+    at = lambda values, place: values.isel(time=place, drop=True)
+    fall = (at(left, before) - at(left, after)).where(after > before, 1.0)
+    share = ((at(left, before) - level) / fall).where(after > before, 0.0).where(reached.any("time"))
+    return (1 - share) * at(values, before) + share * at(values, after)
 
 
 def untrained_apart(dataset: Runs, dim: str, label: str) -> Runs:

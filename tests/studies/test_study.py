@@ -34,7 +34,7 @@ FIRST = Experiment(
     "Is it positive?",
     axes={"rate": batched([0.0, 0.1]), "seed": seeds(3, quick=2, tiny=1)},
     one_run=one_run,
-    panels=[[AtEnd("loss", against="rate")]],
+    panels=[AtEnd("loss", against="rate")],
     claims={
         "the loss is positive": Judged(
             "> 0", lambda runs: (quantiles(runs["loss_at_end"]), bool((runs["loss_at_end"] > 0).all())), ["loss_at_end"]

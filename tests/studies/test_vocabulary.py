@@ -11,7 +11,7 @@ from nfa_flow.studies.claims import reported
 from nfa_flow.studies.experiment import Experiment
 from nfa_flow.studies.judgments import AtMost, Judged, PowerLaw, Reported, Tends, WidthPowers
 from nfa_flow.studies.panels import AgainstWidth, AtEnd, Points, Slope, Through
-from nfa_flow.studies.runs import chosen, untrained_apart
+from nfa_flow.studies.runs import chosen, untrained_apart, where_first
 from nfa_flow.studies.slopes import slope
 
 WIDTHS, KINDS, SEEDS = [16, 32, 64], ["plain", "other", "untrained"], 5
@@ -69,9 +69,17 @@ def test_runs_are_chosen_by_label_labels_or_mask():
     assert chosen(runs, {"kind": "third"}) is None and chosen(runs, {"width": lambda width: width > 64}) is None
 
 
+def test_values_are_found_where_another_one_is_first_down_to_a_level():
+    rows = [[4.0, 2.0, 0.0, 3.0], [4.0, 3.0, 2.0, 2.0], [1.0, 0.0, 0.0, 0.0], [4.0, 0.5, np.nan, np.nan]]
+    left, time = xarray.DataArray(rows, dims=("seed", "time")), xarray.DataArray([0.0, 10.0, 20.0, 30.0], dims="time")
+    np.testing.assert_allclose(where_first(left, 1.0, time), [15.0, np.nan, 0.0, 10 * 3 / 3.5], rtol=1e-12)
+
+
 def test_a_claim_is_made_for_each_label_and_of_all_times():
-    found = AtMost("size", 5.0, "size ≤ {}", each="kind")("{kind}, n = {first width} … {last width}, {other}", made())
-    assert [claim.statement for claim in found] == [f"{kind}, n = 16 … 64, {{other}}" for kind in ("plain", "other")]
+    told = "{kind}, n = {first width} … {last width} ({every width}), {other}"
+    found = AtMost("size", 5.0, "size ≤ {}", each="kind")(told, made())
+    expected = [f"{kind}, n = 16 … 64 (16, 32, 64), {{other}}" for kind in ("plain", "other")]
+    assert [claim.statement for claim in found] == expected
     assert [(claim.expected, claim.verdict, claim.runs) for claim in found] == [
         ("size ≤ 5", "holds", "15"),
         ("size ≤ 5", "fails", "15"),
