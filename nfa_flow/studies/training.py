@@ -11,6 +11,7 @@ from ..data import Dataset
 from ..descent import gradient_descent
 from ..flow import gradient_flow
 from ..run.trajectory import Trajectory
+from .schemes import Rates, scale_layers
 
 Optimizer = Literal["gd", "momentum", "adam", "adamw"]
 
@@ -43,12 +44,15 @@ class Descent:
     batch_size: int | None = None
     adamw_decay: float = 0.0
 
-    def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
-        """The run; the key is for the minibatches."""
+    def __call__(
+        self, net: Any, data: Dataset, key: PRNGKeyArray, *, mobility: Rates | None = None, **options: Any
+    ) -> Trajectory:
+        """The run; the key is for the minibatches; `mobility`: what multiplies the updates of each layer of an MLP."""
         batch_size = None if self.batch_size is None else min(self.batch_size, data.samples)
         time_per_step = self.rate / (1 - MOMENTUM) if self.name == "momentum" else self.rate
         batch = {"batch_size": batch_size, "key": key, "time_per_step": time_per_step}
         optimizer = _optimizer(self.name, self.rate, self.adamw_decay)
+        optimizer = optimizer if mobility is None else optax.chain(optimizer, scale_layers(mobility))
         return gradient_descent(net, data, optimizer, self.steps, **batch, **options)
 
     def __str__(self) -> str:

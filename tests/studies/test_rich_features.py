@@ -9,28 +9,42 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.studies.rich_features.against_width import promised
-from nfa_flow.studies.rich_features.common import HIDDEN, SCHEMES, network
+from nfa_flow.studies.rich_features.common import HIDDEN, SCHEMES, shape_of
 from nfa_flow.studies.rich_features.feature_change import FeatureChange
 from nfa_flow.studies.rich_features.features import FEATURES, FLOW
 from nfa_flow.studies.rich_features.infinite_width import INFINITE_WIDTH, TIMES, limit, scores
 from nfa_flow.studies.rich_features.rich_data import CIFAR10, RICH_DATA
+from nfa_flow.studies.schemes import network
+from nfa_flow.studies.training import Descent
 
 KEY = jax.random.key(0)
 DATA = nf.data.Dataset(jax.random.normal(KEY, (4, 3)), jnp.ones((4, 1)))
 WIDTHS, SEEDS = (64, 128, 256), 8
 
 
+def started(place, width, activation="tanh"):
+    return network(KEY, shape_of(DATA, width), activation, list(SCHEMES.values()), place)
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_network_by_the_place_of_its_parametrization_is_the_one_of_its_name(name):
-    net, mobility = network(KEY, DATA, 8, jnp.asarray(list(SCHEMES).index(name)), "tanh")
+    net, mobility = started(jnp.asarray(list(SCHEMES).index(name)), 8)
     named = nf.nets.MLP(net.widths, key=KEY, activation="tanh", parametrization=SCHEMES[name])
     np.testing.assert_allclose(mobility, SCHEMES[name].effective(net.widths).mobility, rtol=1e-12)
     for W, other in zip(net.weights, named.weights, strict=True):
         np.testing.assert_allclose(W, other, rtol=1e-12)
 
 
+def test_descent_moves_each_layer_by_its_mobility():
+    net, _ = started(0, 8)
+    trained = lambda **options: Descent("gd", 0.1, 1)(net, DATA, KEY, progress=False, **options).net.weights
+    mobility = (2.0, 3.0, 4.0)
+    for m, W, once, more in zip(mobility, net.weights, trained(), trained(mobility=mobility), strict=True):
+        np.testing.assert_allclose(more - W, m * (once - W), atol=1e-15)
+
+
 def test_features_are_measured_by_their_definition():
-    net, _ = network(KEY, DATA, 16, 3, "tanh")
+    net, _ = started(3, 16)
     moved = net.with_weights([W + 0.1 * jnp.sin(jnp.arange(W.size).reshape(W.shape)) for W in net.weights])
     sizes = FeatureChange(net, DATA.x)(moved, DATA)
     H_0 = np.tanh(DATA.x @ net.weights[0].T)
@@ -46,7 +60,7 @@ def test_features_are_measured_by_their_definition():
 
 def test_fewer_inputs_than_samples_leave_linear_features_dependent():
     for activation, is_independent in (("identity", False), ("tanh", True)):
-        net, _ = network(KEY, DATA, 16, 3, activation)
+        net, _ = started(3, 16, activation)
         assert (FeatureChange(net, DATA.x)(net, DATA)["independence_2"] > 1e-10) == is_independent
 
 

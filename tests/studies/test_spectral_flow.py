@@ -8,7 +8,8 @@ import pytest
 import xarray
 
 import nfa_flow as nf
-from nfa_flow.studies.spectral.common import network, task
+from nfa_flow.studies.schemes import network
+from nfa_flow.studies.spectral.common import shape_of, task
 from nfa_flow.studies.spectral.flow import (
     FLOW,
     PLAIN,
@@ -72,7 +73,7 @@ def test_plain_flow_has_the_path_of_sp():
 
 
 def test_sizes_are_looked_at_where_the_loss_is_down():
-    net, data = network(jax.random.key(0), 8, [nf.nets.Spectral()], 0), task()
+    (net, _), data = network(jax.random.key(0), shape_of(8), "tanh", [nf.nets.Spectral()], 0), task()
     moved = net.with_weights([1.1 * W for W in net.weights])
     loss = nf.measure.loss(moved, data)
     above, below = (Reached(LayerNorms(net), loss * factor)(moved, data) for factor in (0.9, 1.1))

@@ -12,8 +12,9 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.nets.promised_exponents import promised_exponents
+from nfa_flow.studies.schemes import network
 from nfa_flow.studies.slopes import WITHIN, verdict
-from nfa_flow.studies.spectral.common import fans, network, optimizer, shape_of, task
+from nfa_flow.studies.spectral.common import fans, optimizer, shape_of, task
 from nfa_flow.studies.spectral.layers import LayerNorms
 from nfa_flow.studies.spectral.norms import (
     CASES,
@@ -34,7 +35,7 @@ PLACES = {name: place for place, name in enumerate(CASES)}
 
 @pytest.fixture(scope="module")
 def gradient():
-    return network(jax.random.key(3), WIDTH, [nf.nets.NTP()], 0)
+    return network(jax.random.key(3), shape_of(WIDTH), "tanh", [nf.nets.NTP()], 0)[0]
 
 
 def step_of(name, gradient):
@@ -50,7 +51,7 @@ def first_step(method: Any, gradient: Any) -> tuple:
 def test_a_case_starts_and_steps_as_its_parametrization_does(name, gradient):
     case = CASES[name]
     schemes = [each.scheme for each in CASES.values()]
-    net = network(jax.random.key(0), WIDTH, schemes, jnp.asarray(PLACES[name]))
+    net, _ = network(jax.random.key(0), shape_of(WIDTH), "tanh", schemes, jnp.asarray(PLACES[name]))
     own = nf.nets.MLP(shape_of(WIDTH), key=jax.random.key(0), activation="tanh", parametrization=case.scheme)
     for mine, its in zip(net.weights, own.weights, strict=True):
         np.testing.assert_allclose(mine, its, rtol=1e-15)
@@ -92,7 +93,7 @@ def test_the_task_is_standardized_digits():
 
 
 def test_an_update_of_rank_one_is_aligned_with_its_feature():
-    net = network(jax.random.key(0), WIDTH, [nf.nets.Spectral()], 0)
+    net, _ = network(jax.random.key(0), shape_of(WIDTH), "tanh", [nf.nets.Spectral()], 0)
     x, direction = jax.random.normal(jax.random.key(1), (1, 16)), jax.random.normal(jax.random.key(2), (WIDTH,))
     h = net.to_layer(2, x[0])
     W_1, W_2, W_3 = net.weights

@@ -21,23 +21,23 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ... import measure
-from ...data import Dataset
-from ...run.trajectory import Trajectory
+from ... import Dataset, Trajectory, measure
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import Judged, Reported
 from ..panels import Panel, Through
 from ..runs import Runs, quantiles
+from ..schemes import network
+from ..training import Descent, ExactFlow
 from .against_width import RTOL, claims, panels, resolved
-from .common import HIDDEN, PLACES, SCHEMES, SGD, WIDTHS, Flow, network
+from .common import HIDDEN, PLACES, SCHEMES, WIDTHS, shape_of, trained
 from .feature_change import FeatureChange
 
 # Two Gram matrices of 16 samples have 32 rows, half of the smallest width. Fewer inputs than samples, so that the
 # features of a linear network cannot be independent.
 SAMPLES, _INPUTS = 16, 12
 _T1 = 100.0
-_SGD = SGD(rate=0.1, steps=200, batch_size=8)
+_SGD = Descent("gd", 0.1, 200, batch_size=8)
 
 
 class Case(NamedTuple):
@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
 FLOW = "tanh, exact flow"
 CASES = {
-    FLOW: Case("tanh", Flow(_T1, RTOL), True),
+    FLOW: Case("tanh", ExactFlow(_T1, RTOL), True),
     "tanh, SGD": Case("tanh", _SGD, True),
     "SiLU, SGD": Case("silu", _SGD, True),
     "ReLU, SGD": Case("relu", _SGD, False),
@@ -62,9 +62,9 @@ def one_run(key: PRNGKeyArray, case: Case, width: int, scheme: int | Array) -> T
     """A network with random targets at Gaussian inputs."""
     x_key, y_key, net_key, batch_key = jax.random.split(key, 4)
     data = Dataset(jax.random.normal(x_key, (SAMPLES, _INPUTS)), jax.random.normal(y_key, (SAMPLES, 1)))
-    net, mobility = network(net_key, data, width, scheme, case.activation)
+    net, mobility = network(net_key, shape_of(data, width), case.activation, list(SCHEMES.values()), scheme)
     observe = {"features": FeatureChange(net, data.x), "loss": measure.loss}
-    return case.training(net, data, mobility, batch_key, observe=observe)
+    return trained(case.training, net, mobility, data, batch_key, observe)
 
 
 def _derive(runs: Runs) -> Runs:
@@ -108,10 +108,7 @@ FEATURES = Experiment(
     }
     | {
         f"{FLOW}, all parametrizations: ℒ(T) ≤ ℒ(0) exp(−(2/N) min_t λ_min T), H of the last hidden layer": Judged(
-            "log(ℒ(0)/ℒ(T)) over that ≥ 1",
-            _has_fallen,
-            [f"features.smallest_{HIDDEN}", "loss"],
-            of={"case": FLOW},
+            "log(ℒ(0)/ℒ(T)) over that ≥ 1", _has_fallen, [f"features.smallest_{HIDDEN}", "loss"], of={"case": FLOW}
         ),
         f"{FLOW}, muP: what is left of the loss at t = {_T1:g}": Reported(
             lambda runs: f"{quantiles(runs['left'])} of the loss, ≤ {float(runs['left'].max()):.1g}",

@@ -13,10 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Float64, PRNGKeyArray
 
-from ... import measure, nets
-from ...data import Dataset, linear_teacher
-from ...flow import gradient_flow
-from ...run.trajectory import Trajectory
+from ... import Dataset, Trajectory, gradient_flow, measure, nets
+from ...data import linear_teacher
 from ...theory import LinearMuP, infinite_deep_linear_mup
 from ..axes import looped, seeds
 from ..experiment import Experiment

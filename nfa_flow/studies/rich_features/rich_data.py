@@ -12,24 +12,25 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from ... import measure
-from ...data import Dataset, cifar10, digits
-from ...run.trajectory import Trajectory
+from ... import Trajectory, measure
+from ...data import cifar10, digits
 from ...sweep import looped
 from ..axes import SIZES, Axis, seeds
 from ..experiment import Experiment
-from ..held_out import held_out_score
+from ..held_out import held_out_score, split
 from ..judgments import Reported
 from ..panels import AgainstWidth, Panel
 from ..runs import Runs, quantiles
+from ..schemes import network
+from ..training import Descent
 from .against_width import claims, panels, resolved
-from .common import PLACES, SGD, WIDTHS, network
+from .common import PLACES, SCHEMES, WIDTHS, shape_of, trained
 from .feature_change import FeatureChange
 from .features import SAMPLES
 
 CIFAR10 = "NFA_FLOW_CIFAR10"
 _TRAINING, _HELD_OUT = 128, 256
-_SGD = SGD(rate=0.1, steps=200, batch_size=16)
+_SGD = Descent("gd", 0.1, 200, batch_size=16)
 
 # Under SP the first layer moves its features by n^{−3/2} and the second by n^{−½}. With as many inputs as images have,
 # what comes from the first still counts in both at these widths.
@@ -45,17 +46,14 @@ class Images(NamedTuple):
 def one_run(key: PRNGKeyArray, images: Images, width: int, scheme: int | Array) -> Trajectory:
     """A tanh network on some of the images, tested on others."""
     order_key, net_key, batch_key = jax.random.split(key, 3)
-    whole = images.load()
-    order = jax.random.permutation(order_key, whole.samples)
-    chosen = lambda places: Dataset(whole.x[places], whole.y[places])
-    data, held_out = chosen(order[:_TRAINING]), chosen(order[_TRAINING : _TRAINING + _HELD_OUT])
-    net, mobility = network(net_key, data, width, scheme, "tanh")
+    data, held_out = split(images.load(), _TRAINING, _HELD_OUT, key=order_key)
+    net, mobility = network(net_key, shape_of(data, width), "tanh", list(SCHEMES.values()), scheme)
     observe = {
         "features": FeatureChange(net, data.x[:SAMPLES]),
         "loss": measure.loss,
         "accuracy": lambda net, data: held_out_score(net, held_out),
     }
-    return _SGD(net, data, mobility, batch_key, observe=observe)
+    return trained(_SGD, net, mobility, data, batch_key, observe)
 
 
 def _available(names: tuple[str, ...]) -> Any:
@@ -88,12 +86,7 @@ _WIDEST = Reported(_accuracy, of={"width": lambda width: width == width.max()})
 RICH_DATA = Experiment(
     "rich-data",
     "Are features as rich on images: digits, and CIFAR-10 where the variable NFA_FLOW_CIFAR10 says where?",
-    axes={
-        "images": Axis(dict.fromkeys(SIZES, _NAMES), _available),
-        "width": WIDTHS,
-        "scheme": PLACES,
-        "seed": seeds(8),
-    },
+    axes={"images": _IMAGES, "width": WIDTHS, "scheme": PLACES, "seed": seeds(8)},
     one_run=one_run,
     derive=resolved,
     panels=_rows,

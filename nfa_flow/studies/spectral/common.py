@@ -1,7 +1,6 @@
-"""What the experiments on the spectral condition share: a task, networks of any width, and ways to train them.
+"""What the experiments on the spectral condition share: a task, the shape of networks, and ways to train them.
 
-A parametrization is a start and a rate per layer, in numbers. They are looked up by the place of a case, which JAX may
-trace, so that one compiled program per width serves all parametrizations and optimizers.
+Ways to train are looked up by the place of a case, which JAX may trace, as parametrizations are in `schemes`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from ... import nets
-from ...data import Dataset, digits, standardize
+from ... import Dataset, nets
+from ...data import digits, standardize
 from ...nets import normalize_by_spectral_norm
-from ...nets.initialization import Weights
+from ..held_out import split
+from ..schemes import Place, scale_layers
 
 INPUTS, OUTPUTS, SAMPLES = 16, 10, 64
 LAYERS = ("input", "hidden", "read-out")
@@ -24,8 +24,6 @@ LAYERS = ("input", "hidden", "read-out")
 # What one learning rate for all layers makes of the standard start, with gradient descent and with Adam.
 ONE_RATE = nets.ABC((0, 0, 0), (0, 0.5, 0.5), (0, 0, 0), name="SP, one rate")
 ONE_RATE_ADAM = nets.ABC((0, 0, 0), (0, 0.5, 0.5), (0, 0, 0), rule="adam", name="SP, one rate")
-
-Place = int | Int[Array, ""]
 
 
 def shape_of(width: int) -> tuple[int, ...]:
@@ -42,27 +40,7 @@ def task() -> Dataset:
     """Some handwritten digits of 4 × 4 pixels, each the mean of four; inputs and one-hot targets standardized."""
     images = digits()
     pixels = images.x.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, INPUTS)
-    data = standardize(Dataset(pixels, (images.y - 0.1) / 0.3))
-    return Dataset(data.x[:SAMPLES], data.y[:SAMPLES])
-
-
-class Drawn(nets.AbstractInitialization):
-    """Normal weights of given standard deviations, which may be traced; from one key those of a parametrization."""
-
-    std: Float[Array, " L"]
-
-    def __call__(self, key: PRNGKeyArray, widths: tuple[int, ...], dtype: DTypeLike) -> Weights:
-        keys = jax.random.split(key, len(widths) - 1)
-        return tuple(
-            self.std[l].astype(dtype) * jax.random.normal(keys[l], (widths[l + 1], widths[l]), dtype)
-            for l in range(len(keys))
-        )
-
-
-def network(key: PRNGKeyArray, width: int, schemes: Sequence[nets.AbstractParametrization], place: Place) -> nets.MLP:
-    """A tanh network that starts as the parametrization at this place has it."""
-    std = jnp.asarray([scheme.effective(shape_of(width)).std for scheme in schemes])
-    return nets.MLP(shape_of(width), key=key, activation="tanh", init=Drawn(std[place]))
+    return split(standardize(Dataset(pixels, (images.y - 0.1) / 0.3)), SAMPLES)[0]
 
 
 GD, ADAM, NORMALIZED, MUON = "GD", "Adam", "normalized", "Muon"
@@ -119,9 +97,3 @@ def _updated_by(
 ) -> tuple[Any, Any]:
     updates, new = options[i].update(updates, states[i], params)
     return updates, (*states[:i], new, *states[i + 1 :])
-
-
-def scale_layers(factors: Float[Array, " L"]) -> optax.GradientTransformation:
-    """Multiply the updates of each layer of an `MLP` by a factor."""
-    scaled = lambda net: net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
-    return optax.stateless(lambda net, params=None: scaled(net))

@@ -14,16 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ... import measure, nets
-from ...data import Dataset
-from ...flow import LossBelow, gradient_flow, log_times
-from ...run.trajectory import Trajectory
+from ... import Dataset, LossBelow, Trajectory, gradient_flow, log_times, measure, nets
 from ..axes import batched, looped, places, seeds
 from ..experiment import Experiment
 from ..judgments import WidthPowers
 from ..panels import AgainstWidth, Slope, Through
 from ..runs import Runs, Values
-from .common import GD, LAYERS, ONE_RATE, Case, network, shape_of, task
+from ..schemes import network
+from .common import GD, LAYERS, ONE_RATE, Case, shape_of, task
 from .layers import LayerNorms
 from .norms import powers_of_step
 
@@ -54,14 +52,13 @@ class Reached(eqx.Module):
 def one_run(key: PRNGKeyArray, width: int, scheme: int | Array) -> Trajectory:
     """The exact flow of the parametrization at this place, to the share of the loss."""
     data, schemes = task(), list(SCHEMES.values())
-    net = network(key, width, schemes, scheme)
-    mobility = jnp.asarray([each.effective(shape_of(width)).mobility for each in schemes])[scheme]
+    net, mobility = network(key, shape_of(width), "tanh", schemes, scheme)
     level = SHARE * jnp.mean(jnp.sum(data.y**2, axis=1)) / 2
     return gradient_flow(
         net,
         data,
         _T1,
-        mobility=tuple(mobility),
+        mobility=mobility,
         solver=diffrax.Tsit5(),
         rtol=1e-6,
         save_at=[0.0, *log_times(_T0, _T1, 50)],

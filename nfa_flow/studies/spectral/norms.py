@@ -7,39 +7,21 @@ activations is of the size of the read-out's entries; that of Adam, entry by ent
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Array, PRNGKeyArray
 
-from ... import measure, nets
-from ...descent import gradient_descent
+from ... import Trajectory, gradient_descent, measure, nets
 from ...plot.style import GRAY, color_of, swatch
-from ...run.trajectory import Trajectory
 from ..axes import batched, looped, places, seeds
 from ..experiment import Experiment
 from ..judgments import Judged, WidthPowers
-from ..panels import THEORY, AgainstWidth, Entries, Panel, Slope
+from ..panels import THEORY, AgainstWidth, Axes, Entries, Panel, Slope
 from ..runs import Runs, Values
+from ..schemes import network
 from ..slopes import exponent, powers_as_text
-from .common import (
-    ADAM,
-    GD,
-    LAYERS,
-    MUON,
-    NORMALIZED,
-    ONE_RATE,
-    ONE_RATE_ADAM,
-    Case,
-    fans,
-    network,
-    optimizer,
-    shape_of,
-    task,
-)
+from .common import ADAM, GD, LAYERS, MUON, NORMALIZED, ONE_RATE, ONE_RATE_ADAM, Case, fans, optimizer, shape_of, task
 from .layers import LayerNorms
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 STEPS = 20
 NTP_ADAM = nets.ABC((0, 0.5, 0.5), (0, 0, 0), (0, 0, 0), rule="adam", name="NTP")
@@ -66,7 +48,7 @@ PLACES = places(CASES)
 def one_run(key: PRNGKeyArray, width: int, case: int | Array) -> Trajectory:
     """Some full-batch steps of the case at this place, observed at the start, after one step and at the end."""
     data, cases = task(), list(CASES.values())
-    net = network(key, width, [each.scheme for each in cases], case)
+    net, _ = network(key, shape_of(width), "tanh", [each.scheme for each in cases], case)
     observe = {"layers": LayerNorms(net), "loss": measure.loss}
     return gradient_descent(
         net,
@@ -152,7 +134,7 @@ def _row(update: str | None) -> list[Panel]:
     ] + [partial(_draw_powers, update=update)]
 
 
-def _draw_powers(ax: "Axes", runs: Runs, update: str | None) -> Entries:
+def _draw_powers(ax: Axes, runs: Runs, update: str | None) -> Entries:
     """Fitted powers of n with two standard errors; after one step, and open after all."""
     names = [name for name in _NAMES if f"{update or GD}, {name}" in runs["case"].values]
     for i, name in enumerate(names):

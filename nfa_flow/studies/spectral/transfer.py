@@ -12,18 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ... import measure, nets
-from ...descent import gradient_descent
-from ...run.trajectory import Trajectory
+from ... import Trajectory, gradient_descent, measure, nets
 from ...width import WidthExponent
 from ..axes import batched, looped, places, seeds
-from ..claims import Claim, finished, judged, reported
+from ..claims import finished
 from ..experiment import Experiment
-from ..judgments import Reported
+from ..judgments import Judged, Judgment, Reported
 from ..panels import AgainstWidth, AtEnd, Slope
-from ..runs import Runs, Values, chosen, quantiles
+from ..runs import Runs, Values, quantiles
+from ..schemes import network
 from ..slopes import TOLERANCE, WITHIN, exponent, powers_as_text, told, verdict
-from .common import ADAM, GD, MUON, NORMALIZED, ONE_RATE, ONE_RATE_ADAM, Case, network, optimizer, task
+from .common import ADAM, GD, MUON, NORMALIZED, ONE_RATE, ONE_RATE_ADAM, Case, optimizer, shape_of, task
 
 STEPS = 30
 # The rates are about the best ones at width 64. Muon and normalized updates, which take long to compile, come last.
@@ -43,7 +42,7 @@ POWERS = {name: -1.0 if "one rate" in name else None if name == MUON else 0.0 fo
 def one_run(key: PRNGKeyArray, width: int, count: int, case: int | Array, octave: float | Array) -> Trajectory:
     """Some full-batch steps of one of the first `count` cases, by its place, at 2^octave times its learning rate."""
     data, cases = task(), list(CASES.values())[:count]
-    net = network(key, width, [each.scheme for each in cases], case)
+    net, _ = network(key, shape_of(width), "tanh", [each.scheme for each in cases], case)
     rate = jnp.asarray([each.rate for each in cases])[case] * 2.0**octave
     method = optimizer(cases, width, case, rate)
     observe = {"loss": measure.loss}
@@ -105,23 +104,21 @@ def _panel(name: str) -> AtEnd:
     )
 
 
-def _judge_best(statement: str, dataset: Runs, name: str) -> list[Claim]:
+def _best(name: str) -> Judgment:
     """That the best rate stays or, where the largest stable rate falls, that it falls too."""
-    runs = chosen(dataset, {"case": name})
-    if runs is None:
-        return []
-    fit, power = exponent(runs["best"]), POWERS[name]
-    is_open = bool(np.isnan(fit.exponent))
-    measured = "undefined: some networks do best at the end of the rates tried" if is_open else told(fit)
+    power, of = POWERS[name], {"case": name}
     if power is None:
-        return [reported(statement, measured, runs)]
-    if power == 0:
-        expected, holds = f"0, {WITHIN}", verdict([fit], [0.0])
-    else:
-        law = powers_as_text([power])
-        expected, holds = f"< −{TOLERANCE:g} by two standard errors; the largest stable rate as {law}", _falls(fit)
-    despite = "rates above the largest stable one"
-    return [judged(statement, expected, measured, None if is_open else holds, runs, despite=despite)]
+        return Reported(lambda runs: _power(runs)[0], of=of)
+    law = f"< −{TOLERANCE:g} by two standard errors; the largest stable rate as {powers_as_text([power])}"
+    expected = f"0, {WITHIN}" if power == 0 else law
+    return Judged(expected, partial(_power, falls=power < 0), of=of, despite="rates above the largest stable one")
+
+
+def _power(runs: Runs, falls: bool = False) -> tuple[str, bool | None]:
+    fit = exponent(runs["best"])
+    if np.isnan(fit.exponent):
+        return "undefined: some networks do best at the end of the rates tried", None
+    return told(fit), _falls(fit) if falls else verdict([fit], [0.0])
 
 
 def _falls(fit: WidthExponent) -> bool | None:
@@ -168,7 +165,7 @@ TRANSFER = Experiment(
         ],
     ],
     claims={
-        **{f"{name}: power of n of the best learning rate": partial(_judge_best, name=name) for name in CASES},
+        **{f"{name}: power of n of the best learning rate": _best(name) for name in CASES},
         **{
             f"{name}: the best rate of n = {{first width}} on n = {{last width}}": Reported(_costs, of={"case": name})
             for name in CASES

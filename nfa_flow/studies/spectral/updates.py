@@ -77,11 +77,7 @@ UPDATES = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            _norms(_HIDDEN),
-            _norms(_READ_OUT),
-            _panel("stable_rank", "stable rank of $\\Delta W$", baseline=_NULL),
-        ],
+        [_norms(_HIDDEN), _norms(_READ_OUT), _panel("stable_rank", "stable rank of $\\Delta W$", baseline=_NULL)],
         [
             _panel("alignment", "$\\|\\Delta W h\\|\\,/\\,\\|\\Delta W\\|_*\\|h\\|$", baseline=_NULL),
             _panel("change", "change of features, rms"),
