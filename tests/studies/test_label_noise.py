@@ -11,7 +11,7 @@ import nfa_flow as nf
 from nfa_flow.data import Dataset
 from nfa_flow.studies.intervals import bootstrap
 from nfa_flow.studies.nfa import label_noise
-from nfa_flow.studies.nfa.label_noise import FIT, GELU, LINEAR, SCORES, TRAININGS, at_fit, compare
+from nfa_flow.studies.nfa.label_noise import FIT, GELU, LABEL_NOISE, LINEAR, SCORES, TRAININGS, at_fit, compare
 
 PAIR = label_noise.PAIRS[0]
 
@@ -137,9 +137,12 @@ def test_pairs_are_compared_at_the_given_noise():
     score = np.zeros((2, 3, 4, 2))
     score[0, 1:] = 2.0  # SGD momentum: 0 → 2 → 2
     score[1, 1], score[1, 2] = 1.0, 5.0  # Adam: 0 → 1 → 5
+    score = np.concatenate([score, score[:1]])
     left = np.broadcast_to([1.0, FIT], score.shape)
-    scores = at_fit(dataset(left, {"nfm_angle": score}, [f"{GELU}: {name}" for name in PAIR]), GELU)
-    verdicts = [[each.steadier for each in label_noise.comparisons(scores, "nfm_angle", noise)] for noise in (0.5, 1.0)]
+    cases = [*(f"{GELU}: {name}" for name in PAIR), f"{LINEAR}: {label_noise.FLOW}"]
+    runs = LABEL_NOISE.derive(dataset(left, {"nfm_angle": score}, cases))
+    compared = [label_noise.comparisons(runs, GELU, "nfm_angle", noise) for noise in (0.5, 1.0)]
+    verdicts = [[each.steadier for each in pairs] for pairs in compared]
     assert verdicts == [["Adam"], ["SGD momentum"]]  # and nothing for the pair without runs
 
 

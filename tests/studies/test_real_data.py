@@ -8,10 +8,10 @@ import xarray
 
 import nfa_flow as nf
 from nfa_flow.data import Dataset
-from nfa_flow.studies.held_out import held_out_score
+from nfa_flow.studies.held_out import held_out_score, split
 from nfa_flow.studies.nfa import real_data
 from nfa_flow.studies.nfa.common import EXACT
-from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, REAL_DATA, split
+from nfa_flow.studies.nfa.real_data import DIABETES, FLOW, METHODS, PROBLEMS, REAL_DATA
 
 SCORES = (
     "loss",
@@ -77,12 +77,12 @@ def test_a_linear_network_of_one_output_has_an_undefined_exponent():
 
 def test_samples_are_split_into_two_parts_that_together_are_all():
     whole = Dataset(jnp.arange(10.0)[:, None], jnp.arange(10.0)[:, None] ** 2)
-    parts = split(jax.random.key(0), whole, 7)
+    parts = split(whole, 7, 3, key=jax.random.key(0))
     assert [part.samples for part in parts] == [7, 3]
     np.testing.assert_array_equal(np.sort(np.concatenate([part.x[:, 0] for part in parts])), whole.x[:, 0])
     for part in parts:
         np.testing.assert_array_equal(part.y, part.x**2)
-    other, _ = split(jax.random.key(1), whole, 7)
+    other, _ = split(whole, 7, 3, key=jax.random.key(1))
     assert not np.array_equal(other.x, parts[0].x)
 
 

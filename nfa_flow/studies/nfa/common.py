@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from ... import measure, nets
-from ...data import Dataset, linear_teacher
+from ... import Dataset, measure, nets
+from ...data import linear_teacher
 from ...nets.initialization import Weights
 from ...problem.losses import Loss
 

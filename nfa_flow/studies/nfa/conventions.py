@@ -7,26 +7,22 @@ papers says what a change by no training is.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ... import measure, nets
+from ... import Trajectory, measure, nets
 from ...data import multi_index
 from ...plot.at_end import quantiles_over
 from ...plot.style import GRAY, color_of
-from ...run.trajectory import Trajectory
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import Judged, Reported
-from ..panels import Entries
+from ..panels import Axes, Entries
 from ..runs import Runs, quantiles
 from ..training import Descent, Untrained
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _WIDTHS, _SAMPLES, _BATCH = (20, 64, 64, 1), 500, 50
 _STEPS = 3_000
@@ -88,7 +84,7 @@ def apart(scores: np.ndarray) -> np.ndarray:
     return scores.max(axis=0) - scores.min(axis=0)
 
 
-def _draw_scores(ax: "Axes", runs: Runs) -> Entries:
+def _draw_scores(ax: Axes, runs: Runs) -> Entries:
     """The scores of each definition in a line, untrained and trained."""
     names = runs["training"].values.tolist()
     entries = {}
@@ -148,7 +144,7 @@ CONVENTIONS = Experiment(
     "Do the published definitions of alignment score the same network alike?",
     axes={"training": looped(TRAININGS, quick=[UNTRAINED, ADAM]), "seed": seeds(32)},
     one_run=one_run,
-    panels=[[_draw_scores]],
+    panels=[_draw_scores],
     claims=_claims(ADAM) | _claims(MOMENTUM),
     seconds=(20, 45),
 )

@@ -6,28 +6,23 @@ and p = ε³ the cosine at α = 1/2 vanishes as ε → 0. In all cases here the 
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ... import measure, nets, theory
+from ... import Trajectory, gradient_flow, log_times, measure, nets, theory
 from ...data import orthogonal_support
-from ...flow import NDF, gradient_flow, log_times
+from ...flow import NDF
 from ...plot.at_end import quantiles_over
 from ...plot.style import color_of, label_of
-from ...run.trajectory import Trajectory
 from ..axes import batched, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Judged
-from ..panels import THEORY, Entries, Through
-from ..runs import Runs
+from ..panels import THEORY, Axes, Entries, Through
+from ..runs import Runs, Values
 from .common import EXACT, observables
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _EPSILONS = (1e-1, 1e-2, 1e-3, 1e-4)
 _REVERSING = (2.0, 0.1)  # y and p
@@ -81,8 +76,15 @@ def _cosine(nfm: np.ndarray, agop: np.ndarray, powers: np.ndarray | float) -> np
 
 
 def _derive(runs: Runs) -> Runs:
-    """`off`: the relative error of NFM; `left`: the loss over that of f = 0; and the closed forms of what is drawn."""
+    """`off`: the relative error of NFM; `left`: the loss over that of f = 0; and the closed forms of what is drawn.
+
+    `limit.…`: what the cosines tend to, at α = 1/2 and at the best α, which is a limit itself.
+    """
     cases, exact = _cases(runs), closed_form(runs)
+    limits = [theory.orthogonal_support_limit(*case) for case in cases]
+    half = [theory.diagonal_cosine(*limit, 0.5) for limit in limits]
+    powers, cosines = np.array([theory.best_diagonal_cosine(*limit) for limit in limits]).T
+    by_target = lambda values: runs["probability"].copy(data=values)
     loss = runs["loss"].transpose("target", "seed", "time")
     losses = [((y - nfm) ** 2 @ p) / 2 for (y, p), nfm in zip(cases, exact.nfm, strict=True)]
     # A power > 0 gives two eigenvalues any ratio but not another order; there the limit α → 0 is best.
@@ -91,7 +93,10 @@ def _derive(runs: Runs) -> Runs:
     return runs.assign(
         {
             "off": loss.copy(data=np.abs(_values(runs, "nfm") / exact.nfm - 1).max(axis=-1)),
-            "left": runs["loss_at_end"] / runs["target"].copy(data=[p @ y**2 / 2 for y, p in cases]),
+            "left": runs["loss_at_end"] / by_target([p @ y**2 / 2 for y, p in cases]),
+            "limit.cosine": by_target(np.array(half)),
+            "limit.best.exponent": by_target(powers),
+            "limit.best.cosine": by_target(cosines),
             "theory.loss": loss.copy(data=np.stack(losses)),
             "theory.cosine": loss.copy(data=_cosine(exact.nfm, exact.agop, 0.5)),
             "theory.best.cosine": loss.copy(data=best),
@@ -99,7 +104,7 @@ def _derive(runs: Runs) -> Runs:
     )
 
 
-def _draw_exponents(ax: "Axes", runs: Runs) -> Entries:
+def _draw_exponents(ax: Axes, runs: Runs) -> Entries:
     """The cosine at the end as a function of the exponent."""
     powers = np.linspace(0, 2, 101)
     cosines = _cosine(_values(runs, "nfm_at_end"), _values(runs, "agop_at_end"), powers)
@@ -125,46 +130,33 @@ def _cases(runs: Runs) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.array([y, 1.0]), np.array([p, 1 - p])) for y, p in pairs]
 
 
-def _expected_half(runs: Runs) -> np.ndarray:
-    limits = [theory.orthogonal_support_limit(*case) for case in _cases(runs)]
-    return np.array([theory.diagonal_cosine(*limit, 0.5) for limit in limits])
-
-
-def _half(runs: Runs) -> tuple[str, bool]:
-    measured = _values(runs, "cosine_at_end")
-    return _listed(np.nanmedian(measured, axis=1)), _agree(measured, _expected_half(runs))
-
-
-def _expected_best(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
-    """Exponents, which are limits, and cosines."""
-    best = [theory.best_diagonal_cosine(*theory.orthogonal_support_limit(*case)) for case in _cases(runs)]
-    powers, cosines = np.array(best).T
-    return powers, cosines
-
-
-def _expect_best(runs: Runs) -> str:
-    powers, cosines = _expected_best(runs)
-    return f"{_listed(cosines)} ± {_AGREES:g}, as α → {_listed(powers, '{:g}')} ± {EXACT:g}"
-
-
-def _best(runs: Runs) -> tuple[str, bool]:
-    (powers, expected), measured = _expected_best(runs), _values(runs, "best.cosine_at_end")
-    power, error = _values(runs, "best.exponent_at_end"), _values(runs, "best.relative_error_at_end")
-    medians, errors = (_listed(np.nanmedian(each, axis=1)) for each in (measured, error))
-    # arctan α is known to 1e-7.
-    agrees = _agree(measured, expected) and bool(np.nanmax(np.abs(power - powers[:, None])) <= EXACT)
-    return f"{medians}, relative error {errors}; α ≤ {np.nanmax(power):.1g}", agrees
-
-
-def _listed(values: np.ndarray, form: str = "{:.3g}") -> str:
-    return ", ".join(dict.fromkeys(form.format(value) for value in values))
-
-
 _AGREES = 2 * EXACT  # a cosine moves by less than twice as much as the matrices
 
 
-def _agree(measured: np.ndarray, expected: np.ndarray) -> bool:
-    return bool(np.nanmax(np.abs(measured - expected[:, None])) <= _AGREES)
+def _half(runs: Runs) -> tuple[str, bool]:
+    measured = runs["cosine_at_end"]
+    return _listed(measured.median("seed")), _agree(measured, runs["limit.cosine"], _AGREES)
+
+
+def _expect_best(runs: Runs) -> str:
+    powers = _listed(runs["limit.best.exponent"], "{:g}")
+    return f"{_listed(runs['limit.best.cosine'])} ± {_AGREES:g}, as α → {powers} ± {EXACT:g}"
+
+
+def _best(runs: Runs) -> tuple[str, bool]:
+    cosine, power, error = (runs[f"best.{name}_at_end"] for name in ("cosine", "exponent", "relative_error"))
+    # arctan α is known to 1e-7.
+    agrees = _agree(cosine, runs["limit.best.cosine"], _AGREES) and _agree(power, runs["limit.best.exponent"], EXACT)
+    medians, errors = (_listed(each.median("seed")) for each in (cosine, error))
+    return f"{medians}, relative error {errors}; α ≤ {float(power.max()):.1g}", agrees
+
+
+def _listed(values: Values, form: str = "{:.3g}") -> str:
+    return ", ".join(dict.fromkeys(form.format(value) for value in values.values))
+
+
+def _agree(measured: Values, expected: Values, within: float) -> bool:
+    return bool(abs(measured - expected).max() <= within)
 
 
 _vanishing = {"target": lambda target: target != _REVERSING[0]}
@@ -183,12 +175,10 @@ COUNTEREXAMPLE = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            Through("loss", hue="target", law="theory.loss", title="fit", axis={"yscale": "log", "ylim": (1e-16, 10)}),
-            _cosines("cosine", law="theory.cosine", title="at $\\alpha = 1/2$"),
-            _cosines("best.cosine", law="theory.best.cosine", title="at the best $\\alpha$"),
-            _draw_exponents,
-        ]
+        Through("loss", hue="target", law="theory.loss", title="fit", axis={"yscale": "log", "ylim": (1e-16, 10)}),
+        _cosines("cosine", law="theory.cosine", title="at $\\alpha = 1/2$"),
+        _cosines("best.cosine", law="theory.best.cosine", title="at the best $\\alpha$"),
+        _draw_exponents,
     ],
     claims={
         "two ReLU neurons follow their closed form, over 13 decades of time": AtMost(
@@ -197,7 +187,7 @@ COUNTEREXAMPLE = Experiment(
         # Residuals are off by EXACT times the targets at most, so the loss by EXACT² times that of an output of zero.
         "and fit their data": AtMost("left", EXACT**2, "loss ≤ {} of that of f = 0"),
         f"ε = {_EPSILONS_TOLD}: cosine at α = 1/2": Judged(
-            lambda runs: f"{_listed(_expected_half(runs))} ± {_AGREES:g}", _half, ["cosine_at_end"], of=_vanishing
+            lambda runs: f"{_listed(runs['limit.cosine'])} ± {_AGREES:g}", _half, ["cosine_at_end"], of=_vanishing
         ),
         f"ε = {_EPSILONS_TOLD}: best cosine over all α > 0": _judged_best(of=_vanishing),
         "y = (2, 1), p = (.1, .9): best cosine over all α > 0": _judged_best(of={"target": [_REVERSING[0]]}),

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import PRNGKeyArray
 
-from ... import nets
-from ...run.trajectory import Trajectory
+from ... import Trajectory, nets
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Reported
@@ -65,12 +64,10 @@ DEPTH = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            _through("relative_error"),
-            _through("cosine"),
-            _at_end("relative_error"),
-            _at_end("exponent.exponent", law=lambda depth: 1 / depth, theory="$1/L$"),
-        ]
+        _through("relative_error"),
+        _through("cosine"),
+        _at_end("relative_error"),
+        _at_end("exponent.exponent", law=lambda depth: 1 / depth, theory="$1/L$"),
     ],
     claims={
         "balanced, exact flow: NFM ∝ AGOP^{1/L} at all times": AtMost("relative_error", EXACT, of={"training": _FLOW}),

@@ -10,6 +10,7 @@ the network can become is the best linear map of that rank. That subspace is uns
 """
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,16 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from ... import measure, nets
-from ...data import Dataset
-from ...flow import log_times
+from ... import Dataset, Trajectory, log_times, measure, nets
 from ...nets.initialization import Weights
-from ...run.trajectory import Trajectory
 from ..axes import batched, places, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Judged, PowerLaw, Reported
 from ..panels import AtEnd, Points, Slope, Through
-from ..runs import Runs, Values, quantiles
+from ..runs import Runs, Values, quantiles, where_first
 from ..slopes import slope
 from ..training import ExactFlow
 from .common import EXACT, OneOf, imbalance, observables, teacher, widths
@@ -118,15 +116,10 @@ def rank_left(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
 
 def departure(dataset: Runs) -> Values:
     """When half of what can be learnt is learnt, between the times of observation; NaN where it never is."""
-    left = dataset["unlearnt"].transpose(..., "time")
-    times, values = np.log(_TIMES[1:]), left.to_numpy()[..., 1:]
-    after = np.argmax(values <= 0.5, axis=-1)
-    before = np.maximum(after - 1, 0)
-    at = lambda place: np.take_along_axis(values, place[..., None], axis=-1)[..., 0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(after > before, (at(before) - 0.5) / (at(before) - at(after)), 0.0)
-    time = np.exp(times[before] + share * (times[after] - times[before]))
-    return left.isel(time=0, drop=True).copy(data=np.where((values <= 0.5).any(axis=-1), time, np.nan))
+    later = dataset.isel(time=slice(1, None))  # t = 0 has no logarithm
+    logarithms: Any = np.log(later["time"])
+    found: Any = where_first(later["unlearnt"], 0.5, logarithms)
+    return np.exp(found)
 
 
 def _derive(runs: Runs) -> Runs:
@@ -164,9 +157,15 @@ def _lost(runs: Runs) -> str:
 
 
 _ANCHOR = {"init": "Gaussian", "scale": _SMALL[0]}
+_best: Any = {"law": "least_unlearnt", "theory": f"best of rank {2 * _RANK}"}
 _small, _low_rank, _LEFT = {"scale": list(_SMALL)}, {"init": _LOW_RANK}, "share of the loss left to learn"
 _law = partial(PowerLaw, against="scale", within=_WITHIN, between=_SMALL, of=_small)
 _panel = partial(AtEnd, against="scale", hue="init")
+
+
+def _power(power: float, of: str) -> dict[str, Any]:
+    return {"law": Slope(power, _ANCHOR), "theory": f"$\\propto$ {of}"}
+
 
 INITIALIZATION = Experiment(
     "initialization",
@@ -174,9 +173,7 @@ INITIALIZATION = Experiment(
     axes={
         "init": batched(places(INITS), tiny=[_LOW_RANK, "Gaussian"]),
         "scale": batched(
-            [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 3.0],
-            quick=[1e-6, 1e-3, 1e-2, 0.1, 1.0, 3.0],
-            tiny=[1e-3, 1e-2],
+            [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 3.0], quick=[1e-6, 1e-3, 1e-2, 0.1, 1.0, 3.0], tiny=[1e-3, 1e-2]
         ),
         "seed": seeds(16),
     },
@@ -184,21 +181,14 @@ INITIALIZATION = Experiment(
     derive=_derive,
     panels=[
         [
-            _panel(
-                "relative_error",
-                starts=True,
-                law=Slope(2.0, _ANCHOR),
-                theory="$\\propto$ scale$^2$",
-                title="at the end",
-            ),
+            _panel("relative_error", starts=True, title="at the end", **_power(2.0, "scale$^2$")),
             Points(
                 "relative_error",
                 against="imbalanced",
                 xlabel="imbalance $(\\sum_l\\|D_l\\|^2)^{1/2}$ / $\\|$NFM$\\|$ at the end",
                 hue="init",
-                law=Slope(1.0, _ANCHOR),
-                theory="$\\propto$ imbalance",
                 title="at the end, each run",
+                **_power(1.0, "imbalance"),
             ),
             Through(
                 "relative_error",
@@ -210,20 +200,9 @@ INITIALIZATION = Experiment(
         ],
         [
             _panel(
-                "departure",
-                law=Slope(-1.0, _ANCHOR),
-                theory="$\\propto$ scale$^{-1}$",
-                title="from the saddle",
-                label="time when half is learned",
+                "departure", title="from the saddle", label="time when half is learned", **_power(-1.0, "scale$^{-1}$")
             ),
-            _panel(
-                "unlearnt",
-                law="least_unlearnt",
-                theory=f"best of rank {2 * _RANK}",
-                title="at the end",
-                label=_LEFT,
-                axis={"yscale": "linear"},
-            ),
+            _panel("unlearnt", title="at the end", label=_LEFT, axis={"yscale": "linear"}, **_best),
             _panel("highest", title="rank", label=f"$s_{2 * _RANK + 1}\\,/\\,s_1$ of $W_1$, highest ever"),
         ],
     ],

@@ -19,16 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ... import measure, nets
-from ...data import Dataset, add_label_noise, linear_teacher, multi_index
-from ...run.trajectory import Trajectory
+from ... import Dataset, Trajectory, measure, nets
+from ...data import add_label_noise, linear_teacher, multi_index
 from ..axes import batched, looped, seeds
-from ..claims import Claim, reported
 from ..experiment import Experiment
+from ..held_out import split
 from ..intervals import bootstrap
-from ..judgments import AtMost
+from ..judgments import AtMost, Reported
 from ..panels import AtEnd, Panel
-from ..runs import Runs, Values, quantiles
+from ..runs import Runs, Values, Where, quantiles, where_first
 from ..training import Descent, ExactFlow, Untrained
 from .common import EXACT
 
@@ -92,7 +91,7 @@ def one_run(key: PRNGKeyArray, case: Case, noise: float | Array) -> Trajectory:
     """A network on noisy labels, tested on clean ones."""
     problem, training = case
     data_key, noise_key, net_key, batch_key = jax.random.split(key, 4)
-    clean, fresh = _split(problem.teacher(_SAMPLES + _FRESH, key=data_key), _SAMPLES)
+    clean, fresh = split(problem.teacher(_SAMPLES + _FRESH, key=data_key), _SAMPLES, _FRESH)
     data = add_label_noise(clean, noise * jnp.sqrt(jnp.mean(clean.y**2)), key=noise_key)
     net = nets.MLP(problem.widths, key=net_key, activation=problem.activation, init=problem.init)
     zero = _loss_of_zero(fresh)
@@ -105,11 +104,6 @@ def one_run(key: PRNGKeyArray, case: Case, noise: float | Array) -> Trajectory:
         "test": lambda net, data: measure.loss(net, fresh) / zero,
     }
     return training(net, data, batch_key, observe=observe, progress=False)
-
-
-def _split(data: Dataset, samples: int) -> tuple[Dataset, Dataset]:
-    first, rest = slice(None, samples), slice(samples, None)
-    return Dataset(data.x[first], data.y[first], index=data.index), Dataset(data.x[rest], data.y[rest])
 
 
 def _loss_of_zero(data: Dataset) -> Float[Array, ""]:
@@ -145,17 +139,11 @@ SCORES = {
 def at_fit(dataset: Runs, problem: str) -> Runs:
     """The scores of a problem's runs where each first leaves a share of `FIT`, NaN where it never does.
 
-    They are interpolated between observations, linearly in that share. Along the dimension `training` are all that
-    there are, so that each always has one color.
+    Along the dimension `training` are all that there are, so that each always has one color.
     """
-    left = dataset["unfitted"]
-    after = (left <= FIT).argmax("time")
-    before = np.maximum(after - 1, 0)
-    pick = lambda values, time: values.isel(time=time, drop=True)
-    weight = (pick(left, before) - FIT) / (pick(left, before) - pick(left, after)).where((left <= FIT).any("time"))
-    mean = lambda values: (1 - weight) * pick(values, before) + weight * pick(values, after)
     cases = [f"{problem}: {training}" for training in TRAININGS]
-    found = dataset[["status"]].assign({name: mean(dataset[name]) for name in SCORES}).reindex(case=cases)
+    scores = {name: where_first(dataset["unfitted"], FIT, dataset[name]) for name in SCORES}
+    found = dataset[[]].assign(scores).reindex(case=cases)
     return found.assign_coords(case=list(TRAININGS)).rename(case="training")
 
 
@@ -171,14 +159,14 @@ def _derive(runs: Runs) -> Runs:
     """What `at_fit` and `untrained` have for each problem, with levels of noise as words, which stand side by side."""
     import xarray
 
-    problems = xarray.Variable("problem", list(PROBLEMS))
-    fits = xarray.concat([at_fit(runs, problem).drop_vars("status") for problem in PROBLEMS], problems)
-    fits = fits.rename(noise="level").assign_coords(level=[f"{noise:g}" for noise in runs["noise"].values])
-    fits["level"].attrs["long_name"] = "label noise / rms of clean labels"
-    null = {name: xarray.concat([untrained(runs, problem, name) for problem in PROBLEMS], problems) for name in SCORES}
-    return runs.assign({f"fit.{name}": fits[name] for name in SCORES}).assign(
-        {f"untrained.fit.{name}": values for name, values in null.items()}
-    )
+    words = [f"{noise:g}" for noise in runs["noise"].values]
+    level = ("level", words, {"long_name": "label noise / rms of clean labels"})
+    over_problems = lambda values: xarray.concat(values, xarray.Variable("problem", list(PROBLEMS)))
+    fits = [at_fit(runs, problem).rename(noise="level").assign_coords(level=level) for problem in PROBLEMS]
+    found = {f"fit.{name}": over_problems([fit[name] for fit in fits]) for name in SCORES}
+    for name in SCORES:
+        found[f"untrained.fit.{name}"] = over_problems([untrained(runs, problem, name) for problem in PROBLEMS])
+    return runs.assign(found)
 
 
 class Comparison(NamedTuple):
@@ -200,9 +188,10 @@ class Comparison(NamedTuple):
         return "Adam" if self.low > 0 else "SGD momentum" if self.high < 0 else "neither"
 
 
-def comparisons(scores: Runs, name: str, noise: float) -> list[Comparison]:
-    """Of a score of `at_fit`, for each pair of trainings that has runs."""
-    values = scores[name].sel(noise=[0.0, noise]).transpose("training", "noise", "seed")
+def comparisons(runs: Runs, problem: str, name: str, noise: float) -> list[Comparison]:
+    """Of a score on a problem, for each pair of trainings that has runs."""
+    of_score = runs[f"fit.{name}"].sel(problem=problem, level=["0", f"{noise:g}"])
+    values = of_score.transpose("training", "level", "seed")
     found = [compare(pair, *values.sel(training=list(pair)).values) for pair in PAIRS]
     return [each for each in found if each.gain.size]
 
@@ -233,55 +222,48 @@ _PANELS = {
 def _row(problem: str) -> list[Panel]:
     """Error at 1/L, best exponent and angles to the index space against the noise."""
     law = {"best.exponent": {"law": 1 / PROBLEMS[problem].depth, "theory": "$1/L$"}}
-    return [
-        AtEnd(
-            f"fit.{name}",
-            against="level",
-            hue="training",
-            of={"problem": problem},
-            baseline=UNTRAINED,
-            title=problem,
-            label=label,
-            axis={"yscale": "linear", "ylim": (0, None)},
-            **law.get(name, {}),
-        )
-        for name, label in _PANELS.items()
-    ]
+    panel = partial(AtEnd, against="level", hue="training", of={"problem": problem}, baseline=UNTRAINED, title=problem)
+    axis = {"yscale": "linear", "ylim": (0, None)}
+    return [panel(f"fit.{name}", label=label, axis=axis, **law.get(name, {})) for name, label in _PANELS.items()]
 
 
-def _of_problem(statement: str, runs: Runs) -> list[Claim]:
-    """How many runs of a problem fit, scores of networks that have learned nothing, and whether Adam is steadier."""
-    problem, scores = statement, at_fit(runs, statement)
-    fits = scores["test"].dropna("training", how="all")
-    baselines = [f"{what} {quantiles(untrained(runs, problem, name))}" for name, what in SCORES.items()]
-    measured = f"{int(fits.notnull().sum())} of {fits.size}; untrained: {', '.join(baselines)}"
-    own = runs.sel(case=[case for case in runs["case"].values if case.startswith(problem)])
-    found = [reported(f"{problem}: runs that fit {100 * (1 - FIT):g} % of what can be fitted", measured, own)]
-    for noise in COMPARED:
-        for name, what in SCORES.items():
-            if compared := comparisons(scores, name, noise):
-                told = f"{problem}, noise 0 → {noise:g}: {what}; |change| of SGD momentum − of Adam"
-                found.append(reported(told, "; ".join(map(_told, compared)), _compared(runs, noise, problem)))
-    return found
+def _fitted(runs: Runs, problem: str) -> str:
+    """How many runs fit, and the scores of networks that have learned nothing."""
+    of = runs.sel(problem=problem)
+    fits = of["fit.test"].dropna("training", how="all")
+    baselines = [f"{what} {quantiles(of[f'untrained.fit.{name}'])}" for name, what in SCORES.items()]
+    return f"{int(fits.notnull().sum())} of {fits.size}; untrained: {', '.join(baselines)}"
 
 
-def _overall(statement: str, runs: Runs) -> list[Claim]:
+def _steadier(runs: Runs, noise: float) -> str:
     """Under which of a pair a score changes less, counted; one in twenty intervals misses by chance."""
-    found = []
-    for noise in COMPARED:
-        fits = [at_fit(runs, problem) for problem in PROBLEMS]
-        steadier = [each.steadier for fit in fits for name in SCORES for each in comparisons(fit, name, noise)]
-        counts = [f"{who} {steadier.count(who)}" for who in ("Adam", "SGD momentum", "neither")]
-        measured = f"{', '.join(counts)} of {len(steadier)}"
-        told = statement.replace("{noise}", f"{noise:g}")
-        found.append(reported(told, measured, _compared(runs, noise), expected="Adam, by the paper"))
-    return found
+    every = [comparisons(runs, problem, name, noise) for problem in PROBLEMS for name in SCORES]
+    steadier = [each.steadier for compared in every for each in compared]
+    counts = [f"{who} {steadier.count(who)}" for who in ("Adam", "SGD momentum", "neither")]
+    return f"{', '.join(counts)} of {len(steadier)}"
 
 
-def _compared(runs: Runs, noise: float, problem: str = "") -> Runs:
-    """The runs of a comparison, of one problem or of all."""
-    trained = [each for each in runs["case"].values if any(each.endswith(f": {name}") for name in sum(PAIRS, ()))]
-    return runs.sel(noise=[0.0, noise], case=[each for each in trained if each.startswith(problem)])
+def _change(runs: Runs, problem: str, name: str, noise: float) -> str:
+    return "; ".join(map(_told, comparisons(runs, problem, name, noise)))
+
+
+def _compared(noise: float, *problems: str) -> Where:
+    """The settings of a comparison: the pairs that take part in it, without noise and with it."""
+    cases = [f"{problem}: {training}" for problem in problems for pair in PAIRS for training in pair]
+    return {"noise": [0.0, noise], "case": lambda case: case.isin(cases)}
+
+
+def _claims(problem: str) -> dict[str, Reported]:
+    """How many runs fit, and whether Adam is steadier by any score."""
+    own = {"case": lambda case: case.str.startswith(problem)}
+    share = f"{problem}: runs that fit {100 * (1 - FIT):g} % of what can be fitted"
+    return {share: Reported(partial(_fitted, problem=problem), of=own)} | {
+        f"{problem}, noise 0 → {noise:g}: {what}; |change| of SGD momentum − of Adam": Reported(
+            partial(_change, problem=problem, name=name, noise=noise), of=_compared(noise, problem)
+        )
+        for noise in COMPARED
+        for name, what in SCORES.items()
+    }
 
 
 def _told(compared: Comparison) -> str:
@@ -305,8 +287,14 @@ LABEL_NOISE = Experiment(
         f"{LINEAR}, balanced, exact flow: NFM ∝ AGOP^{{1/3}} at all times, whatever the noise": AtMost(
             "relative_error", EXACT, of={"case": f"{LINEAR}: {FLOW}"}
         ),
-        **dict.fromkeys(PROBLEMS, _of_problem),
-        "our setting, noise 0 → {noise}: under which a score changes less, by its 95 % interval": _overall,
+        **_claims(LINEAR),
+        **_claims(GELU),
+        **{
+            f"our setting, noise 0 → {noise:g}: under which a score changes less, by its 95 % interval": Reported(
+                partial(_steadier, noise=noise), of=_compared(noise, *PROBLEMS), expected="Adam, by the paper"
+            )
+            for noise in COMPARED
+        },
     },
     note=f"where {100 * (1 - FIT):g} % of the reducible training loss is gone",
     seconds=(25, 120),

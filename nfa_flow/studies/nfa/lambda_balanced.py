@@ -7,27 +7,22 @@ slopes. One end-to-end matrix can be split at any b, so the same function has ev
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ... import measure, nets, theory
-from ...flow import log_times
+from ... import Trajectory, log_times, measure, nets, theory
 from ...plot.style import GRAY, color_of
-from ...run.trajectory import Trajectory
 from ..axes import batched, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Judged, Reported
-from ..panels import THEORY, AtEnd, Entries, Through
+from ..panels import THEORY, AtEnd, Axes, Entries, Through
 from ..runs import Runs, Values, quantiles
 from ..training import ExactFlow
 from .common import EXACT, INPUTS, OUTPUTS, observables, teacher
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # A hidden layer of the rank of the end-to-end matrix, so that it can have a balance of either sign.
 _HIDDEN = 5
@@ -106,7 +101,7 @@ def _derive(runs: Runs) -> Runs:
     )
 
 
-def _draw_eigenvalues(ax: "Axes", runs: Runs) -> Entries:
+def _draw_eigenvalues(ax: Axes, runs: Runs) -> Entries:
     """All networks at every fifth time, the closed form for each b, and what slopes 1/2 and 1 look like."""
     spectra = runs.isel(time=slice(None, None, 5))
     agop, nfm = (_values(spectra, f"spectrum.{name}") for name in ("agop", "nfm_along_agop"))
@@ -161,12 +156,10 @@ LAMBDA_BALANCED = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            _draw_eigenvalues,
-            Through("exponent.exponent", hue="b", law="predicted", title="through time", axis=_linear),
-            _at_end("exponent.exponent", law="predicted", title="at the end", axis=_linear),
-            _at_end("relative_error", title="at the end, $\\alpha = 1/2$", axis={"yscale": "log"}),
-        ]
+        _draw_eigenvalues,
+        Through("exponent.exponent", hue="b", law="predicted", title="through time", axis=_linear),
+        _at_end("exponent.exponent", law="predicted", title="at the end", axis=_linear),
+        _at_end("relative_error", title="at the end, $\\alpha = 1/2$", axis={"yscale": "log"}),
     ],
     claims={
         "two layers, W_2ᵀW_2 − W_1W_1ᵀ = bI: NFM = (−bI + (b²I + 4 AGOP)^{1/2})/2 at all times": AtMost("off", EXACT),

@@ -22,15 +22,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ... import measure, nets
-from ...data import Dataset, multi_index
-from ...run.trajectory import Trajectory
+from ... import Dataset, Trajectory, measure, nets
+from ...data import multi_index
 from ..axes import looped, seeds
-from ..claims import Claim, reported
 from ..experiment import Experiment
-from ..judgments import AtMost, Judged
+from ..judgments import AtMost, Judged, Reported
 from ..panels import AtEnd, Points
-from ..runs import Runs, Values, parts, quantiles
+from ..runs import Runs, Values, quantiles
 from ..training import Descent, ExactFlow
 from .common import ERROR_AT, EXACT, observables
 
@@ -98,22 +96,15 @@ def _below_bound(runs: Runs) -> tuple[str, bool]:
     return f"{quantiles(used)} of the bound, ≤ {float(used.max()):.2f}", float(runs["over"].max()) <= EXACT
 
 
-def _by_head(statement: str, runs: Runs) -> list[Claim]:
-    """Of each head and training, whether more linear layers make the ansatz truer, and all that is measured."""
-    found, (first, last) = [], runs["k"].values[[0, -1]]
-    for labels, of in parts(runs, ("head", "training")):
-        note = ", not certified across kinks" if tuple(labels.values()) == (_KINKED, FLOW) else ""
-        what = f"{labels['head']} head, {labels['training']}{note}"
-        expected = "falls at t = 0 too, α̂k does not; α̂k = 1 iff B ∝ I"
-        found.append(reported(f"{what}: error at 1/k, from k = {first} to {last}", _trend(of), of, expected=expected))
-        found.append(_report(f"{what}{statement}", of))
-    return found
-
-
-def _untrained(statement: str, runs: Runs) -> list[Claim]:
-    null = runs.isel(training=0)
-    names = {f"untrained.{name}": name for name in _TOLD if f"untrained.{name}" in null}
-    return [_report(statement, null[["status", *names]].rename(names))]
+def _claims(head: str, training: str) -> dict[str, Reported]:
+    """Whether more linear layers make the ansatz truer, and all that is measured."""
+    note = ", not certified across kinks" if (head, training) == (_KINKED, FLOW) else ""
+    what, of = f"{head} head, {training}{note}", {"head": head, "training": training}
+    expected = "falls at t = 0 too, α̂k does not; α̂k = 1 iff B ∝ I"
+    return {
+        f"{what}: error at 1/k, from k = {{first k}} to {{last k}}": Reported(_trend, of=of, expected=expected),
+        f"{what}, k = {{every k}}": _told(_medians, of=of),
+    }
 
 
 def _trend(runs: Runs) -> str:
@@ -134,7 +125,7 @@ def _change(values: Values) -> str:
     return " → ".join(quantiles(values.isel(k=i)) for i in (0, 1))
 
 
-_TOLD = {
+_MEASURED = {
     "relative_error_at_end": "error at 1/k",
     "best.relative_error_at_end": "error at the best α",
     "exponent.exponent_at_end": "α̂",
@@ -144,11 +135,10 @@ _TOLD = {
 }
 
 
-def _report(statement: str, runs: Runs) -> Claim:
-    """The medians of all that is measured, for one k after another."""
-    measured = "; ".join(f"{told} {_by_k(runs[name])}" for name, told in _TOLD.items() if name in runs)
-    statement = f"{statement}, k = {', '.join(map(str, runs['k'].values))}"
-    return reported(statement, measured, runs, expected="α̂ = 1/k iff B ∝ I")
+def _medians(runs: Runs, prefix: str = "") -> str:
+    """Of all that is measured, for one k after another."""
+    names = {f"{prefix}{name}": what for name, what in _MEASURED.items() if f"{prefix}{name}" in runs}
+    return "; ".join(f"{what} {_by_k(runs[name])}" for name, what in names.items())
 
 
 def _by_k(values: Values) -> str:
@@ -156,9 +146,11 @@ def _by_k(values: Values) -> str:
     return ", ".join(f"{value:.2g}" for value in medians.values)
 
 
+_told = partial(Reported, expected="α̂ = 1/k iff B ∝ I")
 _smooth: Any = {"training": FLOW, "head": lambda head: head != _KINKED}
+_flow: Any = {"of": {"training": FLOW}, "title": f"{FLOW}, at the end"}
 _panel = partial(AtEnd, against="k", hue="head", starts=True, baseline=UNTRAINED)
-_error = {"label": ERROR_AT.format("1/k"), "axis": {"yscale": "linear", "ylim": (0, 1)}}
+_error: Any = {"label": ERROR_AT.format("1/k"), "axis": {"yscale": "linear", "ylim": (0, 1)}}
 
 LINEAR_LAYERS = Experiment(
     "linear-layers",
@@ -172,31 +164,26 @@ LINEAR_LAYERS = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            _panel("relative_error", of={"training": FLOW}, title=f"{FLOW}, at the end", **_error),
-            _panel(
-                "exponent.exponent",
-                of={"training": FLOW},
-                law=lambda k: 1 / k,
-                theory="$1/k$",
-                title=f"{FLOW}, at the end",
-                axis={"yscale": "log"},  # equal ratios to 1/k are equally far from it
-            ),
-            _panel("relative_error", of={"training": "Adam .003"}, title="Adam .003, at the end", **_error),
-            Points(
-                "relative_error",
-                against="root",
-                xlabel="$\\kappa(B)^{1/k}$",
-                hue="head",
-                of={"training": FLOW},
-                baseline=UNTRAINED,  # which need not obey the bound, as they lack balance
-                law=bound,
-                theory="bound",
-                title=f"{FLOW}, at the end",
-                label=ERROR_AT.format("1/k"),
-                axis={"yscale": "linear", "ylim": (0, 1)},
-            ),
-        ]
+        _panel("relative_error", **_flow, **_error),
+        _panel(
+            "exponent.exponent",
+            **_flow,
+            law=lambda k: 1 / k,
+            theory="$1/k$",
+            axis={"yscale": "log"},  # equal ratios to 1/k are equally far from it
+        ),
+        _panel("relative_error", of={"training": "Adam .003"}, title="Adam .003, at the end", **_error),
+        Points(
+            "relative_error",
+            against="root",
+            xlabel="$\\kappa(B)^{1/k}$",
+            hue="head",
+            baseline=UNTRAINED,  # which need not obey the bound, as they lack balance
+            law=bound,
+            theory="bound",
+            **_flow,
+            **_error,
+        ),
     ],
     claims={
         "k balanced linear layers, smooth head, exact flow: NFM = (MᵀM)^{1/k} at all times": AtMost(
@@ -205,8 +192,12 @@ LINEAR_LAYERS = Experiment(
         "k balanced linear layers, smooth head, exact flow: error at 1/k ≤ (κ^{1/k} − 1)/(κ^{1/k} + 1)": Judged(
             f"at all times, within {EXACT:g}", _below_bound, ["relative_error", "kappa"], of=_smooth
         ),
-        "": _by_head,
-        f"{UNTRAINED}, any head": _untrained,
+    }
+    | {told: judge for head in HEADS for name in TRAININGS for told, judge in _claims(head, name).items()}
+    | {
+        f"{UNTRAINED}, any head, k = {{every k}}": _told(
+            partial(_medians, prefix="untrained."), of={"training": [FLOW]}
+        )
     },
     seconds=(25, 230),
 )

@@ -5,30 +5,26 @@ is left of the error is no matter of α. One kind of labels has a structure to b
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from ... import measure, nets
-from ...data import Dataset, single_index
-from ...flow import LossBelow
+from ... import Dataset, LossBelow, Trajectory, measure, nets
+from ...data import single_index
 from ...plot.style import GRAY, color_of
-from ...run.trajectory import Trajectory
 from ..axes import batched, looped, seeds
-from ..claims import Claim, finished, reported
+from ..claims import finished
 from ..experiment import Experiment
 from ..intervals import wilson
-from ..judgments import Judged
-from ..panels import AtEnd, Distribution, Entries
+from ..judgments import ForEach, Judged, Reported
+from ..panels import AtEnd, Axes, Distribution, Entries
 from ..runs import Runs, quantiles
 from ..training import Descent, ExactFlow
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 FIT = 1e-3  # the loss up to which data count as fitted; for f = 0 it is 1/2 with random labels, 1/4 with the teacher's
 LIMITS = (0.1, 0.3)  # relative errors at the best exponent
+_ERROR = "best.relative_error_at_end"
 
 
 class Problem(NamedTuple):
@@ -80,13 +76,13 @@ def _derive(runs: Runs) -> Runs:
     return runs.assign(found)
 
 
-def _draw_fractions(ax: "Axes", runs: Runs) -> Entries:
+def _draw_fractions(ax: Axes, runs: Runs) -> Entries:
     """How many errors are above the limits, by problem, untrained and for each way to train."""
-    names, error = runs["training"].values, "best.relative_error_at_end"
+    names = runs["training"].values
     for place, problem in enumerate(runs["problem"].values):
         part = runs.sel(problem=problem)
-        groups = [(GRAY, part[f"untrained.{error}"])]
-        groups += [(color_of(i, len(names)), part[error].sel(training=name)) for i, name in enumerate(names)]
+        groups = [(GRAY, part[f"untrained.{_ERROR}"])]
+        groups += [(color_of(i, len(names)), part[_ERROR].sel(training=name)) for i, name in enumerate(names)]
         for i, (color, values) in enumerate(groups):
             for limit, fill in zip(LIMITS, (color, "white"), strict=True):
                 share, low, high = _share(values, limit)
@@ -107,22 +103,8 @@ def _share(values: Any, limit: float) -> tuple[float, float, float]:
 
 
 def _some(runs: Runs) -> tuple[str, bool]:
-    count = int((runs["best.relative_error_at_end"] > LIMITS[0]).sum())
+    count = int((runs[_ERROR] > LIMITS[0]).sum())
     return f"{count} of {int(runs['fits'].sum())} that fit", count > 0
-
-
-def _table(statement: str, runs: Runs) -> list[Claim]:
-    """For each problem, the errors of untrained networks and of those that fit by each way to train."""
-    found = []
-    for problem in runs["problem"].values:
-        part = runs.sel(problem=[problem])
-        null = _tail(part["untrained.best.relative_error_at_end"])
-        found.append(reported(f"{problem}: untrained, {statement}", null, part))
-        for training in part["training"].values:
-            of = part.sel(training=training)
-            told = f"{counts(of)}; {_tail(of['best.relative_error_at_end'])}"
-            found.append(reported(f"{problem}, {training}: {statement} of those that fit", told, of))
-    return found
 
 
 def counts(runs: Runs) -> str:
@@ -162,26 +144,32 @@ RANDOM_RELU = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            _distribution("best.cosine", axis={"xlim": (0.6, 1)}),
-            _distribution("best.relative_error", axis={"xlim": (0, 0.8)}),
-            AtEnd(
-                "best.relative_error",
-                against="problem",
-                hue="training",
-                over=("scale", "seed"),
-                baseline="untrained",
-                title="all problems, that fit",
-                axis={"ylim": (0, None), "yscale": "linear"},
-            ),
-            _draw_fractions,
-        ]
+        _distribution("best.cosine", axis={"xlim": (0.6, 1)}),
+        _distribution("best.relative_error", axis={"xlim": (0, 0.8)}),
+        AtEnd(
+            "best.relative_error",
+            against="problem",
+            hue="training",
+            over=("scale", "seed"),
+            baseline="untrained",
+            title="all problems, that fit",
+            axis={"ylim": (0, None), "yscale": "linear"},
+        ),
+        _draw_fractions,
     ],
     claims={
         "some networks fit their data and violate the ansatz at every α": Judged(
             f"some with a best relative error > {LIMITS[0]:g}", _some, ["loss_at_end"], despite="some is enough"
         ),
-        "best relative error": _table,
+        "{problem}": ForEach(
+            "problem",
+            {
+                ": untrained, best relative error": Reported(lambda runs: _tail(runs[f"untrained.{_ERROR}"])),
+                ", {training}: best relative error of those that fit": Reported(
+                    lambda runs: f"{counts(runs)}; {_tail(runs[_ERROR])}", each="training"
+                ),
+            },
+        ),
     },
     note="95 % Wilson intervals of fractions",
     seconds=(18, 440),

@@ -19,12 +19,11 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ... import measure, nets
-from ...data import Dataset, diabetes, digits
-from ...run.trajectory import Trajectory
+from ... import Dataset, Trajectory, measure, nets
+from ...data import diabetes, digits
 from ..axes import looped, seeds
 from ..experiment import Experiment
-from ..held_out import held_out_score
+from ..held_out import held_out_score, split
 from ..judgments import AtMost, Judged, Reported
 from ..panels import Panel, Through
 from ..runs import Runs, Values, quantiles
@@ -77,7 +76,8 @@ def one_run(key: PRNGKeyArray, problem: Problem, setup: Method) -> Trajectory:
     """A network on some of the samples, tested on the others."""
     (load, loss), (activation, init, training) = problem, setup
     split_key, net_key, batch_key, null_key = jax.random.split(key, 4)
-    data, held_out = split(split_key, load(), _SAMPLES)
+    whole = load()
+    data, held_out = split(whole, _SAMPLES, whole.samples - _SAMPLES, key=split_key)
     widths = [data.inputs] + [_WIDTH] * (DEPTH - 1) + [data.outputs]
     net = nets.MLP(widths, key=net_key, activation=activation, init=init)
     scores = {
@@ -97,13 +97,6 @@ def one_run(key: PRNGKeyArray, problem: Problem, setup: Method) -> Trajectory:
     return training(net, data, batch_key, observe=observe, loss=loss, progress=False)
 
 
-def split(key: PRNGKeyArray, data: Dataset, samples: int) -> tuple[Dataset, Dataset]:
-    """So many samples at random, and the others."""
-    order = jax.random.permutation(key, data.samples)
-    first, rest = order[:samples], order[samples:]
-    return Dataset(data.x[first], data.y[first]), Dataset(data.x[rest], data.y[rest])
-
-
 _PANELS = {
     "relative_error": ERROR_AT.format("1/3"),
     "best.relative_error": "relative error at the best $\\alpha$",
@@ -117,18 +110,8 @@ def _row(problem: str) -> list[Panel]:
     """The panels of a problem; a fitted exponent would be drawn on diabetes too, if there was one."""
     labels = _PANELS | ({"held_out": "$R^2$ on held-out samples"} if problem == DIABETES else {})
     law = {"exponent.exponent": {"law": 1 / DEPTH, "theory": "$1/L$"}}
-    return [
-        Through(
-            name,
-            hue="setup",
-            of={"problem": problem},
-            baseline="linear, untrained",
-            title=problem,
-            label=label,
-            **law.get(name, {}),
-        )
-        for name, label in labels.items()
-    ]
+    panel = partial(Through, hue="setup", of={"problem": problem}, baseline="linear, untrained", title=problem)
+    return [panel(name, label=label, **law.get(name, {})) for name, label in labels.items()]
 
 
 def _horizon(runs: Runs) -> str:

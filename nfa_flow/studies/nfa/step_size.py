@@ -3,18 +3,15 @@
 from functools import partial
 
 import jax
-import optax
 from jaxtyping import PRNGKeyArray
 
-from ... import measure, nets
-from ...descent import gradient_descent
-from ...flow import gradient_flow
-from ...run.trajectory import Trajectory
+from ... import Trajectory, measure, nets
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import PowerLaw
 from ..panels import AtEnd, Slope
 from ..runs import Runs
+from ..training import Descent, ExactFlow
 from .common import ERROR_AT, imbalance, teacher, widths
 
 _DEPTH, _T1 = 3, 10.0
@@ -33,12 +30,11 @@ def one_run(key: PRNGKeyArray, learning_rate: float) -> Trajectory:
         "imbalance": imbalance,
         "untrained": lambda net, data: {"relative_error": error(untrained, data)},
     }
+    options = {"observe": observe, "progress": False}
     if learning_rate == 0:
-        return gradient_flow(net, data, _T1, save_at=[0.0, _T1], rtol=1e-9, observe=observe, progress=False)
+        return ExactFlow(_T1, rtol=1e-9)(net, data, key, save_at=[0.0, _T1], **options)
     steps = round(_T1 / learning_rate)
-    return gradient_descent(
-        net, data, optax.sgd(learning_rate), steps, save_at=[0, steps], observe=observe, progress=False
-    )
+    return Descent("gd", learning_rate, steps)(net, data, key, save_at=[0, steps], **options)
 
 
 def with_distance(dataset: Runs) -> Runs:
@@ -71,11 +67,9 @@ STEP_SIZE = Experiment(
     one_run=one_run,
     derive=with_distance,
     panels=[
-        [
-            _panel("distance", label="NFM, relative distance from the flow"),
-            _panel("relative_error", label=ERROR_AT.format("1/3"), baseline="untrained, Gaussian"),
-            _panel("imbalance", label="imbalance $(\\sum_l\\|D_l\\|^2)^{1/2}$"),
-        ]
+        _panel("distance", label="NFM, relative distance from the flow"),
+        _panel("relative_error", label=ERROR_AT.format("1/3"), baseline="untrained, Gaussian"),
+        _panel("imbalance", label="imbalance $(\\sum_l\\|D_l\\|^2)^{1/2}$"),
     ],
     claims={
         "GD to the same time: distance of the NFM from the flow's": _first_order("distance"),

@@ -6,25 +6,20 @@ only a decay λ < σ (L = 2) or λ < max_s s^{1/3}(σ − s) = .47 σ^{4/3} (L =
 as e^{−(λ − σ)t}, and D before them, so that the ansatz is approached until it is 0/0; three vanish as fast as D does.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ... import nets
-from ...flow import gradient_flow
-from ...run.trajectory import Trajectory
+from ... import Trajectory, gradient_flow, nets
 from ..axes import batched, looped, places, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Judged
-from ..panels import AtEnd, Entries, Through
+from ..panels import AtEnd, Axes, Entries, Through
 from ..runs import Runs, Values, chosen, quantiles
 from .common import EXACT, OneOf, imbalance, observables, teacher, widths
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 INITS = {
     "Gaussian": nets.Gaussian(),
@@ -76,13 +71,16 @@ def _derive(runs: Runs) -> Runs:
     return runs.assign(left=left.where(decay > 0), change=abs(left - 1), off=100 * abs(rate - 1), late=late)
 
 
-def _left(ax: "Axes", runs: Runs) -> Entries:
+_GAUSSIAN: dict[str, Any] = {"of": {"depth": 3, "init": "Gaussian"}, "hue": "weight_decay", "own_legend": True}
+
+
+def _left(ax: Axes, runs: Runs) -> Entries:
     label = "imbalance $(\\sum_l\\|D_l\\|^2)^{1/2}$ / at $t=0$"
-    options = {"hue": "weight_decay", "own_legend": True, "title": "Gaussian, $L = 3$, $\\lambda > 0$", "label": label}
-    return _in_units_of_decay(ax, runs, "left", 1.0, of={"depth": 3, "init": "Gaussian"}, **options)
+    title = "Gaussian, $L = 3$, $\\lambda > 0$"
+    return _in_units_of_decay(ax, runs, "left", 1.0, **_GAUSSIAN, title=title, label=label)
 
 
-def _errors(ax: "Axes", runs: Runs) -> Entries:
+def _errors(ax: Axes, runs: Runs) -> Entries:
     of = {"depth": 3, "weight_decay": 0.03}
     gaussian = chosen(runs, of | {"init": "Gaussian"})
     end = np.nan if gaussian is None else float(gaussian["relative_error_at_end"].median())
@@ -90,7 +88,7 @@ def _errors(ax: "Axes", runs: Runs) -> Entries:
     return _in_units_of_decay(ax, runs, "relative_error", start, of=of, hue="init", title="$\\lambda = 0.03$, $L = 3$")
 
 
-def _in_units_of_decay(ax: "Axes", runs: Runs, name: str, start: float, of: dict[str, Any], **options: Any) -> Entries:
+def _in_units_of_decay(ax: Axes, runs: Runs, name: str, start: float, of: dict[str, Any], **options: Any) -> Entries:
     """Against 2λt, with the law e^{−2λt} from a start."""
     shown = chosen(runs, of)
     phase = 2 * runs["weight_decay"] * runs["times"]
@@ -137,25 +135,17 @@ WEIGHT_DECAY = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            _left,
-            Through(
-                "relative_error",
-                hue="weight_decay",
-                own_legend=True,
-                of={"depth": 3, "init": "Gaussian"},
-                title="Gaussian, $L = 3$",
-            ),
-            _errors,
-            AtEnd(
-                "relative_error",
-                against="weight_decay",
-                hue="init",
-                of={"depth": 3},
-                starts=True,
-                title="at the end, $L = 3$",
-            ),
-        ]
+        _left,
+        Through("relative_error", **_GAUSSIAN, title="Gaussian, $L = 3$"),
+        _errors,
+        AtEnd(
+            "relative_error",
+            against="weight_decay",
+            hue="init",
+            of={"depth": 3},
+            starts=True,
+            title="at the end, $L = 3$",
+        ),
     ],
     claims={
         "unbalanced, weight decay λ: D_l ∝ e^{−2λt}": AtMost(

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ... import one_step
-from ...data import Dataset, single_index
+from ... import Dataset, Trajectory, one_step
+from ...data import single_index
 from ...nets import MLP
-from ...run.trajectory import Trajectory
 from ...theory import HermiteSeries, hermite_series
 from ..axes import Axis, looped
+from ..held_out import split
 from ..runs import Runs, Values
 from ..training import Untrained
 
@@ -47,8 +47,7 @@ def draw(key: PRNGKeyArray, samples: int, activation: str = "relu", teacher: Her
     n, inputs, width = one_step.sizes(samples, PHI, PSI)
     data = single_index((2 + _TEST) * n, inputs, key=data_key, noise=NOISE, link=teacher)
     net = one_step.two_layer_net(inputs, width, activation, key=net_key)
-    batch = Dataset(data.x[:n], data.y[:n], index=data.index)
-    return Draw(net, batch, Dataset(data.x[n:], data.y[n:], index=data.index))
+    return Draw(net, *split(data, n, (1 + _TEST) * n))
 
 
 def after_step(

@@ -8,17 +8,16 @@ from functools import partial
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ...data import Dataset
+from ... import Dataset, Trajectory
 from ...data import digits as load_digits
 from ...nets import MLP
 from ...one_step import feature_spectrum, features, gradient_vector, one_step, spike_overlap, two_layer_net
 from ...plot.style import GRAY
-from ...run.trajectory import Trajectory
 from ..axes import batched, seeds
 from ..experiment import Experiment
+from ..held_out import split
 from ..judgments import Reported
 from ..panels import AtEnd, Axes, Entries
 from ..runs import Runs
@@ -39,8 +38,7 @@ def one_run(key: PRNGKeyArray, samples: int, eta: float | Array) -> Trajectory:
     """A step on half of the images, and the features of the other half."""
     net_key, split_key = jax.random.split(key)
     data = load_digits()
-    order = jax.random.permutation(split_key, data.samples)[:samples]
-    batch, fresh = (Dataset(data.x[part], data.y[part]) for part in jnp.split(order, [samples // 2]))
+    batch, fresh = split(data, samples // 2, samples - samples // 2, key=split_key)
     net = two_layer_net(data.inputs, _WIDTH, _ACTIVATION, key=net_key, outputs=data.outputs)
     observe = {"features": eqx.Partial(features_of, beta=gradient_vector(net, batch))}
     return Untrained()(one_step(net, batch, eta), fresh, key, observe=observe, progress=False)
@@ -81,11 +79,9 @@ DIGITS = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            partial(_spikes, name="size", label="singular value / $\\sqrt{n}$", yscale="log"),
-            AtEnd("count", against="eta", label="spikes that stand out", axis={"xscale": "log"}),
-            partial(_spikes, name="overlap", label="cos² with the ten columns of $\\tilde X\\beta$", yscale="linear"),
-        ]
+        partial(_spikes, name="size", label="singular value / $\\sqrt{n}$", yscale="log"),
+        AtEnd("count", against="eta", label="spikes that stand out", axis={"xscale": "log"}),
+        partial(_spikes, name="overlap", label="cos² with the ten columns of $\\tilde X\\beta$", yscale="linear"),
     ],
     claims={
         "digits, η = {eta}: spikes": Reported(

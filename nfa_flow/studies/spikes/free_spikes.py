@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ...data import Dataset
+from ... import Dataset, Trajectory
 from ...nets import MLP
 from ...one_step import cancel_output, features, gradient_vector, powers, ridge_fit
-from ...run.trajectory import Trajectory
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import ForEach, Tends
@@ -80,10 +79,8 @@ FREE_SPIKES = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            Extrapolated(name, against="samples", hue="spikes", law=f"{name}_limit", label=f"{name} loss / mean $y^2$")
-            for name in _LOSSES
-        ]
+        Extrapolated(name, against="samples", hue="spikes", law=f"{name}_limit", label=f"{name} loss / mean $y^2$")
+        for name in _LOSSES
     ],
     claims={
         "{spikes}": ForEach(

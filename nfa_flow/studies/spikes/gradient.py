@@ -6,10 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ...data import Dataset
+from ... import Dataset, Trajectory
 from ...nets import MLP
 from ...one_step import gradient_vector, one_step
-from ...run.trajectory import Trajectory
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import Judged
@@ -109,10 +108,8 @@ GRADIENT = Experiment(
     one_run=one_run,
     derive=_derive,
     panels=[
-        [
-            _panel(of={"part": _LABELS[:2]}, own_legend=True, label=_DISTANCE),
-            _panel(of={"part": _LABELS[2:]}, label="parts of the gradient"),
-        ]
+        _panel(of={"part": _LABELS[:2]}, own_legend=True, label=_DISTANCE),
+        _panel(of={"part": _LABELS[2:]}, label="parts of the gradient"),
     ],
     claims={
         "the gradient comes near c_1 a βᵀ with β of the residuals y − f": Judged(

@@ -67,7 +67,7 @@ SPECTRA = Experiment(
     },
     one_run=partial(after_step, before=True),
     derive=partial(with_spikes, first=1),
-    panels=lambda runs: [[partial(_spectrum, alpha=alpha) for alpha in runs["alpha"].values.tolist()]],
+    panels=lambda runs: [partial(_spectrum, alpha=alpha) for alpha in runs["alpha"].values.tolist()],
     claims={
         "features before the step: the bulk ends at its predicted edge": Judged(
             lambda runs: f"within 2n^−⅔ = {_margin(runs):.3f} of {bulk_edge('relu'):.3f}",

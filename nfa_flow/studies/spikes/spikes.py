@@ -105,7 +105,7 @@ SPIKES = Experiment(
     },
     one_run=after_step,
     derive=_derive,
-    panels=lambda runs: [[*(partial(_sizes, activation=each) for each in runs["activation"].values.tolist()), _counts]],
+    panels=lambda runs: [*(partial(_sizes, activation=each) for each in runs["activation"].values.tolist()), _counts],
     claims={
         "{activation}": ForEach(
             ["samples", "activation"],

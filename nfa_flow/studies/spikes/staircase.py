@@ -65,7 +65,7 @@ STAIRCASE = Experiment(
     },
     one_run=after_step,
     derive=_derive,
-    panels=[[partial(_staircase, loss=loss) for loss in LOSSES.values()]],
+    panels=[partial(_staircase, loss=loss) for loss in LOSSES.values()],
     claims={
         "{loss} loss: rms distance from the theory with": ForEach(
             "loss",

@@ -55,12 +55,10 @@ STEPS = Experiment(
     one_run=partial(after_step, activation=_ACTIVATION),
     derive=partial(with_spikes, first=2),
     panels=[
-        [
-            _panel("size", of={"spike": "$s_{1}$"}, label="first singular value / $\\sqrt{n}$"),
-            _panel("size", of={"spike": "$s_{2}$"}, label="second singular value / $\\sqrt{n}$"),
-            _panel("features.train", label="training loss / mean $y^2$"),
-            _panel("features.test", label="test loss / mean $y^2$"),
-        ]
+        _panel("size", of={"spike": "$s_{1}$"}, label="first singular value / $\\sqrt{n}$"),
+        _panel("size", of={"spike": "$s_{2}$"}, label="second singular value / $\\sqrt{n}$"),
+        _panel("features.train", label="training loss / mean $y^2$"),
+        _panel("features.test", label="test loss / mean $y^2$"),
     ],
     claims={
         "{way}, α = {alpha}: first singular values": Reported(
