@@ -83,11 +83,15 @@ class Study:
 
     def draw(self, results: "Mapping[str, xarray.Dataset]", out: str | os.PathLike) -> list[Path]:
         """Write the figure of each experiment as `<experiment>.png` into a folder, and return the paths."""
+        import matplotlib.pyplot as plt
+
         paths = []
         for name, dataset in results.items():
             paths.append(Path(out) / f"{name}.png")
             paths[-1].parent.mkdir(parents=True, exist_ok=True)
-            write_file(paths[-1], self[name].figure(dataset).savefig)
+            figure = self[name].figure(dataset)
+            write_file(paths[-1], figure.savefig)
+            plt.close(figure)  # pyplot keeps every other one
         return paths
 
     def claims(self, results: "Mapping[str, xarray.Dataset]") -> list[tuple[str, Claim]]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
@@ -75,7 +76,9 @@ def test_the_full_study_adds_to_the_quick_one(folder, tmp_path):
 
 def test_figures_and_claims_are_written_without_running(folder, tmp_path):
     results = STUDY.load(folder, only=["second"])
+    before = plt.get_fignums()
     assert STUDY.draw(results, tmp_path / "figures") == [tmp_path / "figures" / "second.png"]
+    assert plt.get_fignums() == before
     assert (tmp_path / "figures" / "second.png").stat().st_size > 1000
     (row,) = list(csv.DictReader(write_claims(STUDY.claims(results), tmp_path / "claims.csv").open()))
     assert (
