@@ -35,12 +35,10 @@ dataset = nf.sweep(slow, nf.Grid(weight_decay=[0, 0.1], seed=range(100)), store=
 
 
 @pytest.fixture
-def environment(tmp_path_factory):
+def environment():
     folder = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    cache = tmp_path_factory.mktemp("compiled")
-    more = {"JAX_ENABLE_X64": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    more["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    return os.environ | more | {"PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": path}
 
 
 def parts(store):

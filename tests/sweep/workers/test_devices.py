@@ -38,7 +38,7 @@ def test_every_device_runs_lanes_of_its_own():
     folder = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     environment = os.environ | {
         "JAX_ENABLE_X64": "1",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")]),
     }
     result = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
