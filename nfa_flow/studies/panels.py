@@ -134,8 +134,9 @@ class Through(_Panel):
             times = runs["time"].values[1:]
             lines = _middle(runs[self.law], "seed").transpose("time", ...).values[1:].reshape(times.size, -1)
         else:
+            assert callable(self.law)
             times = _between(np.array(ax.get_xlim()), ax.get_xscale())
-            lines = self.law(times)  # type: ignore[operator]
+            lines = self.law(times)
         ax.plot(times, lines, **THEORY)
 
 
@@ -203,9 +204,9 @@ class AtEnd(_Panel):
                 ax.plot(places, each, **THEORY)
         elif isinstance(law, Slope):
             _draw_slopes(ax, law, values.median("run"), self.against, self.hue, places)
-        else:
+        elif law is not None:
             fine = _between(x, ax.get_xscale()) if x.dtype.kind == "f" and np.array_equal(places, x) else x
-            ax.plot(places if fine is x else fine, law(fine), **THEORY)  # type: ignore[misc]
+            ax.plot(places if fine is x else fine, law(fine), **THEORY)
 
 
 @dataclass(frozen=True)
@@ -255,9 +256,11 @@ class Points(_Panel):
             limits, places = ax.axis(), _between(np.array(ax.get_xlim()), ax.get_xscale())
             if isinstance(self.law, Slope):
                 x_0, y_0 = (float(each.sel(self.law.through).median()) for each in (x, y))
-                ax.plot(places, y_0 * (places / x_0) ** self.law.power, **THEORY)  # type: ignore[operator]
+                power: Any = self.law.power  # one for all colors
+                ax.plot(places, y_0 * (places / x_0) ** power, **THEORY)
             else:
-                ax.plot(places, self.law(places), **THEORY)  # type: ignore[operator]
+                assert callable(self.law)
+                ax.plot(places, self.law(places), **THEORY)
             ax.axis(limits)
         return self._legend(ax, runs, marker="o", linewidth=0, markersize=3)
 
