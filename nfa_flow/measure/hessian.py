@@ -21,7 +21,29 @@ from ..run.observation import AbstractRunObservable, loss_or_default
 _ROUGH = 0.05
 
 
-class Sharpness(AbstractRunObservable):
+class _OfHessian(AbstractRunObservable):
+    """An observable of the Hessian of what a run minimizes; in a direct call, of what the arguments say."""
+
+    def __call__(
+        self,
+        net: Any,
+        data: Dataset,
+        *,
+        loss: Loss | None = None,
+        weight_decay: float | Float[Array, ""] = 0.0,
+        mobility: Mobility | None = None,
+    ) -> Float[Array, "..."]:
+        """The value for a network on data, in a direct call.
+
+        **Arguments:** `loss`, `weight_decay`, `mobility`: as in `gradient_flow`; by default "mse", 0 and the mobilities
+        of the network's own parametrization.
+        """
+        mobility = own_mobility(net) if mobility is None else mobility
+        parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
+        return self.of_run(objective, parameters, {})
+
+
+class Sharpness(_OfHessian):
     """The largest eigenvalue of the Hessian ∇²(ℒ + (λ/2)‖θ‖²) over all parameters, by Lanczos.
 
     With mobilities m it is that of √m H √m, whose eigenvalues are the rates of the flow. As an observable of a run it
@@ -38,29 +60,13 @@ class Sharpness(AbstractRunObservable):
     def __check_init__(self):
         require_number("rtol", self.rtol, above=0)
 
-    def __call__(
-        self,
-        net: Any,
-        data: Dataset,
-        *,
-        loss: Loss | None = None,
-        weight_decay: float | Float[Array, ""] = 0.0,
-        mobility: Mobility | None = None,
-    ) -> Float[Array, ""]:
-        """The sharpness of a network on data, a scalar, in a direct call.
-
-        **Arguments:** `loss`, `weight_decay`, `mobility`: as in `gradient_flow`; by default "mse", 0 and the mobilities
-        of the network's own parametrization.
-        """
-        return _sharpness(*_by_hand(net, data, loss, weight_decay, mobility), self.rtol)
-
     def of_run(self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]) -> Float[Array, ""]:
         if "sharpness" in known and self.rtol >= _ROUGH:
             return known["sharpness"]
         return _sharpness(*at_least_single((objective, parameters)), self.rtol)
 
 
-class HessianEigenvalues(AbstractRunObservable):
+class HessianEigenvalues(_OfHessian):
     """The `count` algebraically largest eigenvalues of the Hessian ∇²(ℒ + (λ/2)‖θ‖²), decreasing, by block Lanczos.
 
     With mobilities m they are those of √m H √m. As an observable of a run they are those of the run's own loss, weight
@@ -82,31 +88,10 @@ class HessianEigenvalues(AbstractRunObservable):
         require_integer("count", self.count, at_least=1)
         require_number("rtol", self.rtol, above=0)
 
-    def __call__(
-        self,
-        net: Any,
-        data: Dataset,
-        *,
-        loss: Loss | None = None,
-        weight_decay: float | Float[Array, ""] = 0.0,
-        mobility: Mobility | None = None,
-    ) -> Float[Array, " count"]:
-        """The eigenvalues for a network on data in a direct call; arguments as in `Sharpness`."""
-        return _eigenvalues(*_by_hand(net, data, loss, weight_decay, mobility), self.count, self.rtol)
-
     def of_run(
         self, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]
     ) -> Float[Array, " count"]:
         return _eigenvalues(*at_least_single((objective, parameters)), self.count, self.rtol)
-
-
-def _by_hand(
-    net: Any, data: Dataset, loss: Loss | None, weight_decay: float | Float[Array, ""], mobility: Mobility | None
-) -> tuple[AbstractObjective, PyTree]:
-    """The objective and the parameters of a direct call, in single precision at least."""
-    mobility = own_mobility(net) if mobility is None else mobility
-    parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
-    return at_least_single((objective, parameters))
 
 
 @kernel
