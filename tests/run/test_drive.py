@@ -240,7 +240,8 @@ def test_a_killed_process_leaves_a_checkpoint_that_another_process_takes_up(unin
     with np.load(checkpoint) as stored:
         assert "fingerprint" in stored
     assert_same_bits(descent(checkpoint), uninterrupted["descent"])
-    assert os.listdir(tmp_path) == []
+    left = os.listdir(tmp_path)
+    assert all(name.endswith(".partial") for name in left), left  # the kill may come while the next one is written
 
 
 def test_numbers_that_only_the_first_state_holds_tell_runs_apart(tmp_path, monkeypatch):
