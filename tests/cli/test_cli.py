@@ -1,7 +1,6 @@
 """The command line: what it writes and says, with which exit code, and what it refuses."""
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray
+from cli.calls import fails, said
 
 import nfa_flow as nf
 from nfa_flow.cli import main
@@ -25,48 +25,17 @@ STORES = {"exact flow": "exact_flow.zarr"} | {name: f"{name}.zarr" for name in (
 LABELS = ["exact flow", "GD", "SGD momentum", "Adam", "AdamW"]
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    """`main` sets the precision of JAX and leaves a figure open."""
-    yield
-    plt.close("all")
-    jax.config.update("jax_enable_x64", True)
-
-
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory):
-    """The call that trains on two outputs, so that the exponent is defined."""
-    file = tmp_path_factory.mktemp("data") / "data.npz"
-    rng = np.random.default_rng(0)
-    np.savez(file, x=rng.normal(size=(20, 3)), y=rng.normal(size=(20, 2)))
-    return ["flow", "--data", str(file), *SMALL]
+def npz(two_outputs):
+    """The call that trains on two outputs."""
+    return ["flow", "--data", two_outputs, *SMALL]
 
 
 @pytest.fixture(scope="module")
 def said_and_finished(npz, tmp_path_factory):
     """What the call printed, and the folder that it filled. Tests that change the folder take a copy."""
-    folder, out = tmp_path_factory.mktemp("finished") / "runs", io.StringIO()
-    with contextlib.redirect_stdout(out):
-        main([*npz, "--out", str(folder)])
-    return out.getvalue(), folder
-
-
-@pytest.fixture
-def finished(said_and_finished):
-    return said_and_finished[1]
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "runs")
-
-
-def fails(capsys, arguments, code=2):
-    """What a call that must fail says on stderr."""
-    with pytest.raises(SystemExit) as raised:
-        main(arguments)
-    assert raised.value.code == code
-    return capsys.readouterr().err
+    folder = tmp_path_factory.mktemp("finished") / "runs"
+    return said([*npz, "--out", str(folder)]), folder
 
 
 def table(output):

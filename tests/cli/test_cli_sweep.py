@@ -1,15 +1,13 @@
 """`nfa-flow sweep`, and `nfa-flow plot` of its store: what they write and say, and what they refuse."""
 
-import contextlib
-import io
 import re
-import shutil
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray
+from cli.calls import fails, said
 
 import nfa_flow as nf
 from nfa_flow.cli import main
@@ -18,49 +16,18 @@ from nfa_flow.sweep.workers import local
 NUMBER = r"(\d\.\d+(?:e[-+]\d+)?)"
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    """`main` sets the precision of JAX and leaves a figure open."""
-    yield
-    plt.close("all")
-    jax.config.update("jax_enable_x64", True)
-
-
 @pytest.fixture(scope="module")
-def call(tmp_path_factory):
-    """A sweep on two outputs, so that the exponent is defined."""
-    file = tmp_path_factory.mktemp("data") / "data.npz"
-    rng = np.random.default_rng(0)
-    np.savez(file, x=rng.normal(size=(40, 3)), y=rng.normal(size=(40, 2)))
+def call(two_outputs):
+    """A sweep on two outputs."""
     small = "--depth 2 --width 4 --t1 1 --rtol 1e-5 --weight-decay 0 0.1 --seeds 2 --no-progress"
-    return ["sweep", "--data", str(file), *small.split()]
+    return ["sweep", "--data", two_outputs, *small.split()]
 
 
 @pytest.fixture(scope="module")
 def said_and_finished(call, tmp_path_factory):
     """What the call printed, and its store. Tests that change the store take a copy."""
-    store, out = tmp_path_factory.mktemp("finished") / "small.zarr", io.StringIO()
-    with contextlib.redirect_stdout(out):
-        main([*call, "--out", str(store)])
-    return out.getvalue(), store
-
-
-@pytest.fixture
-def finished(said_and_finished):
-    return said_and_finished[1]
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "small.zarr")
-
-
-def fails(capsys, arguments, code=2):
-    """What a call that must fail says on stderr."""
-    with pytest.raises(SystemExit) as raised:
-        main(arguments)
-    assert raised.value.code == code
-    return capsys.readouterr().err
+    store = tmp_path_factory.mktemp("finished") / "small.zarr"
+    return said([*call, "--out", str(store)]), store
 
 
 def interrupted(self):
@@ -84,7 +51,7 @@ def legend():
 def test_a_call_says_what_it_does_and_where_everything_is(said_and_finished):
     out, store = said_and_finished
     lines = out.splitlines()
-    assert lines[0] == "Dataset(40 samples, 3 inputs -> 2 outputs, float64)"
+    assert lines[0] == "Dataset(20 samples, 3 inputs -> 2 outputs, float64)"
     fixed = "depth 2, width 4, activation identity, init balanced, scale 0.3"
     assert lines[1] == f"weight_decay 0, 0.1 × 2 seeds; {fixed}"
     assert lines[2] == f"exact flow to t = 1 for each of 4 runs, NFM against AGOP to the power 1/depth, in {store}"
