@@ -24,6 +24,8 @@ from ..numerics.switches import usual_promotion
 from ..problem.losses import Loss, resolve
 from .program import WEIGHT, Program, trace
 
+Kinks = Literal["network", "loss"] | None  # where they are
+
 # Longer lines for kinks far from zero, such as those of clipping at ±10; one through the origin for the cusp of a norm.
 _LINES = ((1.0, False), (1.0, True), (30.0, False))  # length, and whether the input passes zero
 _LARGEST_CELLS = 16  # of a grid along a line are divided,
@@ -35,7 +37,7 @@ _AT_ONCE = 130  # of these, so that memory stays small
 _JUMP = 0.1
 
 
-def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Literal["network", "loss"] | None:
+def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Kinks:
     """Where there are kinks, in the network or in the loss; known without a trace if activations and loss are named."""
     if getattr(net, "has_kinks", False):
         return "network"

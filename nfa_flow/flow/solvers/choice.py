@@ -1,7 +1,7 @@
 """Which solver and tolerance a flow gets by default, and how many gradients a solver's step costs."""
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import diffrax
 import jax.numpy as jnp
@@ -9,11 +9,10 @@ from jaxtyping import DTypeLike
 
 from ...checks import is_traced
 from ...numerics.precision import is_half
+from ..kinks import Kinks
 from .flow_solver import AbstractFlowSolver
 from .ndf import NDF
 from .tsrkc3 import TSRKC3
-
-Kinks = Literal["network", "loss"] | None  # where they are
 
 NDF_VECTORS = 23  # parameter vectors, by XLA's account of a whole solve (`python benchmarks/solvers.py --scaling`)
 _NDF_BYTES = 4 * 2**30
