@@ -13,7 +13,7 @@ FLOORS = (
     ("problem", "theory"),
     ("run",),
     ("flow", "descent", "measure"),
-    ("one_step", "width"),
+    ("one_step", "training", "width"),
     ("sweep",),
     ("plot",),
     ("studies",),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..run.files import require_parents, write_file
-from ..studies.claims import finished
-from ..studies.training import Descent, ExactFlow
+from ..run.status import finished
+from ..training import Descent, ExactFlow
 from .cache import Cache, keep_programs
 
 Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..run.files import standing
-from ..studies.training import OPTIMIZERS, Optimizer
+from ..training import OPTIMIZERS, Optimizer
 from . import folder
 from .common import (
     PANELS,

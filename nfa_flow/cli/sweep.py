@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..run.files import require_parents
-from ..studies.claims import finished
-from ..studies.training import Optimizer
+from ..run.status import finished
+from ..training import Optimizer
 from .common import (
     KINKS,
     PANELS,

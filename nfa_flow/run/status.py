@@ -1,5 +1,10 @@
 """How a run ended: its status as a number inside compiled programs, as a word outside, and in a sentence."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray
+
 RUNNING, COMPLETED, STOPPED, MAX_STEPS, DIVERGED, STEP_UNDERFLOW, SOLVER_FAILED, INTERRUPTED, NO_GRADIENT = range(9)
 
 STATUS = {
@@ -14,6 +19,8 @@ STATUS = {
     NO_GRADIENT: "no_gradient",
 }
 
+SUCCEEDED = ("completed", "stopped")
+
 WHAT_HAPPENED = {
     "max_steps": "the maximum number of steps was reached",
     "diverged": "the parameters stopped being finite",
@@ -24,3 +31,8 @@ WHAT_HAPPENED = {
     "solver_failed": "the solver reported a failure inside a step",
     "interrupted": "it was interrupted",
 }
+
+
+def finished(runs: "xarray.Dataset") -> "xarray.DataArray":
+    """Which runs of a sweep reached their end, or were ended by a stop rule."""
+    return runs["status"].isin(SUCCEEDED)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ..checks import described, is_traced, require_flag, wrong
 from ..nets import MLP
 from .observation import Record
-from .status import STATUS, WHAT_HAPPENED
+from .status import STATUS, SUCCEEDED, WHAT_HAPPENED
 from .suspend import current_replay
 from .trees import flatten, has_nan
 
@@ -62,7 +62,7 @@ class Trajectory(eqx.Module):
     @property
     def succeeded(self) -> bool:
         """Whether the run reached its end, or ended by a stop rule."""
-        return self.status in ("completed", "stopped")
+        return self.status in SUCCEEDED
 
     @property
     def what_happened(self) -> str:

@@ -8,6 +8,8 @@ experiment says why such runs do not matter. Values of failed runs are not used 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ..run.status import finished
+
 if TYPE_CHECKING:
     import xarray
 
@@ -57,11 +59,6 @@ def judged(
 def reported(statement: str, measured: str, runs: "xarray.Dataset", *, expected: str = "") -> Claim:
     """Numbers about which nothing is claimed; `expected`: what others say of them."""
     return Claim(statement, expected, measured, Count.of(runs).told(), "reported")
-
-
-def finished(dataset: "xarray.Dataset") -> "xarray.DataArray":
-    """Which runs came to their end."""
-    return dataset["status"].isin(["completed", "stopped"])
 
 
 def of_finished(dataset: "xarray.Dataset") -> "xarray.Dataset":

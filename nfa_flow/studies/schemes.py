@@ -7,13 +7,11 @@ that one compiled program per width serves all parametrizations.
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import nets
 
 Place = int | Int[Array, ""]
-Rates = Sequence[float | Float[Array, ""]] | Float[Array, " L"]
 
 
 def network(
@@ -29,9 +27,3 @@ def network(
     net = nets.MLP(widths, key=key, activation=activation)  # which starts as SP does
     ratios = std / jnp.asarray(nets.SP().effective(widths).std)
     return net.with_weights([r * W for r, W in zip(ratios, net.weights, strict=True)]), tuple(mobility)
-
-
-def scale_layers(factors: Rates) -> optax.GradientTransformation:
-    """Multiply the updates of each layer of an `MLP` by a factor."""
-    scaled = lambda net: net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
-    return optax.stateless(lambda net, params=None: scaled(net))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from ..run.status import SUCCEEDED
 from ..run.trajectory import Trajectory
 from ..run.trees import flatten
 
@@ -35,7 +36,7 @@ class RunResult:
     @property
     def succeeded(self) -> bool:
         """Whether the run got to its end, or to where its stop rule wanted it."""
-        return self.status in ("completed", "stopped")
+        return self.status in SUCCEEDED
 
 
 def to_result(run: Trajectory, seconds: float, batch: str) -> RunResult:

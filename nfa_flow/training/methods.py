@@ -1,18 +1,19 @@
-"""The ways in which studies and the command line train a network: its exact flow, and optimizers by name."""
+"""Methods of training, called with (net, data, key) and options of a run: the exact flow, and optimizers by name."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..data import Dataset
 from ..descent import gradient_descent
 from ..flow import gradient_flow
 from ..run.trajectory import Trajectory
-from .schemes import Rates, scale_layers
 
+Rates = Sequence[float | Float[Array, ""]] | Float[Array, " L"]  # one per layer
 Optimizer = Literal["gd", "momentum", "adam", "adamw"]
 
 OPTIMIZERS = {"gd": "GD", "momentum": "SGD momentum", "adam": "Adam", "adamw": "AdamW"}
@@ -27,7 +28,7 @@ class ExactFlow:
     rtol: float | None = None
 
     def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
-        """The run; the key is for others."""
+        """The run, which does not use the key."""
         return gradient_flow(net, data, self.t1, rtol=self.rtol, **options)
 
     def __str__(self) -> str:
@@ -47,7 +48,7 @@ class Descent:
     def __call__(
         self, net: Any, data: Dataset, key: PRNGKeyArray, *, mobility: Rates | None = None, **options: Any
     ) -> Trajectory:
-        """The run; the key is for the minibatches; `mobility`: what multiplies the updates of each layer of an MLP."""
+        """The run. The key draws the minibatches; `mobility` multiplies the updates of each layer of an MLP."""
         batch_size = None if self.batch_size is None else min(self.batch_size, data.samples)
         time_per_step = self.rate / (1 - MOMENTUM) if self.name == "momentum" else self.rate
         batch = {"batch_size": batch_size, "key": key, "time_per_step": time_per_step}
@@ -61,14 +62,20 @@ class Descent:
 
 @dataclass(frozen=True)
 class Untrained:
-    """Only looks at a network, at t = 0: the baseline of what training does."""
+    """Observes a network at t = 0 only: the baseline without training."""
 
     def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
-        """The run, of a network that does not move."""
+        """The run, in which the network does not change."""
         return gradient_descent(net, data, _stands_still(), 1, time_per_step=1.0, save_at=[0], **options)
 
     def __str__(self) -> str:
         return "untrained"
+
+
+def scale_layers(factors: Rates) -> optax.GradientTransformation:
+    """Multiply the updates of each layer of an `MLP` by a factor."""
+    scaled = lambda net: net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
+    return optax.stateless(lambda net, params=None: scaled(net))
 
 
 @functools.cache  # another object would be compiled again

@@ -15,7 +15,7 @@ from nfa_flow.studies.rich_features.features import FEATURES, FLOW
 from nfa_flow.studies.rich_features.infinite_width import INFINITE_WIDTH, TIMES, limit, scores
 from nfa_flow.studies.rich_features.rich_data import CIFAR10, RICH_DATA
 from nfa_flow.studies.schemes import network
-from nfa_flow.studies.training import Descent
+from nfa_flow.training import Descent
 
 KEY = jax.random.key(0)
 DATA = nf.data.Dataset(jax.random.normal(KEY, (4, 3)), jnp.ones((4, 1)))

@@ -17,12 +17,12 @@ from ... import Trajectory, measure, nets
 from ...data import multi_index
 from ...plot.at_end import quantiles_over
 from ...plot.style import GRAY, color_of
+from ...training import Descent, Untrained
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import Judged, Reported
 from ..panels import Axes, Entries
 from ..runs import Runs, quantiles
-from ..training import Descent, Untrained
 
 _WIDTHS, _SAMPLES, _BATCH = (20, 64, 64, 1), 500, 50
 _STEPS = 3_000

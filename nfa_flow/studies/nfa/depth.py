@@ -7,12 +7,12 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from ... import Trajectory, nets
+from ...training import Descent, ExactFlow, Untrained
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Reported
 from ..panels import AtEnd, Through
 from ..runs import Runs, quantiles, untrained_apart
-from ..training import Descent, ExactFlow, Untrained
 from .common import EXACT, observables, teacher, widths
 
 _SHOWN = 3  # the depth whose runs are drawn through time

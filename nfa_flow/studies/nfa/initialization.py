@@ -20,13 +20,13 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from ... import Dataset, Trajectory, log_times, measure, nets
 from ...nets.initialization import Weights
+from ...training import ExactFlow
 from ..axes import batched, places, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Judged, PowerLaw, Reported
 from ..panels import AtEnd, Points, Slope, Through
 from ..runs import Runs, Values, quantiles, where_first
 from ..slopes import slope
-from ..training import ExactFlow
 from .common import EXACT, OneOf, imbalance, observables, teacher, widths
 
 _DEPTH, _RANK = 3, 2

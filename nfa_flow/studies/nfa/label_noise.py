@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import Dataset, Trajectory, measure, nets
 from ...data import add_label_noise, linear_teacher, multi_index
+from ...training import Descent, ExactFlow, Untrained
 from ..axes import batched, looped, seeds
 from ..experiment import Experiment
 from ..held_out import split
@@ -28,7 +29,6 @@ from ..intervals import bootstrap
 from ..judgments import AtMost, Reported
 from ..panels import AtEnd, Panel
 from ..runs import Runs, Values, Where, quantiles, where_first
-from ..training import Descent, ExactFlow, Untrained
 from .common import EXACT
 
 FIT = 0.03  # the share of the reducible training loss at which runs are compared

@@ -16,12 +16,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import Trajectory, log_times, measure, nets, theory
 from ...plot.style import GRAY, color_of
+from ...training import ExactFlow
 from ..axes import batched, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Judged, Reported
 from ..panels import THEORY, AtEnd, Axes, Entries, Through
 from ..runs import Runs, Values, quantiles
-from ..training import ExactFlow
 from .common import EXACT, INPUTS, OUTPUTS, observables, teacher
 
 # A hidden layer of the rank of the end-to-end matrix, so that it can have a balance of either sign.

@@ -24,12 +24,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import Dataset, Trajectory, measure, nets
 from ...data import multi_index
+from ...training import Descent, ExactFlow
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, Judged, Reported
 from ..panels import AtEnd, Points
 from ..runs import Runs, Values, quantiles
-from ..training import Descent, ExactFlow
 from .common import ERROR_AT, EXACT, observables
 
 _INPUTS, _WIDTH, _SAMPLES = 10, 32, 200

@@ -13,14 +13,14 @@ from jaxtyping import Array, PRNGKeyArray
 from ... import Dataset, LossBelow, Trajectory, measure, nets
 from ...data import single_index
 from ...plot.style import GRAY, color_of
+from ...run.status import finished
+from ...training import Descent, ExactFlow
 from ..axes import batched, looped, seeds
-from ..claims import finished
 from ..experiment import Experiment
 from ..intervals import wilson
 from ..judgments import ForEach, Judged, Reported
 from ..panels import AtEnd, Axes, Distribution, Entries
 from ..runs import Runs, quantiles
-from ..training import Descent, ExactFlow
 
 FIT = 1e-3  # the loss up to which data count as fitted; for f = 0 it is 1/2 with random labels, 1/4 with the teacher's
 LIMITS = (0.1, 0.3)  # relative errors at the best exponent

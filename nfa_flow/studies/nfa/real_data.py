@@ -21,13 +21,13 @@ from jaxtyping import PRNGKeyArray
 
 from ... import Dataset, Trajectory, measure, nets
 from ...data import diabetes, digits
+from ...training import Descent, ExactFlow
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..held_out import held_out_score, split
 from ..judgments import AtMost, Judged, Reported
 from ..panels import Panel, Through
 from ..runs import Runs, Values, quantiles
-from ..training import Descent, ExactFlow
 from .common import ERROR_AT, EXACT
 
 _SAMPLES, _BATCH, _WIDTH = 300, 30, 16

@@ -6,12 +6,12 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from ... import Trajectory, measure, nets
+from ...training import Descent, ExactFlow
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import PowerLaw
 from ..panels import AtEnd, Slope
 from ..runs import Runs
-from ..training import Descent, ExactFlow
 from .common import ERROR_AT, imbalance, teacher, widths
 
 _DEPTH, _T1 = 3, 10.0

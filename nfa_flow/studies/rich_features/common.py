@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from ... import Dataset, Trajectory, log_times, nets
+from ...training import Descent, ExactFlow
 from ..axes import batched, looped, places
-from ..training import Descent, ExactFlow
 
 SCHEMES = {"SP": nets.SP(), "NTP": nets.NTP(), "MeanField": nets.MeanField(), "muP": nets.muP()}
 HIDDEN = 2  # hidden layers

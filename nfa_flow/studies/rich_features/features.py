@@ -22,13 +22,13 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ... import Dataset, Trajectory, measure
+from ...training import Descent, ExactFlow
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import Judged, Reported
 from ..panels import Panel, Through
 from ..runs import Runs, quantiles
 from ..schemes import network
-from ..training import Descent, ExactFlow
 from .against_width import RTOL, claims, panels, resolved
 from .common import HIDDEN, PLACES, SCHEMES, WIDTHS, shape_of, trained
 from .feature_change import FeatureChange

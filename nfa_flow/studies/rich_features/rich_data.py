@@ -15,6 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ... import Trajectory, measure
 from ...data import cifar10, digits
 from ...sweep import looped
+from ...training import Descent
 from ..axes import SIZES, Axis, seeds
 from ..experiment import Experiment
 from ..held_out import held_out_score, split
@@ -22,7 +23,6 @@ from ..judgments import Reported
 from ..panels import AgainstWidth, Panel
 from ..runs import Runs, quantiles
 from ..schemes import network
-from ..training import Descent
 from .against_width import claims, panels, resolved
 from .common import PLACES, SCHEMES, WIDTHS, shape_of, trained
 from .feature_change import FeatureChange

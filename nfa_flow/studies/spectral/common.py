@@ -15,8 +15,9 @@ from jaxtyping import Array, Float
 from ... import Dataset, nets
 from ...data import digits, standardize
 from ...nets import normalize_by_spectral_norm
+from ...training import scale_layers
 from ..held_out import split
-from ..schemes import Place, scale_layers
+from ..schemes import Place
 
 INPUTS, OUTPUTS, SAMPLES = 16, 10, 64
 LAYERS = ("input", "hidden", "read-out")

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ... import Trajectory, gradient_descent, measure, nets
+from ...run.status import finished
 from ...width import WidthExponent
 from ..axes import batched, looped, places, seeds
-from ..claims import finished
 from ..experiment import Experiment
 from ..judgments import Judged, Judgment, Reported
 from ..panels import AgainstWidth, AtEnd, Slope

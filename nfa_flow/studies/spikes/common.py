@@ -13,10 +13,10 @@ from ... import Dataset, Trajectory, one_step
 from ...data import single_index
 from ...nets import MLP
 from ...theory import HermiteSeries, hermite_series
+from ...training import Untrained
 from ..axes import Axis, looped
 from ..held_out import split
 from ..runs import Runs, Values
-from ..training import Untrained
 
 PHI, PSI = 0.3, 0.6  # d/n and d/N
 NOISE = 0.5

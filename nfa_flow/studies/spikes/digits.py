@@ -15,13 +15,13 @@ from ...data import digits as load_digits
 from ...nets import MLP
 from ...one_step import feature_spectrum, features, gradient_vector, one_step, spike_overlap, two_layer_net
 from ...plot.style import GRAY
+from ...training import Untrained
 from ..axes import batched, seeds
 from ..experiment import Experiment
 from ..held_out import split
 from ..judgments import Reported
 from ..panels import AtEnd, Axes, Entries
 from ..runs import Runs
-from ..training import Untrained
 from .common import between, listed, samples, with_spikes
 
 _WIDTH, _ACTIVATION = 400, "relu"

@@ -15,12 +15,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ... import Dataset, Trajectory
 from ...nets import MLP
 from ...one_step import cancel_output, features, gradient_vector, powers, ridge_fit
+from ...training import Untrained
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import ForEach, Tends
 from ..panels import Extrapolated
 from ..runs import Runs
-from ..training import Untrained
 from .common import PENALTY, draw
 from .predictions import limits
 

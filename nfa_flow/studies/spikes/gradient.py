@@ -9,12 +9,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ... import Dataset, Trajectory
 from ...nets import MLP
 from ...one_step import gradient_vector, one_step
+from ...training import Untrained
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import Judged
 from ..panels import AtEnd
 from ..runs import Runs, Where, quantiles, together
-from ..training import Untrained
 from .common import PHI, draw
 from .predictions import direction_of, expansion
 
