@@ -15,6 +15,9 @@ from pathlib import Path
 # Two test processes on two cores leave nothing for BLAS threads, which would spin against each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# The studies in the notebooks use only data that everybody has.
+os.environ.pop("NFA_FLOW_CIFAR10", None)
+
 # The test processes, and all processes that tests start, share the programs that one of them has compiled.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     programs = tempfile.mkdtemp(prefix="nfa_flow_programs_")

@@ -176,7 +176,7 @@ def _start(runs: Runs) -> tuple[str, bool]:
 def powers_claims(name: str) -> dict[str, Any]:
     """Whether the updates of all layers grow with the width as theory has it."""
     law = powers_of_step(CASES[name])
-    wanted = "as the condition asks" if law == (0.0, 0.0, 0.0) else "not the condition"
+    wanted = "as the condition requires" if law == (0.0, 0.0, 0.0) else "not the condition"
     what = f"power of n of ‖ΔW_l‖_*/√(fan_out/fan_in), {', '.join(LAYERS)}"
     return {
         f"{name}, {step} step{'s' * (step > 1)}: {what}": WidthPowers(
