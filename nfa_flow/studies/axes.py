@@ -1,6 +1,6 @@
-"""The axes of an experiment: what the full study has along each, and which part of it the smaller sizes take.
+"""The axes of an experiment: the values of each setting in the full study and in the smaller sizes.
 
-Three sizes: "full" answers the question; "quick" shows in a minute that everything works; "tiny" serves tests.
+Three sizes: "full" answers the question; "quick" shows in a minute that everything works; "tiny" is for tests.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,9 +16,9 @@ SIZES = ("full", "quick", "tiny")
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: what it has at each size, how the sweep works it off, and what figures call it.
+    """One axis: its values at each size, whether the sweep loops over them or batches them, and its label in figures.
 
-    `label`: in figures, with its symbol between dollars, such as "depth $L$"; by default the name of the axis.
+    `label`: with a symbol between dollars, such as "depth $L$"; by default the name of the axis.
     """
 
     values: Mapping[str, Any]
@@ -26,31 +26,31 @@ class Axis:
     label: str = ""
 
     def at(self, size: str) -> Any:
-        """Its values at a size, for `nf.Grid`."""
+        """The values at a size, for `nf.Grid`."""
         return self.declare(self.values[size])
 
 
 def looped(full: Any, quick: Any = None, tiny: Any = None, *, label: str = "") -> Axis:
-    """An axis whose values `one_run` gets as they are; each is compiled for itself.
+    """An axis whose values `one_run` receives unchanged; each value is compiled separately.
 
     **Arguments:** `full`: a sequence, or a mapping label → value; `quick`, `tiny`: other values, or labels of a
-    mapping; by default, quick is as full, and tiny has the first two of quick; `label`: in figures.
+    mapping; by default, quick equals full, and tiny has the first two of quick; `label`: in figures.
     """
     return Axis(_by_size(full, quick, tiny), one_after_another, label)
 
 
 def batched(full: Any, quick: Any = None, tiny: Any = None, *, label: str = "") -> Axis:
-    """An axis whose values `one_run` gets as JAX scalars, so that one program serves all; arguments as in `looped`."""
+    """An axis whose values `one_run` receives as JAX scalars: one program for all of them. Arguments as in `looped`."""
     return Axis(_by_size(full, quick, tiny), side_by_side, label)
 
 
 def places(names: Iterable[str]) -> dict[str, int]:
-    """Name → place, as `batched` needs it for what JAX can only look up by number."""
+    """Name → index, for `batched`: JAX can look up a named object by a number only."""
     return {name: place for place, name in enumerate(names)}
 
 
 def seeds(full: int, quick: int = 8, tiny: int = 2) -> Axis:
-    """So many seeds."""
+    """An axis of seeds, with the number of seeds at each size."""
     return Axis({"full": range(full), "quick": range(quick), "tiny": range(tiny)}, list)
 
 

@@ -1,8 +1,8 @@
-"""What an experiment says of its runs, and what becomes of that where runs failed or values are undefined.
+"""Claims about the runs of an experiment, and how failed runs and undefined values affect them.
 
-One policy for all studies. A claim names the runs and the variables that it speaks of. Where one of these runs failed,
-or one of these values is undefined, nothing is claimed: it is undecided, whatever the other runs have, unless the
-experiment says why such runs do not matter. Values of failed runs are not used at all (`of_finished`).
+One policy for all studies. A claim names its runs and its variables. If one of these runs failed, or one of these
+values is undefined, the claim is undecided, whatever the other runs show, unless the experiment gives a reason why such
+runs do not matter. Values of failed runs are never used (`of_finished`).
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ Verdict = Literal["holds", "fails", "undecided", "reported"]
 
 
 class Claim(NamedTuple):
-    """A statement, what it says of a number, what was measured, the runs that it speaks of, and whether that agrees.
+    """A statement about runs: the expected value, the measured value, the number of runs, and the verdict.
 
-    `verdict`: "holds" or "fails"; "undecided" where the numbers leave it open, or runs failed, or values are undefined;
-    "reported" where nothing is claimed. By `judged` and `reported`.
+    `verdict`: "holds" or "fails"; "undecided" if the numbers do not decide, or runs failed, or values are undefined;
+    "reported" if nothing is claimed. Made by `judged` and `reported`.
     """
 
     statement: str
@@ -31,7 +31,7 @@ class Claim(NamedTuple):
 
     @property
     def holds(self) -> bool | None:
-        """None where that is undecided, or nothing is claimed."""
+        """Whether the claim holds; None if it is undecided, or if nothing is claimed."""
         return {"holds": True, "fails": False}.get(self.verdict)
 
 
@@ -47,8 +47,8 @@ def judged(
 ) -> Claim:
     """A claim about runs.
 
-    **Arguments:** `holds`: whether what was measured agrees, None where that is open; `runs`: those that the claim
-    speaks of; `names`: the variables that it speaks of; `despite`: why failed runs and undefined values do not matter.
+    **Arguments:** `holds`: whether the measured value agrees with the expected one, None if that is open; `runs`: the
+    runs of the claim; `names`: its variables; `despite`: why failed runs and undefined values do not matter.
     """
     count = Count.of(runs, names)
     is_open = holds is None or (bool(count.failed or count.undefined) and not despite)
@@ -57,12 +57,12 @@ def judged(
 
 
 def reported(statement: str, measured: str, runs: "xarray.Dataset", *, expected: str = "") -> Claim:
-    """Numbers about which nothing is claimed; `expected`: what others say of them."""
+    """Numbers without a claim; `expected`: what others claim about them."""
     return Claim(statement, expected, measured, Count.of(runs).told(), "reported")
 
 
 def of_finished(dataset: "xarray.Dataset") -> "xarray.Dataset":
-    """The dataset with NaN for every number of a run that failed."""
+    """The dataset with NaN in place of the numbers of failed runs."""
     is_finished = finished(dataset)
     return dataset.map(lambda values: values.where(is_finished) if values.dtype.kind == "f" else values)
 
@@ -76,12 +76,12 @@ class Count(NamedTuple):
 
     @classmethod
     def of(cls, runs: "xarray.Dataset", names: Sequence[str] = ()) -> "Count":
-        """Of some runs, and of the values of these variables wherever the runs were observed."""
+        """The counts for these runs, where these variables must be defined at all times of observation."""
         is_finished = finished(runs)
         undefined = is_finished & False
         for name in names:
             missing = runs[name].isnull()
-            if "time" in missing.dims and "step" in runs:  # which is NaN after the end of a run
+            if "time" in missing.dims and "step" in runs:  # `step` is NaN after the end of a run
                 missing = missing & runs["step"].notnull()
             undefined = undefined | missing.any([dim for dim in missing.dims if dim not in is_finished.dims])
         return cls(is_finished.size, int((~is_finished).sum()), int((undefined & is_finished).sum()))

@@ -1,4 +1,4 @@
-"""One question of a study: what is run to answer it, what is drawn, and what is claimed."""
+"""One question of a study: its runs, its figure and its claims."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ class Experiment:
     """One question of a study.
 
     **Arguments:**
-    - `name`: of its files and on the command line.
+    - `name`: in names of files and on the command line.
     - `question`: in one line.
-    - `axes`: name → axis of the sweep, or a function, a setting that depends on axes.
-    - `one_run`: what `nf.sweep` is called with.
-    - `panels`: of its figure, in one row or in rows; or a function from the runs to them.
-    - `claims`: statement → what decides it, such as those in `judgments`: a function from it and the runs to claims.
-    - `derive`: what panels and claims share: from the runs to the same with further variables, in little time.
-    - `draw`: a figure of its own, in place of panels.
-    - `shown`: what panels show over the seeds; `note`: what the legend says beside that.
-    - `seconds`: what the quick and the full grid take on two cores, for the estimate of what is left.
+    - `axes`: name → axis of the sweep, or a function that computes a setting from axes.
+    - `one_run`: the function of one run, for `nf.sweep`.
+    - `panels`: the panels of the figure, in one row or in rows; or a function from the runs to them.
+    - `claims`: statement → judgment, a function from the statement and the runs to claims (see `judgments`).
+    - `derive`: adds variables to the runs that panels and claims share; must be fast.
+    - `draw`: a function that draws the whole figure, in place of panels.
+    - `shown`: the statistics over the seeds that panels show; `note`: a further sentence in the title of the legend.
+    - `seconds`: the duration of the quick and of the full grid on two cores, for the estimate of the time left.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Experiment:
     seconds: tuple[int, int] = (20, 60)
 
     def grid(self, size: str = "full") -> Grid:
-        """What is run at a size."""
+        """The settings of the runs at a size."""
         return grid(self.axes, size)
 
     def figure(self, dataset: Runs) -> "Figure":
-        """Its panels with one legend, of the runs that came to their end."""
+        """The figure: panels with one legend, of the runs that did not fail."""
         runs = self._prepared(dataset)
         if self.draw is not None:
             return self.draw(runs)
@@ -77,23 +77,23 @@ class Experiment:
         return sheet
 
     def _settings(self, runs: Runs) -> list[str]:
-        """The settings that all runs share, of axes that have a label."""
+        """The settings that all runs share, as text, for axes with a label."""
         named = [name for name, axis in self.axes.items() if isinstance(axis, Axis) and axis.label and name in runs]
         return [legend_text(runs, name, runs[name].item()) for name in named if runs[name].size == 1]
 
     def judge(self, dataset: Runs) -> list[Claim]:
-        """What the runs say. Of runs that failed the claims have NaN, and may have too few others to say anything."""
+        """The claims about the runs. Failed runs count as NaN; with too few other runs, one undecided claim says so."""
         try:
             runs = self._prepared(dataset)
             return [claim for statement, judge in self.claims.items() for claim in judge(statement, runs)]
-        except Exception as error:  # of whatever computes with these numbers
+        except Exception as error:  # any error of a computation with these numbers
             count = Count.of(dataset)
             if not count.failed:
                 raise
             return [Claim(self.question, "", f"not enough runs came to their end ({error})", count.told(), "undecided")]
 
     def _prepared(self, dataset: Runs) -> Runs:
-        """The runs with what is derived from them, and with what figures call the axes."""
+        """The runs with derived variables, and with the labels of the axes."""
         labels = {name: axis.label for name, axis in self.axes.items() if isinstance(axis, Axis) and axis.label}
         named = {name: dataset[name].assign_attrs(long_name=label) for name, label in labels.items() if name in dataset}
         return self.derive(of_finished(dataset.assign_coords(named)))

@@ -1,4 +1,4 @@
-"""Parts of a data set, and what a network scores on samples that it was not trained on."""
+"""Parts of a dataset, and the score of a network on samples that were not used for training."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from ..data import Dataset
 
 
 def split(data: Dataset, *sizes: int, key: PRNGKeyArray | None = None) -> list[Dataset]:
-    """Parts of so many samples each: in their order, or drawn at random where there is a key."""
+    """Parts with these numbers of samples: in the order of the data, or drawn at random with a key."""
     order = jnp.arange(data.samples) if key is None else jax.random.permutation(key, data.samples)
     parts = jnp.split(order, np.cumsum(sizes))[: len(sizes)]
     return [Dataset(data.x[part], data.y[part], index=data.index) for part in parts]
 
 
 def held_out_score(net: Any, data: Dataset) -> Float[Array, ""]:
-    """The share of samples whose largest output is that of their class; R² where there is one output only."""
+    """The accuracy: the fraction of samples whose largest output is that of their class. R² for a single output."""
     outputs = jax.vmap(net)(data.x)
     if data.outputs == 1:
         return 1 - jnp.mean((outputs - data.y) ** 2) / jnp.var(data.y)

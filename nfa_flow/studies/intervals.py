@@ -1,4 +1,4 @@
-"""Intervals for what a few runs leave uncertain."""
+"""Confidence intervals from a few runs."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def wilson(count: int | np.ndarray, total: int, z: float = 1.96) -> tuple[Any, Any]:
-    """The interval for a probability by `count` of `total`, at 95 % for this z; NaN without any.
+    """The interval of a probability from `count` successes in `total` trials, 95 % with the default z; NaN for none.
 
     **Source:** Wilson 1927.
     """
@@ -14,7 +14,7 @@ def wilson(count: int | np.ndarray, total: int, z: float = 1.96) -> tuple[Any, A
         return count * np.nan, count * np.nan
     p, spread = count / total, z**2 / total
     center, half = p + spread / 2, np.sqrt(p * (1 - p) * spread + spread**2 / 4)
-    # Rounding must not put all of them, or none, outside.
+    # Rounding must not exclude the fractions 0 and 1.
     return np.minimum((center - half) / (1 + spread), p), np.maximum((center + half) / (1 + spread), p)
 
 

@@ -1,8 +1,8 @@
-"""The kinds of claims that experiments make: of which runs a statement speaks, and how their numbers decide it.
+"""Judgments: which runs a statement is about, and how their numbers decide it.
 
-Each is called with the statement and the runs of an experiment, and gives claims by the one policy of `claims`. Claims
-about settings that a smaller size of a study does not have are left out. A function of statement and runs is a kind of
-its own.
+A judgment is called with the statement and the runs of an experiment, and returns claims, under the policy of `claims`.
+Claims about settings that a smaller size of a study lacks are left out. Any function of statement and runs that returns
+claims is a judgment.
 """
 
 from abc import abstractmethod
@@ -20,10 +20,10 @@ from .slopes import WITHIN, exponent, powers_as_text, slope, told, verdict
 
 @dataclass(frozen=True)
 class Judgment:
-    """What all kinds share.
+    """The arguments that all judgments share.
 
-    **Arguments:** `of`: the settings of the runs that a claim speaks of, as in `chosen`; `each`: dimensions along which
-    there is one claim for each label.
+    **Arguments:** `of`: the settings of the runs of a claim, as in `chosen`; `each`: dimensions along which there is
+    one claim for each label.
     """
 
     _: KW_ONLY
@@ -31,21 +31,21 @@ class Judgment:
     each: str | Sequence[str] = ()
 
     def __call__(self, statement: str, dataset: Runs) -> list[Claim]:
-        """The claims about these runs, with labels in the statement as `filled` has it; none without such runs."""
+        """The claims about these runs, with labels in the statement (see `filled`); none without such runs."""
         runs = chosen(dataset, self.of)
         each = [] if runs is None else parts(runs, self.each)
         return [self.judge(filled(statement, labels, part), part) for labels, part in each]
 
     @abstractmethod
     def judge(self, statement: str, runs: Runs) -> Claim:
-        """The claim about some of the runs."""
+        """The claim about these runs."""
 
 
 @dataclass(frozen=True)
 class Judged(Judgment):
-    """A claim of its own kind: `find` gives what was measured in the runs, and whether that is what is expected.
+    """A claim that a function decides: `find` returns the measured value as text, and whether it agrees.
 
-    **Arguments:** `expected`: as text, or a function from the runs to it; `names`: variables that must be defined;
+    **Arguments:** `expected`: a text, or a function from the runs to it; `names`: variables that must be defined;
     `despite`: as in `claims.judged`.
     """
 
@@ -62,10 +62,10 @@ class Judged(Judgment):
 
 @dataclass(frozen=True)
 class AtMost(Judgment):
-    """A variable is at most a limit in all runs and, where it has times, at all times.
+    """A variable is at most a limit in all runs and, if it has times, at all times.
 
-    **Arguments:** `expected`: as text, with `{}` for the limit; `measured`: the same for the number; `also`: a function
-    from the runs to what is said beside it.
+    **Arguments:** `expected`: a text with `{}` for the limit; `measured`: a text with `{}` for the largest value;
+    `also`: a function from the runs to further text.
     """
 
     name: str
@@ -84,12 +84,12 @@ class AtMost(Judgment):
 
 @dataclass(frozen=True)
 class PowerLaw(Judgment):
-    """A variable is proportional to a power of a setting: slopes in logarithms between two values of the setting.
+    """A variable is proportional to a power of a setting: log-log slopes between two values of the setting.
 
-    The median over the seeds of each other setting must be the power within a tolerance.
+    For each combination of the other settings, the median slope over the seeds must equal the power within a tolerance.
 
-    **Arguments:** `between`: the two values, by default the smallest; `expected`: in place of what is said of the
-    slope; `also`: as in `AtMost`.
+    **Arguments:** `between`: the two values, by default the two smallest; `expected`: a text in place of the default
+    one; `also`: as in `AtMost`.
     """
 
     name: str
@@ -111,11 +111,11 @@ class PowerLaw(Judgment):
 
 @dataclass(frozen=True)
 class WidthPowers(Judgment):
-    """Sizes grow by powers of the width, fitted over widths and seeds, within the tolerance that all studies share.
+    """Sizes are powers of the width, fitted over widths and seeds, within the tolerance that all studies share.
 
     **Arguments:** `sizes`: variables, or a function from the runs to values over (width, seed); `powers`: the promised
-    ones; `expected`: in place of these as text; `names`: variables that must be defined, by default `sizes`;
-    `unclaimed`: why powers are reported only.
+    powers; `expected`: a text in place of these; `names`: variables that must be defined, by default `sizes`;
+    `unclaimed`: why the powers are reported without a claim.
     """
 
     sizes: Sequence[str] | Callable[[Runs], Sequence[Values]]
@@ -137,10 +137,10 @@ class WidthPowers(Judgment):
 
 @dataclass(frozen=True)
 class Tends(Judgment):
-    """Means over the seeds tend to a limit as a setting grows: v_∞ of v_∞ + c/n is within some standard errors of it.
+    """Means over the seeds tend to a limit as a setting grows: v_∞ of the fit v_∞ + c/n is close to the limit.
 
-    **Arguments:** `name`: of a variable over (setting, seed); `limit`: a function from the runs to it; `within`: how
-    many standard errors; `form`: of the numbers; `also`: as in `AtMost`.
+    **Arguments:** `name`: a variable over (setting, seed); `limit`: a function from the runs to the limit; `within`:
+    the largest distance in standard errors; `form`: the format of the numbers; `also`: as in `AtMost`.
     """
 
     name: str
@@ -164,9 +164,9 @@ class Tends(Judgment):
 
 @dataclass(frozen=True)
 class Reported(Judgment):
-    """Numbers about which nothing is claimed: a variable's median and quantiles, or what a function makes of the runs.
+    """Numbers without a claim: a variable's median and quantiles, or the text of a function of the runs.
 
-    `expected`: what others say of them.
+    `expected`: what others claim about them.
     """
 
     told: str | Callable[[Runs], str]
@@ -180,13 +180,13 @@ class Reported(Judgment):
 
 @dataclass(frozen=True)
 class ForEach:
-    """For each label of some dimensions, in turn, several claims, whose statements have a common beginning."""
+    """Several claims for each label of some dimensions; all statements have a common beginning."""
 
     each: str | Sequence[str]
     claims: Mapping[str, Callable[[str, Runs], Iterable[Claim]]]
 
     def __call__(self, statement: str, dataset: Runs) -> list[Claim]:
-        """The claims, in whose statements a label replaces `{dimension}`."""
+        """The claims, with labels in place of `{dimension}` in their statements."""
         return [
             claim
             for labels, runs in parts(dataset, self.each)

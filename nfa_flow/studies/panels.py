@@ -1,8 +1,8 @@
-"""The panels of an experiment's figure: medians and bands of its runs, with baselines and what theory has for them.
+"""The panels of an experiment's figure: medians and bands of its runs, with baselines and theory.
 
-A panel draws runs into axes and gives the entries of the legend, label → artist; a function that does so is a panel
-too. Theory is dashed and black. The same networks at t = 0 are dotted; other, untrained ones are gray with dots and
-dashes. All else is the median over the seeds with its 10–90 %.
+A panel draws runs into axes and returns the entries of the legend, label → artist; any function that does so is a
+panel. Theory is dashed and black. The same networks at t = 0 are dotted and gray; other, untrained networks are gray
+with dots and dashes. Everything else is the median over the seeds with the range from 10 % to 90 %.
 """
 
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from .runs import UNTRAINED, Runs, Values, Where, at_the_end, chosen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-else:  # matplotlib is loaded where it is used
+else:  # matplotlib is imported only when it is used
     Axes = Any
 
 Entries = dict[str, Any]
@@ -37,29 +37,29 @@ _LIMIT: dict[str, Any] = {"color": "black", "marker": "x", "linestyle": "", "zor
 class Slope:
     """A power law as theory: a line of this slope in logarithms, through the middle of the medians.
 
-    **Arguments:** `power`: one, or label of the hue → power (None for no line); `through`: the settings of the medians
-    that it passes, by default all.
+    **Arguments:** `power`: one for all, or label of the hue → power (None for no line); `through`: the settings whose
+    medians the line passes through, by default all.
     """
 
     power: float | Mapping[Any, float | None]
     through: Where = field(default_factory=dict)
 
 
-# What theory has for a panel: a number; a function of the horizontal axis; a variable of the runs, such as a closed
-# form for each of them; or a power law.
+# The theory of a panel: a number; a function of the horizontal axis; the name of a variable of the runs, such as a
+# closed form for each run; or a power law.
 Law = float | str | Slope | Callable[[np.ndarray], Any]
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """What the panels share.
+    """The arguments that all panels share.
 
-    **Arguments:** `name`: of a variable; `of`: the settings of the runs that are drawn, as in `runs.chosen`; `hue`: the
-    dimension that colors tell apart; `law`: theory, and `theory` what it is, in a legend of its own; `baseline`: the
-    label of other, untrained networks, which are drawn where it is given, from the variable `untrained.NAME`;
-    `own_legend`: whether the axes say what colors are, where they are something else in other panels; `prefix`: what
-    the legend of the figure says before them instead; `title`; `label`: of the vertical axis; `axis`: settings of the
-    axes besides.
+    **Arguments:** `name`: the variable; `of`: the settings of the runs to draw, as in `runs.chosen`; `hue`: the
+    dimension with one color for each label; `law`: the theory, and `theory` its name, in a legend inside the axes;
+    `baseline`: the label of other, untrained networks, which are drawn if it is given, from the variable
+    `untrained.NAME`; `own_legend`: whether the colors are explained inside the axes, because they mean something else
+    in other panels; `prefix`: text before the labels of the colors in the figure's legend; `title`; `label`: of the
+    vertical axis; `axis`: further settings of the axes.
     """
 
     name: str
@@ -76,7 +76,7 @@ class _Panel:
     axis: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, ax: Axes, dataset: Runs) -> Entries:
-        """Draw the runs of this panel; nothing where there are none, as `is_empty` says."""
+        """Draw the runs of this panel; nothing if there are none (see `is_empty`)."""
         runs = chosen(dataset, self.of)
         return {} if runs is None else self.draw(ax, runs)
 
@@ -89,14 +89,14 @@ class _Panel:
         ax.set(**self.axis)
 
     def _legend(self, ax: Axes, runs: Runs, **style: Any) -> Entries:
-        """What colors are, and the law, in the legend of the figure unless they are of these axes only."""
+        """The entries of colors and law for the figure's legend, unless they are explained inside these axes."""
         hues = self._hues(runs, **style)
         law = {} if self.law is None else {self.theory or "theory": swatch(**THEORY)}
         legend_inside(ax, (hues if self.own_legend else {}) | (law if self.theory else {}))
         return ({} if self.own_legend else hues) | ({} if self.theory else law)
 
     def _hues(self, runs: Runs, **style: Any) -> Entries:
-        """What stands for each color with which something is drawn."""
+        """A legend entry for each color that is used."""
         if self.hue is None:
             return {}
         drawn = at_the_end(runs, self.name).notnull()
@@ -108,13 +108,13 @@ class _Panel:
 
 
 def is_empty(panel: Panel, dataset: Runs) -> bool:
-    """Whether the runs have none of the settings of a panel, as the smaller sizes of a study may."""
+    """Whether the runs lack the settings of a panel, which is possible at the smaller sizes of a study."""
     return isinstance(panel, _Panel) and chosen(dataset, panel.of) is None
 
 
 @dataclass(frozen=True)
 class Through(_Panel):
-    """An observable through time; a law is a function of time, a number, or a variable of the runs."""
+    """An observable over time; the law is a function of time, a number, or a variable of the runs."""
 
     def draw(self, ax: Axes, runs: Runs) -> Entries:
         bands(runs, self.name, hue=self.hue, ax=ax, legend=False)
@@ -142,10 +142,10 @@ class Through(_Panel):
 
 @dataclass(frozen=True)
 class AtEnd(_Panel):
-    """A number that each run has, such as an observable at its end, against a setting: medians with bars.
+    """One number of each run, such as an observable at its end, against a setting: medians with bars.
 
-    **Arguments:** `against`: the dimension along the horizontal axis; `over`: the dimensions that bars are over;
-    `starts`: whether the same networks at t = 0 are drawn.
+    **Arguments:** `against`: the dimension on the horizontal axis; `over`: the dimensions over which medians and bars
+    are computed; `starts`: whether the same networks at t = 0 are drawn.
     """
 
     against: str
@@ -189,7 +189,7 @@ class AtEnd(_Panel):
         return self._legend(ax, runs, marker="o", markersize=3.5) | entries
 
     def _values(self, values: Values) -> Values:
-        """Over `against`, the hue and `run`, without further dimensions of one value."""
+        """The values over `against`, the hue and `run`; other dimensions of length one are dropped."""
         used = {self.against, self.hue, *self.over}
         values = values.squeeze([dim for dim in values.dims if dim not in used and values.sizes[dim] == 1], drop=True)
         pooled = [dim for dim in self.over if dim in values.dims]
@@ -211,7 +211,7 @@ class AtEnd(_Panel):
 
 @dataclass(frozen=True)
 class AgainstWidth(AtEnd):
-    """A size at the end against the width, both logarithmic and over a decade at least: flat looks flat."""
+    """A size at the end against the width, on logarithmic axes of at least one decade, so that constants look flat."""
 
     against: str = "width"
 
@@ -221,7 +221,7 @@ class AgainstWidth(AtEnd):
 
 
 def set_widths(ax: Axes, widths: np.ndarray) -> None:
-    """Logarithmic axes, of widths and of sizes, these of a decade at least."""
+    """Set logarithmic axes, with at least one decade for the sizes."""
     ax.set(xscale="log", yscale="log", xlabel="width $n$")
     ax.set_xticks(widths, [str(width) for width in widths])
     ax.set_xticks([], minor=True)
@@ -234,7 +234,8 @@ def set_widths(ax: Axes, widths: np.ndarray) -> None:
 class Points(_Panel):
     """One number of each run against another, both logarithmic unless `axis` says otherwise.
 
-    **Arguments:** `against`: the name of the other, and `xlabel` its label; a law is a function of it, or a power law.
+    **Arguments:** `against`: the number on the horizontal axis, and `xlabel` its label; the law is a function of it, or
+    a power law.
     """
 
     against: str
@@ -256,7 +257,7 @@ class Points(_Panel):
             limits, places = ax.axis(), _between(np.array(ax.get_xlim()), ax.get_xscale())
             if isinstance(self.law, Slope):
                 x_0, y_0 = (float(each.sel(self.law.through).median()) for each in (x, y))
-                power: Any = self.law.power  # one for all colors
+                power: Any = self.law.power  # one power for all colors
                 ax.plot(places, y_0 * (places / x_0) ** power, **THEORY)
             else:
                 assert callable(self.law)
@@ -267,9 +268,9 @@ class Points(_Panel):
 
 @dataclass(frozen=True)
 class Distribution(_Panel):
-    """The distribution function of a number that each run has, with its 95 % interval at each point (Wilson 1927).
+    """The distribution function of one number of each run, with its 95 % interval at each point (Wilson 1927).
 
-    **Arguments:** `style`: the dimension that line styles tell apart; `up_to`: the end of the horizontal axis.
+    **Arguments:** `style`: the dimension with one line style for each label; `up_to`: the end of the horizontal axis.
     """
 
     style: str
@@ -300,9 +301,9 @@ class Distribution(_Panel):
 
 @dataclass(frozen=True)
 class Extrapolated(_Panel):
-    """Means over the seeds, with their standard errors, against 1/n and the line through them.
+    """Means over the seeds with their standard errors against 1/n, and the fitted line.
 
-    **Arguments:** `against`: the dimension of n; the law is a variable, their limit.
+    **Arguments:** `against`: the dimension of n; `law`: the variable with the limit of the means.
     """
 
     against: str
@@ -310,7 +311,7 @@ class Extrapolated(_Panel):
     law: str = ""
 
     def draw(self, ax: Axes, runs: Runs) -> Entries:
-        values = at_the_end(runs, self.name).dropna("seed")  # of failed runs
+        values = at_the_end(runs, self.name).dropna("seed")  # NaN of failed runs
         n = values[self.against].values
         for i, each in enumerate(_by_hue(values, self.hue)):
             color = color_of(i, values.sizes.get(self.hue, 1))
@@ -326,20 +327,20 @@ class Extrapolated(_Panel):
 
 
 def draw_means(ax: Axes, x: np.ndarray, values: Values, color: Any, **style: Any) -> None:
-    """Means over the seeds with their standard errors, at these places."""
+    """Draw means over the seeds with their standard errors at these x."""
     mean, error = values.mean("seed"), values.std("seed", ddof=1) / values.sizes["seed"] ** 0.5
     ax.errorbar(x, mean, error, color=color, marker="o", markersize=3.5, capsize=2, linewidth=1.2, **style)
 
 
 def _across(ax: Axes, runs: Runs, name: str, label: str) -> Entries:
-    """Untrained networks, whatever the setting, as a line across the panel."""
+    """The median of the untrained networks of all settings, as a line across the panel."""
     null = at_the_end(runs, f"{UNTRAINED}{name}").values
     finite = null[np.isfinite(null)]
     return {label: ax.axhline(float(np.median(finite)), **BASELINE)} if finite.size else {}
 
 
 def legend_text(runs: Runs, dim: str, label: Any) -> str:
-    """A label in a legend: a word as it is, a number with the symbol of its axis."""
+    """A label in a legend: words unchanged, numbers with the symbol of their axis."""
     if isinstance(label, str):
         return label
     symbol = _long_name(runs, dim).partition("$")[2].partition("$")[0]
@@ -351,7 +352,7 @@ def _long_name(runs: Runs, dim: str) -> str:
 
 
 def _middle(values: Values, dim: str) -> Values:
-    """The median over the runs; theory of a setting is the same for all of them."""
+    """The median over the runs, if the values depend on the run."""
     return values.median(dim) if dim in values.dims else values
 
 
@@ -380,5 +381,5 @@ def _draw_slopes(ax: Axes, law: Slope, medians: Values, against: str, hue: str |
 
 
 def _between(x: np.ndarray, scale: str) -> np.ndarray:
-    """Many places from the first setting to the last."""
+    """50 points from the smallest setting to the largest."""
     return (np.geomspace if scale == "log" else np.linspace)(x.min(), x.max(), 50)

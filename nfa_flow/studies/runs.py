@@ -1,4 +1,4 @@
-"""Parts of the runs of an experiment, by their settings, and what their numbers are as text."""
+"""Selections from the runs of an experiment by their settings, and their numbers as text."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,18 +11,18 @@ from ..plot.style import text_of
 if TYPE_CHECKING:
     from xarray import DataArray as Values
     from xarray import Dataset as Runs
-else:  # xarray is loaded where it is used
+else:  # xarray is imported only when it is used
     Runs = Values = Any
 
 Where = Mapping[str, Any]
 
-UNTRAINED = "untrained."  # what untrained networks score, as the beginning of a variable's name
+UNTRAINED = "untrained."  # prefix of variables with the values of untrained networks
 
 
 def chosen(dataset: Runs, where: Where) -> Runs | None:
     """The runs with these settings: dimension → a label, several labels, or a function from all labels to a mask.
 
-    None where there are no such runs: the smaller sizes of a study do not have every setting.
+    None if there are no such runs: the smaller sizes of a study lack some settings.
     """
     for dim, value in where.items():
         if callable(value):
@@ -35,7 +35,7 @@ def chosen(dataset: Runs, where: Where) -> Runs | None:
 
 
 def parts(dataset: Runs, each: str | Sequence[str]) -> Iterator[tuple[dict[str, Any], Runs]]:
-    """The runs with each combination of labels along some dimensions, and these labels."""
+    """For each combination of labels along some dimensions: these labels, and the runs that have them."""
     dims = [each] if isinstance(each, str) else list(each)
     for labels in itertools.product(*(dataset[dim].values.tolist() for dim in dims)):
         where = dict(zip(dims, labels, strict=True))
@@ -43,9 +43,9 @@ def parts(dataset: Runs, each: str | Sequence[str]) -> Iterator[tuple[dict[str, 
 
 
 def filled(text: str, labels: Mapping[str, Any], runs: Runs) -> str:
-    """A text with labels: for `{dim}` one of these, for `{first dim}`, `{last dim}`, `{every dim}` those of the runs.
+    """The text with `{dim}` replaced by a label, and `{first dim}`, `{last dim}`, `{every dim}` by those of the runs.
 
-    Other braces stay.
+    Other braces are kept.
     """
     found = dict(labels)
     for dim, index in runs.indexes.items():
@@ -57,14 +57,14 @@ def filled(text: str, labels: Mapping[str, Any], runs: Runs) -> str:
 
 
 def at_the_end(dataset: Runs, name: str) -> Values:
-    """A number that each run has: an observable at its end, or a variable that has no times."""
+    """One number of each run: an observable at the end of the run, or a variable without times."""
     return dataset[f"{name}_at_end" if f"{name}_at_end" in dataset else name]
 
 
 def where_first(left: Values, level: float, values: Values) -> Values:
-    """Values where another one is first down to a level in time, linear in that one between observations.
+    """The values at the first time when `left` is at most `level`, interpolated linearly in `left`.
 
-    NaN where it never is; the first observation where it is from the start.
+    NaN for runs in which `left` never falls to the level; the first observation if it is there at the start.
     """
     reached = left <= level
     after = reached.argmax("time")
@@ -76,14 +76,14 @@ def where_first(left: Values, level: float, values: Values) -> Values:
 
 
 def untrained_apart(dataset: Runs, dim: str, label: str) -> Runs:
-    """The other runs, with the values of those of this label, which are of untrained networks, as `untrained.…`."""
+    """The runs of the other labels; the values of this one, of untrained networks, become variables `untrained.…`."""
     untrained = dataset.sel({dim: label}, drop=True)
     trained = dataset.sel({dim: dataset[dim] != label})
     return trained.assign({f"{UNTRAINED}{name}": values for name, values in untrained.data_vars.items()})
 
 
 def quantiles(values: "Values | np.ndarray", form: str = "{:.2g}") -> str:
-    """Median (10 %–90 %) of what is finite among the values, as text; "undefined" where nothing is."""
+    """Median (10 %–90 %) of the finite values, as text; "undefined" without any."""
     finite = np.asarray(values, float).ravel()
     finite = finite[np.isfinite(finite)]
     if not finite.size:
@@ -93,14 +93,14 @@ def quantiles(values: "Values | np.ndarray", form: str = "{:.2g}") -> str:
 
 
 def together(dataset: Runs, names: Mapping[str, str], dim: str) -> Values:
-    """Several numbers that each run has, along a new dimension whose labels `names` gives them."""
+    """Several numbers of each run along a new dimension; `names`: variable → label."""
     import xarray
 
     return xarray.concat([at_the_end(dataset, name) for name in names], xarray.Variable(dim, list(names.values())))
 
 
 def tabulated(function: Callable[..., np.ndarray], dataset: Runs, settings: Sequence[str], dim: str) -> Values:
-    """What a function of some settings has for each combination of their labels, vectors along a dimension."""
+    """The values of a function at each combination of labels of these settings: vectors along the dimension `dim`."""
     import xarray
 
     plain = lambda *labels: function(*(label.item() if isinstance(label, np.generic) else label for label in labels))

@@ -1,7 +1,7 @@
-"""Networks by the place of their parametrization among several.
+"""Networks whose parametrization is given by its index in a list.
 
-A parametrization is a start and a rate per layer, in numbers. JAX may trace the place by which they are looked up, so
-that one compiled program per width serves all parametrizations.
+A parametrization is an initial standard deviation and a learning rate for each layer. JAX may trace the index that
+selects these numbers, so that one compiled program for each width serves all parametrizations.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ def network(
     schemes: Sequence[nets.AbstractParametrization],
     place: Place,
 ) -> tuple[nets.MLP, tuple[Float[Array, ""], ...]]:
-    """A network that starts as the parametrization at this place has it, and the mobilities of its layers."""
+    """A network with the initial weights of the parametrization at this index, and the mobilities of its layers."""
     effective = [scheme.effective(widths) for scheme in schemes]
     std, mobility = (jnp.asarray(rows)[place] for rows in zip(*effective, strict=True))
-    net = nets.MLP(widths, key=key, activation=activation)  # which starts as SP does
+    net = nets.MLP(widths, key=key, activation=activation)  # with the initial weights of SP
     ratios = std / jnp.asarray(nets.SP().effective(widths).std)
     return net.with_weights([r * W for r, W in zip(ratios, net.weights, strict=True)]), tuple(mobility)

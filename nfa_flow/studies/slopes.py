@@ -8,20 +8,20 @@ import numpy as np
 from ..width import WidthExponent, width_exponent
 from .runs import Values
 
-# Of fitted powers of the width, as in `nf.width`: it tells apart those of the schemes in use, multiples of ½.
+# For fitted powers of the width, as in `nf.width`: half the distance between promised powers, which are multiples of ½.
 TOLERANCE = 0.25
 WITHIN = f"within {TOLERANCE:g} by two standard errors"
 
 
 def slope(values: Values, against: str, between: tuple[Any, Any] | None = None) -> Values:
-    """d log(value) / d log(setting) between two settings, by default the two smallest, of each run."""
+    """d log(value) / d log(setting) of each run between two settings, by default the two smallest."""
     first, second = np.sort(values[against].values)[:2] if between is None else between
     rise: Any = np.log(values.sel({against: second}, drop=True) / values.sel({against: first}, drop=True))
     return rise / np.log(second / first)
 
 
 def exponent(values: Values, against: str = "width") -> WidthExponent:
-    """The power of the width with which a size grows over (width, seed); NaN where a size is not defined."""
+    """The power of the width in a size over (width, seed); NaN if a size is undefined or not positive."""
     sizes = values.transpose(against, "seed").values
     if not (np.isfinite(sizes).all() and sizes.min() > 0):
         return WidthExponent(np.nan, np.nan)
@@ -29,9 +29,9 @@ def exponent(values: Values, against: str = "width") -> WidthExponent:
 
 
 def verdict(fits: Sequence[WidthExponent], promised: Sequence[float]) -> bool | None:
-    """Whether all powers are the promised ones within the tolerance, with two standard errors to spare.
+    """Whether all powers equal the promised ones within the tolerance, with a margin of two standard errors.
 
-    False where one is beyond it by two standard errors, or not defined; None where that is open, as in `nf.width`.
+    False if one is outside by two standard errors, or undefined; None if the fits do not decide, as in `nf.width`.
     """
     gaps = [(abs(fit.exponent - power), 2 * fit.error) for fit, power in zip(fits, promised, strict=True)]
     if all(gap + spare <= TOLERANCE for gap, spare in gaps):

@@ -1,4 +1,4 @@
-"""A study: the experiments that bring a paper to life, run, stored, drawn and judged together."""
+"""A study: the experiments on one paper, run, stored, drawn and judged together."""
 
 import csv
 import os
@@ -48,15 +48,15 @@ class Study:
         accept: str | Sequence[str] = (),
         progress: bool = True,
     ) -> "dict[str, xarray.Dataset]":
-        """Run the experiments, each into a store of its own, or what is missing of them there.
+        """Run the experiments, each with its own store. Runs that a store already contains are not repeated.
 
         **Arguments:** `out`: folder for the stores, `<experiment>.zarr`, and their tables, `<experiment>.csv`; `size`:
-        "full", "quick" for few and small runs, which show that everything works, or "tiny" for the least that runs, as
-        tests need it; `only`: names of experiments, all by default; `accept`: as in `nf.sweep`; `progress`: show a bar
-        on stderr, with the time left.
+        "full", "quick" for few and small runs that show that everything works, or "tiny" for the smallest runs, for
+        tests; `only`: names of experiments, all by default; `accept`: as in `nf.sweep`; `progress`: show a bar with the
+        time left on stderr.
         **Returns:** name → dataset of the experiment's sweep.
-        **Raises:** ValueError for an unknown experiment, and outside float64; what `nf.sweep` raises. Whatever was
-        finished is kept, and the same call goes on from there.
+        **Raises:** ValueError for an unknown experiment, and without float64; errors of `nf.sweep`. Finished runs are
+        kept; the same call continues after them.
         """
         if jnp.zeros(()).dtype != jnp.float64:
             raise ValueError('`jax_enable_x64` must be set for a study (`jax.config.update("jax_enable_x64", True)`).')
@@ -71,9 +71,9 @@ class Study:
         return results
 
     def load(self, out: str | os.PathLike, only: Sequence[str] | None = None) -> "dict[str, xarray.Dataset]":
-        """The datasets of the experiments that a folder holds, without running anything.
+        """The datasets of the experiments in a folder, without running anything.
 
-        **Raises:** ValueError for an unknown experiment; FileNotFoundError where the folder holds none.
+        **Raises:** ValueError for an unknown experiment; FileNotFoundError if the folder contains none.
         """
         stores = {each.name: Path(out) / f"{each.name}.zarr" for each in self._chosen(only)}
         results = {name: load_sweep(store) for name, store in stores.items() if store.exists()}
@@ -91,11 +91,11 @@ class Study:
             paths[-1].parent.mkdir(parents=True, exist_ok=True)
             figure = self[name].figure(dataset)
             write_file(paths[-1], figure.savefig)
-            plt.close(figure)  # pyplot keeps every other one
+            plt.close(figure)  # pyplot would keep it
         return paths
 
     def claims(self, results: "Mapping[str, xarray.Dataset]") -> list[tuple[str, Claim]]:
-        """What the experiments say, with the name of each."""
+        """The claims of the experiments, each with the name of its experiment."""
         return [(name, claim) for name, dataset in results.items() for claim in self[name].judge(dataset)]
 
     def __str__(self) -> str:
@@ -110,9 +110,9 @@ class Study:
 
 
 def write_claims(claims: Sequence[tuple[str, Claim]], path: Path) -> Path:
-    """A table of claims as a CSV file, where what it has of other experiments stays.
+    """Write a table of claims as a CSV file. Rows of other experiments in an older table are kept.
 
-    **Raises:** ValueError where `path` holds another file.
+    **Raises:** ValueError if `path` is a file of another kind.
     """
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in read_claims(path):
@@ -129,9 +129,9 @@ def write_claims(claims: Sequence[tuple[str, Claim]], path: Path) -> Path:
 
 
 def read_claims(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of claims; none where there is no file.
+    """The rows of a table of claims; none if there is no file.
 
-    **Raises:** ValueError where there is another file.
+    **Raises:** ValueError if `path` is a file of another kind.
     """
     if not path.exists():
         return []
@@ -149,7 +149,7 @@ def read_claims(path: Path) -> list[dict[str, str]]:
 def _shown(
     chosen: Sequence[Experiment], size: str, progress: bool
 ) -> Iterator[Callable[[Experiment], bool | Callable[[Tally], None]]]:
-    """For each experiment, what its sweep tells its counts to: one bar over the whole study."""
+    """One progress bar for the study: yields a function from an experiment to the progress callback of its sweep."""
     if not progress:
         yield lambda experiment: False
         return
@@ -159,19 +159,19 @@ def _shown(
         def show_experiment(experiment: Experiment) -> Callable[[Tally], None]:
             place = chosen.index(experiment) + 1
 
-            def tell(tally: Tally) -> None:
+            def update(tally: Tally) -> None:
                 fraction, seconds = left(experiment.name, tally)
                 failed = f", {tally.failed} failed" if tally.failed else ""
                 runs = f"{tally.done} of {tally.total} runs{failed}"
                 show(fraction, f"{experiment.name} ({place} of {len(chosen)}): {runs}, {clock(seconds)} left")
 
-            return tell
+            return update
 
         yield show_experiment
 
 
 class _TimeLeft:
-    """How far a study is, by the seconds that its experiments took elsewhere, and how long it still takes here."""
+    """The progress of a study, from reference durations of its experiments, and the time left on this machine."""
 
     def __init__(self, seconds: Mapping[str, int]):
         self._seconds = dict(seconds)
@@ -183,7 +183,7 @@ class _TimeLeft:
         self._fraction_done[name], self._fraction_kept[name] = tally.done / tally.total, tally.kept / tally.total
         done, kept = self._weighted(self._fraction_done), self._weighted(self._fraction_kept)
         total = sum(self._seconds.values())
-        # Its own pace is told once there is enough of it: the first runs wait for their program.
+        # The pace of this machine counts after 2 % of the work: the first runs include compilation.
         gone = time.perf_counter() - self._began
         pace = gone / (done - kept) if done - kept > 0.02 * total else 1.0
         return done / total, pace * (total - done)

@@ -1,4 +1,4 @@
-"""The Neural Feature Ansatz, settled: exact flow against optimizers, on synthetic and on real data."""
+"""The Neural Feature Ansatz: exact flow against optimizers, on synthetic and on real data."""
 
 from ..study import Study
 from .conventions import CONVENTIONS

@@ -1,4 +1,4 @@
-"""What the experiments on the Neural Feature Ansatz share."""
+"""Data, initializations and observables that the experiments on the Neural Feature Ansatz share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ from ...data import linear_teacher
 from ...nets.initialization import Weights
 from ...problem.losses import Loss
 
-# What a trajectory at a relative tolerance of 1e-9 may miss a law of the exact flow by.
+# The largest error in a law of the exact flow that a relative tolerance of 1e-9 may cause.
 EXACT = 1e-7
 
 INPUTS, OUTPUTS = 10, 5
-ERROR_AT = "relative error of NFM $\\propto$ AGOP$^{{{}}}$"  # to be given an exponent
+ERROR_AT = "relative error of NFM $\\propto$ AGOP$^{{{}}}$"  # to be formatted with an exponent
 
 
 def teacher(key: PRNGKeyArray) -> Dataset:
@@ -26,12 +26,12 @@ def teacher(key: PRNGKeyArray) -> Dataset:
 
 
 def widths(depth: int) -> list[int]:
-    """Of a network that learns from `teacher`, with as many neurons as inputs in each layer but the last."""
+    """The widths of a network for the data of `teacher`; hidden layers have as many neurons as inputs."""
     return [INPUTS] * depth + [OUTPUTS]
 
 
 class OneOf(nets.AbstractInitialization):
-    """One of several initializations by its place, which may be traced, so that one program serves all of them."""
+    """One of several initializations by its index, which may be traced, so that one program serves all of them."""
 
     options: tuple[nets.AbstractInitialization, ...]
     place: int | Int[Array, ""]

@@ -1,9 +1,9 @@
-"""The same networks, scored by every named convention: what a published alignment says depends on its definition.
+"""The same networks, scored by every named convention: the score depends on the published definition.
 
-One network per seed and way to train, and each definition of `measure.conventions` of it. Untrained networks are other
-draws of the same law, measured against the same start: then those definitions that look at the change of the weights
-have a baseline too, that of any change, where the start itself leaves them undefined. That is a choice: none of the
-papers says what a change by no training is.
+One network for each seed and training, scored by each definition in `measure.conventions`. Untrained networks are
+independent draws from the same distribution, compared with the same initial network. So definitions that use the change
+of the weights have a baseline too, that of a random change; for the initial network itself they are undefined. This is
+our choice: none of the papers defines the change without training.
 """
 
 from functools import partial
@@ -26,8 +26,8 @@ from ..runs import Runs, quantiles
 
 _WIDTHS, _SAMPLES, _BATCH = (20, 64, 64, 1), 500, 50
 _STEPS = 3_000
-APART = 0.1  # between the highest and the lowest score of one and the same network
-MOST = 7 / 8  # of the seeds
+APART = 0.1  # difference between the highest and the lowest score of the same network
+MOST = 7 / 8  # fraction of the seeds
 
 UNTRAINED = "untrained"
 TRAININGS = {
@@ -60,7 +60,7 @@ def one_run(key: PRNGKeyArray, training: Any) -> Trajectory:
 
 
 def conventions(start: nets.MLP) -> Any:
-    """Every named convention by its name, as one observable, for a network that started there."""
+    """All named conventions as one observable, for networks that were trained from this initial network."""
     scores = {
         "nfa_cosine_2022": measure.nfa_cosine_2022(start),
         "nfa_pearson_2024": measure.nfa_pearson_2024(),
@@ -80,12 +80,12 @@ def scores_of(dataset: Runs, training: str) -> np.ndarray:
 
 
 def apart(scores: np.ndarray) -> np.ndarray:
-    """For each seed, the highest score of its network less the lowest, over the definitions."""
+    """For each seed, the highest minus the lowest score over the definitions."""
     return scores.max(axis=0) - scores.min(axis=0)
 
 
 def _draw_scores(ax: Axes, runs: Runs) -> Entries:
-    """The scores of each definition in a line, untrained and trained."""
+    """The scores of each definition in one row, untrained and trained."""
     names = runs["training"].values.tolist()
     entries = {}
     for place, name in enumerate(names):
@@ -120,7 +120,7 @@ def _both(training: str, name: str, runs: Runs) -> str:
 
 
 def _claims(training: str) -> dict[str, Any]:
-    """That scores of one network differ by definition, as does the sign of what training does; and their table."""
+    """Claims: scores of one network, and the sign of the effect of training, depend on the definition. All scores."""
     both, scores = {"training": [UNTRAINED, training]}, [f"score.{name}_at_end" for name in DEFINITIONS]
     return {
         f"{training}: the definitions score the same network differently": Judged(

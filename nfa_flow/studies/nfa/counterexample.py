@@ -1,8 +1,9 @@
-"""A nonlinear network that fits its data exactly while no exponent connects its NFM with its AGOP.
+"""A nonlinear network that fits its data exactly although no exponent relates its NFM to its AGOP.
 
 The data are `nf.data.orthogonal_support` with two inputs: e_1 of probability p and target y, e_2 of 1 − p and 1. Two
 ReLU neurons that start small, aligned and balanced follow `nf.theory.orthogonal_support` at all times. With y = 1/√ε
-and p = ε³ the cosine at α = 1/2 vanishes as ε → 0. In all cases here the eigenvalues end in opposite orders.
+and p = ε³ the cosine at α = 1/2 vanishes as ε → 0. In all cases here the final eigenvalues of NFM and AGOP have
+opposite orders.
 """
 
 from functools import partial
@@ -25,18 +26,18 @@ from ..runs import Runs, Values
 from .common import EXACT, observables
 
 _EPSILONS = (1e-1, 1e-2, 1e-3, 1e-4)
-_REVERSING = (2.0, 0.1)  # y and p
-_PROBABILITIES = dict([(eps**-0.5, eps**3) for eps in _EPSILONS] + [_REVERSING])  # of the rare input, by its target
+_REVERSING = (2.0, 0.1)  # target y and probability p
+_PROBABILITIES = dict([(eps**-0.5, eps**3) for eps in _EPSILONS] + [_REVERSING])  # of the rare input, by target
 _TIMES = np.concatenate([[0.0], log_times(1e-1, 1e12, 53)])
 
 
 def probability(target: float) -> float:
-    """Of the rare input, by its target."""
+    """The probability of the rare input with this target."""
     return _PROBABILITIES[target]
 
 
 def one_run(key: PRNGKeyArray, target: float | Array, probability: float | Array) -> Trajectory:
-    """The exact flow of two neurons, each at its own input, from s0 log-uniform in [1e-3, 1e-1]."""
+    """The exact flow of two neurons, one for each input, from s0 log-uniform in [1e-3, 1e-1]."""
     targets, probabilities = jnp.stack([target, 1.0]), jnp.stack([probability, 1 - probability])
     data = orthogonal_support(targets, probabilities)
     root = jnp.sqrt(10 ** jax.random.uniform(key, (2,), minval=-3, maxval=-1))
@@ -46,8 +47,8 @@ def one_run(key: PRNGKeyArray, target: float | Array, probability: float | Array
         "agop": lambda net, data: jnp.diagonal(measure.agop(net, data)),
     }
     observe = observables(0.5) | diagonals | {"best": measure.best_cosine}
-    # Each neuron stays on its side of its kink, so this flow is smooth, and the warning about kinks, which an array
-    # does not raise, would be wrong.
+    # Each neuron stays on one side of its kink, so this flow is smooth. A tolerance given as an array avoids the
+    # warning about kinks, which would be wrong here.
     rtol = jnp.asarray(1e-10)
     return gradient_flow(
         net, data, _TIMES[-1], save_at=_TIMES, solver=NDF(), rtol=rtol, observe=observe, progress=False
@@ -55,7 +56,7 @@ def one_run(key: PRNGKeyArray, target: float | Array, probability: float | Array
 
 
 def closed_form(runs: Runs) -> theory.OrthogonalSupport:
-    """The diagonals of NFM and AGOP that theory gives for the starts of these runs: target × seed × time × 2."""
+    """The diagonals of NFM and AGOP in theory, for the initial values of these runs: target × seed × time × 2."""
     times, starts = runs["time"].values, _values(runs.isel(time=0), "nfm")
     found = [[_run(times, s0, *case) for s0 in rows] for case, rows in zip(_cases(runs), starts, strict=True)]
     nfm, agop = np.moveaxis(np.array(found), 2, 0)
@@ -63,22 +64,22 @@ def closed_form(runs: Runs) -> theory.OrthogonalSupport:
 
 
 def _run(times: np.ndarray, s0: np.ndarray, targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    if not np.isfinite(s0).all():  # of a run that failed before it was observed
+    if not np.isfinite(s0).all():  # NaN for a run that failed before its first observation
         return np.full((2, times.size, s0.size), np.nan)
     return np.stack(theory.orthogonal_support(times, s0, targets, probabilities))
 
 
 def _cosine(nfm: np.ndarray, agop: np.ndarray, powers: np.ndarray | float) -> np.ndarray:
-    """NaN of a run that failed."""
+    """The cosine; NaN for a failed run."""
     cosines = np.array(theory.diagonal_cosine(np.nan_to_num(nfm, nan=1.0), np.nan_to_num(agop, nan=1.0), powers))
     cosines[np.isnan(nfm + agop).any(axis=-1)] = np.nan
     return cosines
 
 
 def _derive(runs: Runs) -> Runs:
-    """`off`: the relative error of NFM; `left`: the loss over that of f = 0; and the closed forms of what is drawn.
+    """Add `off`: the relative error of NFM; `left`: the loss over that of f = 0; and closed forms for the panels.
 
-    `limit.…`: what the cosines tend to, at α = 1/2 and at the best α, which is a limit itself.
+    `limit.…`: the limits of the cosines at t → ∞, at α = 1/2 and at the best α, which may be the limit α → 0.
     """
     cases, exact = _cases(runs), closed_form(runs)
     limits = [theory.orthogonal_support_limit(*case) for case in cases]
@@ -87,7 +88,7 @@ def _derive(runs: Runs) -> Runs:
     by_target = lambda values: runs["probability"].copy(data=values)
     loss = runs["loss"].transpose("target", "seed", "time")
     losses = [((y - nfm) ** 2 @ p) / 2 for (y, p), nfm in zip(cases, exact.nfm, strict=True)]
-    # A power > 0 gives two eigenvalues any ratio but not another order; there the limit α → 0 is best.
+    # Powers > 0 can give two eigenvalues any ratio, but not the opposite order; so the limit α → 0 is best.
     same_order = np.diff(exact.nfm)[..., 0] * np.diff(exact.agop)[..., 0] > 0
     best = np.where(same_order, 1, _cosine(exact.nfm, exact.agop, 0.0))
     return runs.assign(
@@ -130,7 +131,7 @@ def _cases(runs: Runs) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.array([y, 1.0]), np.array([p, 1 - p])) for y, p in pairs]
 
 
-_AGREES = 2 * EXACT  # a cosine moves by less than twice as much as the matrices
+_AGREES = 2 * EXACT  # a cosine changes by less than twice the relative change of the matrices
 
 
 def _half(runs: Runs) -> tuple[str, bool]:
@@ -145,7 +146,7 @@ def _expect_best(runs: Runs) -> str:
 
 def _best(runs: Runs) -> tuple[str, bool]:
     cosine, power, error = (runs[f"best.{name}_at_end"] for name in ("cosine", "exponent", "relative_error"))
-    # arctan α is known to 1e-7.
+    # arctan α is accurate to 1e-7.
     agrees = _agree(cosine, runs["limit.best.cosine"], _AGREES) and _agree(power, runs["limit.best.exponent"], EXACT)
     medians, errors = (_listed(each.median("seed")) for each in (cosine, error))
     return f"{medians}, relative error {errors}; α ≤ {float(power.max()):.1g}", agrees
@@ -184,7 +185,7 @@ COUNTEREXAMPLE = Experiment(
         "two ReLU neurons follow their closed form, over 13 decades of time": AtMost(
             "off", EXACT, "relative error of NFM ≤ {}"
         ),
-        # Residuals are off by EXACT times the targets at most, so the loss by EXACT² times that of an output of zero.
+        # Residuals are at most EXACT times the targets, so the loss is at most EXACT² times that of f = 0.
         "and fit their data": AtMost("left", EXACT**2, "loss ≤ {} of that of f = 0"),
         f"ε = {_EPSILONS_TOLD}: cosine at α = 1/2": Judged(
             lambda runs: f"{_listed(runs['limit.cosine'])} ± {_AGREES:g}", _half, ["cosine_at_end"], of=_vanishing

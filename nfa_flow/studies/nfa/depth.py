@@ -1,4 +1,4 @@
-"""Balanced deep linear networks: the exponent is 1/L along the flow, and what step-based optimizers make of it."""
+"""Balanced deep linear networks: the exponent is 1/L along the flow, and changes under optimizers with steps."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from ..panels import AtEnd, Through
 from ..runs import Runs, quantiles, untrained_apart
 from .common import EXACT, observables, teacher, widths
 
-_SHOWN = 3  # the depth whose runs are drawn through time
+_SHOWN = 3  # the depth whose runs are drawn over time
 _FLOW, _UNTRAINED = "exact flow", "untrained, Gaussian"
 
 _T1 = 30.0

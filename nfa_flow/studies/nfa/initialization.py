@@ -1,12 +1,12 @@
-"""Scale and shape of the start: small networks end nearly balanced, large ones keep what they started with.
+"""Scale and shape of the initial weights: small networks end nearly balanced, large ones keep their imbalance.
 
 Without weight decay the balance matrices D_l are conserved. They are of the order of scale², while the weights that fit
-the data are of order one, so that the error of the ansatz at the end is of first order in D: ∝ scale². The price is the
-saddle at zero: three layers leave it in a time ∝ 1/scale, as s' = 3 s^{4/3} (σ − s) from s ∝ scale³.
+the data are of order one, so that the error of the ansatz at the end is of first order in D: ∝ scale². The cost is the
+saddle at zero: three layers need a time ∝ 1/scale to leave it, because s' = 3 s^{4/3} (σ − s) from s ∝ scale³.
 
 Layers of low rank: range(W_l) ⊂ U_l = range(W_l(0)) + range(W_{l+1}(0)ᵀ) at all times, and range(W_{l+1}ᵀ) too, because
-W_l' = −W_{l+1}ᵀ(…) and W_{l+1}'ᵀ = −W_l(…). So layers that start with rank r have rank 2r at most, and the best that
-the network can become is the best linear map of that rank. That subspace is unstable: rounding errors may leave it.
+W_l' = −W_{l+1}ᵀ(…) and W_{l+1}'ᵀ = −W_l(…). So layers that start with rank r have rank 2r at most, and the network can
+at best become the best linear map of that rank. The subspace is unstable: rounding errors may grow out of it.
 """
 
 from functools import partial
@@ -32,10 +32,10 @@ from .common import EXACT, OneOf, imbalance, observables, teacher, widths
 _DEPTH, _RANK = 3, 2
 _T1 = 1e5
 _FLOW = ExactFlow(_T1, rtol=1e-9)
-_TIMES = np.concatenate([[0.0], log_times(1e-2, _T1, 64)])  # 9 in each decade: tenfold times are among them
-_SMALL = (1e-3, 1e-2)  # scales between which slopes are taken
-_WITHIN = 0.02  # of a slope
-_SHOWN = (1e-6, 1e-3, 1e-2, 0.1, 1.0)  # scales that are drawn through time
+_TIMES = np.concatenate([[0.0], log_times(1e-2, _T1, 64)])  # 9 in each decade, so that t and 10 t are both among them
+_SMALL = (1e-3, 1e-2)  # the slopes are between these two scales
+_WITHIN = 0.02  # tolerance of a slope
+_SHOWN = (1e-6, 1e-3, 1e-2, 0.1, 1.0)  # the scales whose runs are drawn over time
 
 
 class LowRank(nets.AbstractInitialization):
@@ -91,13 +91,13 @@ def one_run(key: PRNGKeyArray, init: int | Array, scale: float | Array) -> Traje
 
 
 def unlearnt(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
-    """The share that is left of the loss that a linear map can learn, 1 for f = 0, without cancellation."""
+    """The remaining fraction of the loss that a linear map can learn: 1 for f = 0. Computed without cancellation."""
     root, best = _whitened(data)
     return jnp.sum((root.T @ net.affine()[0].T - best) ** 2) / jnp.sum(best**2)
 
 
 def least_unlearnt(data: Dataset) -> Float[Array, ""]:
-    """The share that the best linear map of rank 2r leaves (reduced-rank regression, Izenman 1975)."""
+    """The fraction that remains for the best linear map of rank 2r (reduced-rank regression, Izenman 1975)."""
     s = jnp.linalg.svd(_whitened(data)[1], compute_uv=False)
     return jnp.sum(s[2 * _RANK :] ** 2) / jnp.sum(s**2)
 
@@ -115,7 +115,7 @@ def rank_left(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
 
 
 def departure(dataset: Runs) -> Values:
-    """When half of what can be learnt is learnt, between the times of observation; NaN where it never is."""
+    """The time at which half of the learnable loss is learned, interpolated between observations; NaN if never."""
     later = dataset.isel(time=slice(1, None))  # t = 0 has no logarithm
     logarithms: Any = np.log(later["time"])
     found: Any = where_first(later["unlearnt"], 0.5, logarithms)
@@ -123,7 +123,7 @@ def departure(dataset: Runs) -> Values:
 
 
 def _derive(runs: Runs) -> Runs:
-    """`imbalanced`: (Σ_l ‖D_l‖²)^{1/2}, which is conserved, at the start over ‖NFM‖ at the end."""
+    """Add `imbalanced`: the conserved (Σ_l ‖D_l‖²)^{1/2} at the start over ‖NFM‖ at the end."""
     return runs.assign(
         departure=departure(runs),
         imbalanced=runs["imbalance"].isel(time=0) / runs["nfm_norm_at_end"],
@@ -145,7 +145,7 @@ def _stays(runs: Runs) -> tuple[str, bool]:
 
 
 def _ends(runs: Runs) -> str:
-    """The error at both ends, and how often it is undefined."""
+    """The error at the start and at the end, and how often it is undefined, as text."""
     start, end = runs["relative_error"].isel(time=0), runs["relative_error_at_end"]
     missing = int(end.isnull().sum())
     left_out = f"; failed or undefined in {missing} of {end.size} runs" if missing else ""

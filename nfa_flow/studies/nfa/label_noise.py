@@ -1,13 +1,13 @@
-"""Label noise: what it does to the ansatz, and to the features, under the exact flow and under optimizers.
+"""The effect of label noise on the ansatz and on the features, under the exact flow and under optimizers.
 
-Data whose true index space is known, with noise on the labels: a linear teacher of low rank before a balanced deep
-linear network, and a multi-index teacher before a GELU network. Runs are compared where they first leave a share of
-`FIT` of the reducible training loss, so that none looks better for having fitted less of the noise.
+Data with a known index space and noisy labels: a linear teacher of low rank for a balanced deep linear network, and a
+multi-index teacher for a GELU network. Runs are compared at the first time when only a fraction `FIT` of the reducible
+training loss is left, so that no run looks better because it has fitted less of the noise.
 
-The more robust training is here the one under which a score changes less between no noise and some, in whichever
-direction. All trainings of a seed share their data, start and minibatches, so SGD with momentum and Adam make a pair.
-What comes out depends on the learning rates: Adam at a third of the rate of momentum needs about as many steps, and
-such pairs are compared at two paces.
+The more robust training is here the one with the smaller change of a score, of either sign, between no noise and some.
+All trainings of a seed share data, initial weights and minibatches, so SGD with momentum and Adam form pairs. The
+results depend on the learning rates: Adam with a third of the rate of momentum needs about as many steps; such pairs
+are compared at two rates.
 """
 
 from collections.abc import Callable
@@ -31,14 +31,14 @@ from ..panels import AtEnd, Panel
 from ..runs import Runs, Values, Where, quantiles, where_first
 from .common import EXACT
 
-FIT = 0.03  # the share of the reducible training loss at which runs are compared
-COMPARED = (0.5, 1.0)  # noises under which trainings are compared, in units of the clean targets
+FIT = 0.03  # runs are compared when this fraction of the reducible training loss is left
+COMPARED = (0.5, 1.0)  # levels of noise for comparisons, in units of the rms of the clean targets
 _SAMPLES, _FRESH, _BATCH = 100, 1_000, 20
 _START = 0.3
 
 
 class Problem(NamedTuple):
-    """A teacher, `(samples, key=) -> Dataset` without noise, and the networks that learn from it."""
+    """A teacher, `(samples, key=) -> Dataset` without noise, and the shape and initialization of the networks."""
 
     teacher: Callable[..., Dataset]
     widths: tuple[int, ...]
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A problem and a way to train."""
+    """A problem and a training."""
 
     problem: Problem
     training: Any
@@ -82,13 +82,13 @@ CASES = {
     for problem in PROBLEMS
     for training in TRAININGS
 }
-# Balanced networks satisfy the ansatz before training, so these need others as a baseline.
+# Balanced networks satisfy the ansatz before training, so their baseline is another initialization.
 CASES[f"{LINEAR}: {UNTRAINED}"] = Case(PROBLEMS[LINEAR]._replace(init=nets.Gaussian(_START)), Untrained())
 _QUICK = (f"{LINEAR}: {FLOW}", f"{LINEAR}: {UNTRAINED}", *(f"{GELU}: {training}" for training in PAIRS[0]))
 
 
 def one_run(key: PRNGKeyArray, case: Case, noise: float | Array) -> Trajectory:
-    """A network on noisy labels, tested on clean ones."""
+    """A network trained on noisy labels and tested on clean ones."""
     problem, training = case
     data_key, noise_key, net_key, batch_key = jax.random.split(key, 4)
     clean, fresh = split(problem.teacher(_SAMPLES + _FRESH, key=data_key), _SAMPLES, _FRESH)
@@ -111,9 +111,9 @@ def _loss_of_zero(data: Dataset) -> Float[Array, ""]:
 
 
 def unfitted(net: Any, data: Dataset, is_linear: bool) -> Float[Array, ""]:
-    """The share that is left of the reducible training loss: (ℒ − min ℒ) / (ℒ of f = 0 − min ℒ).
+    """The remaining fraction of the reducible training loss: (ℒ − min ℒ) / (ℒ of f = 0 − min ℒ).
 
-    The minimum is that of least squares for a linear network, and zero for one with more parameters than samples.
+    The minimum is that of least squares for a linear network, and zero for a network with more parameters than samples.
     """
     zero = reducible = _loss_of_zero(data)
     if is_linear:
@@ -122,7 +122,7 @@ def unfitted(net: Any, data: Dataset, is_linear: bool) -> Float[Array, ""]:
 
 
 def largest_angle(net: Any, data: Dataset, of: str) -> Float[Array, ""]:
-    """The largest principal angle, in degrees, between the index space and as many leading eigenvectors."""
+    """The largest principal angle in degrees between the index space and the span of as many leading eigenvectors."""
     return jnp.degrees(measure.index_angles(net, data, of=of)[-1])
 
 
@@ -137,9 +137,9 @@ SCORES = {
 
 
 def at_fit(dataset: Runs, problem: str) -> Runs:
-    """The scores of a problem's runs where each first leaves a share of `FIT`, NaN where it never does.
+    """The scores of a problem's runs at the first time when a fraction `FIT` of the loss is left; NaN if never.
 
-    Along the dimension `training` are all that there are, so that each always has one color.
+    The dimension `training` always has all labels, so that each training has the same color in all figures.
     """
     cases = [f"{problem}: {training}" for training in TRAININGS]
     scores = {name: where_first(dataset["unfitted"], FIT, dataset[name]) for name in SCORES}
@@ -148,7 +148,7 @@ def at_fit(dataset: Runs, problem: str) -> Runs:
 
 
 def untrained(dataset: Runs, problem: str, name: str) -> Values:
-    """A score of Gaussian networks before training, seed by seed; labels do not matter to it."""
+    """A score of Gaussian networks before training, for each seed; it does not depend on the labels."""
     starts = dataset[name].isel(time=0, noise=0, drop=True)
     own = [case for case in dataset["case"].values if case.startswith(problem)]
     baseline = [case for case in own if case.endswith(UNTRAINED)]
@@ -156,7 +156,7 @@ def untrained(dataset: Runs, problem: str, name: str) -> Values:
 
 
 def _derive(runs: Runs) -> Runs:
-    """What `at_fit` and `untrained` have for each problem, with levels of noise as words, which stand side by side."""
+    """Add `at_fit` and `untrained` for each problem; levels of noise become words, for an axis with equal distances."""
     import xarray
 
     words = [f"{noise:g}" for noise in runs["noise"].values]
@@ -170,10 +170,11 @@ def _derive(runs: Runs) -> Runs:
 
 
 class Comparison(NamedTuple):
-    """By how much less a score changes, from no noise to some, under Adam than under SGD with momentum.
+    """The effect of noise on a score under SGD with momentum, compared with the effect under Adam.
 
-    `levels`: the medians without and with noise, under each of the pair. `gain`: |change| under momentum − |change|
-    under Adam, of the seeds in which both are defined; `low`, `high`: a 95 % interval of its median by the bootstrap.
+    `levels`: for each training of the pair, the medians without and with noise. `gain`: |change| under momentum −
+    |change| under Adam, for the seeds in which both are defined; `low`, `high`: the 95 % bootstrap interval of its
+    median.
     """
 
     pair: tuple[str, str]
@@ -184,12 +185,12 @@ class Comparison(NamedTuple):
 
     @property
     def steadier(self) -> str:
-        """Under which the score changes less, if the interval decides."""
+        """The training with the smaller change, if the interval excludes zero; otherwise "neither"."""
         return "Adam" if self.low > 0 else "SGD momentum" if self.high < 0 else "neither"
 
 
 def comparisons(runs: Runs, problem: str, name: str, noise: float) -> list[Comparison]:
-    """Of a score on a problem, for each pair of trainings that has runs."""
+    """The comparisons of one score on one problem, for each pair of trainings with runs."""
     of_score = runs[f"fit.{name}"].sel(problem=problem, level=["0", f"{noise:g}"])
     values = of_score.transpose("training", "level", "seed")
     found = [compare(pair, *values.sel(training=list(pair)).values) for pair in PAIRS]
@@ -199,7 +200,7 @@ def comparisons(runs: Runs, problem: str, name: str, noise: float) -> list[Compa
 def compare(
     pair: tuple[str, str], momentum: Float[np.ndarray, "2 seeds"], adam: Float[np.ndarray, "2 seeds"]
 ) -> Comparison:
-    """Compare the values of a score, without noise and with it, under the two of a pair."""
+    """Compare the values of a score without and with noise under the two trainings of a pair."""
     defined = np.isfinite(momentum).all(axis=0) & np.isfinite(adam).all(axis=0)
     momentum, adam = momentum[:, defined], adam[:, defined]
     gain = np.abs(momentum[1] - momentum[0]) - np.abs(adam[1] - adam[0])
@@ -220,7 +221,7 @@ _PANELS = {
 
 
 def _row(problem: str) -> list[Panel]:
-    """Error at 1/L, best exponent and angles to the index space against the noise."""
+    """Panels against the noise: error at 1/L, best exponent, and angles to the index space."""
     law = {"best.exponent": {"law": 1 / PROBLEMS[problem].depth, "theory": "$1/L$"}}
     panel = partial(AtEnd, against="level", hue="training", of={"problem": problem}, baseline=UNTRAINED, title=problem)
     axis = {"yscale": "linear", "ylim": (0, None)}
@@ -228,7 +229,7 @@ def _row(problem: str) -> list[Panel]:
 
 
 def _fitted(runs: Runs, problem: str) -> str:
-    """How many runs fit, and the scores of networks that have learned nothing."""
+    """How many runs fit, and the scores of untrained networks, as text."""
     of = runs.sel(problem=problem)
     fits = of["fit.test"].dropna("training", how="all")
     baselines = [f"{what} {quantiles(of[f'untrained.fit.{name}'])}" for name, what in SCORES.items()]
@@ -236,7 +237,7 @@ def _fitted(runs: Runs, problem: str) -> str:
 
 
 def _steadier(runs: Runs, noise: float) -> str:
-    """Under which of a pair a score changes less, counted; one in twenty intervals misses by chance."""
+    """How often each training has the smaller change; by chance, one in twenty 95 % intervals is wrong."""
     every = [comparisons(runs, problem, name, noise) for problem in PROBLEMS for name in SCORES]
     steadier = [each.steadier for compared in every for each in compared]
     counts = [f"{who} {steadier.count(who)}" for who in ("Adam", "SGD momentum", "neither")]
@@ -248,13 +249,13 @@ def _change(runs: Runs, problem: str, name: str, noise: float) -> str:
 
 
 def _compared(noise: float, *problems: str) -> Where:
-    """The settings of a comparison: the pairs that take part in it, without noise and with it."""
+    """The settings of a comparison: the trainings of all pairs, without and with noise."""
     cases = [f"{problem}: {training}" for problem in problems for pair in PAIRS for training in pair]
     return {"noise": [0.0, noise], "case": lambda case: case.isin(cases)}
 
 
 def _claims(problem: str) -> dict[str, Reported]:
-    """How many runs fit, and whether Adam is steadier by any score."""
+    """Reports: how many runs fit, and the effect of noise on each score under each pair."""
     own = {"case": lambda case: case.str.startswith(problem)}
     share = f"{problem}: runs that fit {100 * (1 - FIT):g} % of what can be fitted"
     return {share: Reported(partial(_fitted, problem=problem), of=own)} | {

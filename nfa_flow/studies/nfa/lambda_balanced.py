@@ -1,9 +1,9 @@
-"""λ-balanced two-layer linear networks without weight decay: a closed form tells how the ansatz bends.
+"""λ-balanced two-layer linear networks without weight decay: a closed form replaces the ansatz.
 
 With W_2ᵀW_2 − W_1W_1ᵀ = bI, which the flow conserves, NFM = (−bI + (b²I + 4 AGOP)^{1/2})/2 at all times, on the row
-space of W_1. In a log-log plot of eigenvalues that is a curve of slope (1 + b/(b² + 4s²)^{1/2})/2 at the eigenvalue s²
+space of W_1. In a log-log plot of eigenvalues this is a curve of slope (1 + b/(b² + 4s²)^{1/2})/2 at the eigenvalue s²
 of AGOP: 1/2 for b = 0 and where s ≫ |b|, 1 for b ≫ s, and 0 for b ≪ −s. The fitted exponent is an average of these
-slopes. One end-to-end matrix can be split at any b, so the same function has every exponent between 0 and 1.
+slopes. An end-to-end matrix can be factorized with any b, so the same function has every exponent between 0 and 1.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ from ..panels import THEORY, AtEnd, Axes, Entries, Through
 from ..runs import Runs, Values, quantiles
 from .common import EXACT, INPUTS, OUTPUTS, observables, teacher
 
-# A hidden layer of the rank of the end-to-end matrix, so that it can have a balance of either sign.
+# As wide as the rank of the end-to-end matrix, so that b can have either sign.
 _HIDDEN = 5
 _T1 = 1e4
 _FLOW = ExactFlow(_T1, rtol=1e-9)
@@ -32,7 +32,7 @@ _TIMES = np.concatenate([[0.0], log_times(1e-2, _T1, 36)])
 
 
 def one_run(key: PRNGKeyArray, b: float | Array) -> Trajectory:
-    """Two linear layers on the data of a linear teacher with label noise; for all b the same function at t = 0."""
+    """Two linear layers on the data of a linear teacher with label noise; at t = 0 the function is equal for all b."""
     data_key, net_key, basis_key, null_key = jax.random.split(key, 4)
     data = teacher(data_key)
     untrained = nets.MLP([INPUTS, _HIDDEN, OUTPUTS], key=null_key)
@@ -62,7 +62,7 @@ def split(
 
 
 def predicted_nfm(dataset: Runs) -> np.ndarray:
-    """What the identity makes of the end-to-end matrix of each network, over b, seed, time and two axes of inputs."""
+    """The NFM from the closed form and the end-to-end matrix of each network, over (b, seed, time, input, input)."""
     P = _values(dataset, "end_to_end")
     nfm = [
         [[theory.lambda_balanced_nfm(each, b, width=_HIDDEN) for each in run] for run in runs]
@@ -72,7 +72,7 @@ def predicted_nfm(dataset: Runs) -> np.ndarray:
 
 
 def predicted_exponent(dataset: Runs) -> np.ndarray:
-    """The slope that a straight line through the identity's eigenvalues has, over b, seed and time."""
+    """The slope of a straight line through the eigenvalues of the closed form, over (b, seed, time)."""
     _, s, Vt = np.linalg.svd(_values(dataset, "end_to_end"), full_matrices=False)
     x = np.log(s**2)
     y = np.log(np.sum((Vt @ predicted_nfm(dataset)) * Vt, axis=-1))
@@ -85,7 +85,7 @@ def _values(runs: Runs, name: str) -> np.ndarray:
 
 
 def _derive(runs: Runs) -> Runs:
-    """How far each run is off the identity, its exponent and 1/2, and off the function of b = 0 at the end."""
+    """Add the distances of runs from the closed form, from its exponent, from 1/2 and from the function of b = 0."""
     whole = runs.isel(seed=(runs["status"] == "completed").all("b").values)  # NaN in the others
     norm = lambda matrices: np.linalg.norm(matrices, axis=(-2, -1))
     exponent = whole["exponent.exponent"].transpose("b", "seed", "time")
@@ -102,7 +102,7 @@ def _derive(runs: Runs) -> Runs:
 
 
 def _draw_eigenvalues(ax: Axes, runs: Runs) -> Entries:
-    """All networks at every fifth time, the closed form for each b, and what slopes 1/2 and 1 look like."""
+    """All networks at every fifth time, the closed form for each b, and lines of slope 1/2 and 1."""
     spectra = runs.isel(time=slice(None, None, 5))
     agop, nfm = (_values(spectra, f"spectrum.{name}") for name in ("agop", "nfm_along_agop"))
     ends = np.nanquantile(agop, 0.02), 1.3 * np.nanmax(agop)
@@ -122,7 +122,7 @@ def _draw_eigenvalues(ax: Axes, runs: Runs) -> Entries:
 
 
 def _bound(runs: Runs) -> Values:
-    """α̂ averages slopes, of which the one at AGOP's largest eigenvalue is the farthest from the limit for large |b|."""
+    """The largest distance of α̂ from its limit for large |b|: that of the slope at the largest eigenvalue of AGOP."""
     b, largest = float(runs["b"]), runs["spectrum.agop_at_end"].isel({"spectrum.agop[1]": 0})
     return (1 - abs(b) / (b**2 + 4 * largest) ** 0.5) / 2
 

@@ -1,18 +1,19 @@
-"""Linear layers in front of a nonlinear head: balance keeps NFM = (MᵀM)^{1/k}, and the head bends the ansatz.
+"""Linear layers in front of a nonlinear head: balance keeps NFM = (MᵀM)^{1/k}; the head distorts the ansatz.
 
 f(x) = g(Mx) with M = W_k … W_1 has AGOP = MᵀBM, B = E[J_gᵀJ_g]. Between consecutive linear layers the balance is
-conserved whatever comes after them, so balanced ones have NFM = (MᵀM)^{1/k} at all times, and the exponent is 1/k
-exactly where B is a multiple of the identity on the range of M.
+conserved for any head, so balanced layers have NFM = (MᵀM)^{1/k} at all times, and the exponent is exactly 1/k if and
+only if B is a multiple of the identity on the range of M.
 
 Otherwise let B have eigenvalues β₋ … β₊ there, κ = β₊/β₋. Then β₋ MᵀM ≤ AGOP ≤ β₊ MᵀM, and since t^{1/k} is operator
 monotone (Löwner 1934, Heinz 1951), β₋^{1/k} NFM ≤ AGOP^{1/k} ≤ β₊^{1/k} NFM. So X = AGOP^{1/k} − c NFM, with c the mean
-of β₋^{1/k} and β₊^{1/k} and δ half their difference, is N^{1/2} Y N^{1/2} with N = NFM and ‖Y‖ ≤ δ, whence
+of β₋^{1/k} and β₊^{1/k} and δ half their difference, is N^{1/2} Y N^{1/2} with N = NFM and ‖Y‖ ≤ δ, so
 ‖X‖_F² = tr(YNYN) ≤ ‖YN‖_F² ≤ δ²‖N‖_F²: the relative error at 1/k and the best scale is at most δ/c =
-(κ^{1/k} − 1)/(κ^{1/k} + 1). Diagonal M and B attain it for every κ and k, so κ alone allows no better one.
+(κ^{1/k} − 1)/(κ^{1/k} + 1). Diagonal M and B attain this bound for every κ and k, so it is the
+best bound that depends on κ alone.
 
-More linear layers lessen the error in two ways. The root alone does, as it brings both matrices nearer to a projector:
-at t = 0, M and B have the same law for every k, and the error falls all the same. What training adds is told by α̂k,
-which is 1 for B ∝ I, and which the root alone hardly changes.
+More linear layers reduce the error in two ways. The first is the root alone, because it brings both matrices nearer to
+a projector: at t = 0, M and B have the same distribution for every k, and still the error falls. The second is
+training. Its effect shows in α̂k, which is 1 for B ∝ I, and which the root alone hardly changes.
 """
 
 from functools import partial, reduce
@@ -37,10 +38,10 @@ _KINKED = "relu"
 HEADS = ("tanh", "gelu", _KINKED)
 FLOW = "exact flow"
 TRAININGS = {FLOW: ExactFlow(100.0, rtol=1e-9), "Adam .003": Descent("adam", 0.003, 3_000)}
-# Across kinks a tight tolerance takes tiny steps, and certifies nothing.
+# Across kinks a small tolerance leads to tiny steps, and certifies nothing.
 _FLOW_WITH_KINKS = ExactFlow(100.0, rtol=1e-3)
 UNTRAINED = "untrained, Gaussian"
-_NULL = ("relative_error", "exponent", "kappa", "anisotropy")  # what is told of networks before training
+_NULL = ("relative_error", "exponent", "kappa", "anisotropy")  # the observables of networks before training
 
 
 def one_run(key: PRNGKeyArray, head: str, k: int, training: str) -> Trajectory:
@@ -68,7 +69,7 @@ def identity_error(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
 
 
 def kappa(net: nets.MLP, data: Dataset) -> Float[Array, ""]:
-    """The condition number of B on the range of M, which is to have full rank."""
+    """The condition number of B on the range of M; M must have full rank."""
     U, _, _ = jnp.linalg.svd(_product(net), full_matrices=False)
     beta = jnp.linalg.eigvalsh(U.T @ measure.head_matrix(net, data) @ U)
     return beta[-1] / beta[0]
@@ -79,25 +80,25 @@ def _product(net: nets.MLP) -> Float[Array, "m d"]:
 
 
 def bound(root: Any) -> Any:
-    """What the relative error at 1/k is at most, for κ^{1/k}."""
+    """The upper bound of the relative error at 1/k, from κ^{1/k}."""
     return (root - 1) / (root + 1)
 
 
 def _derive(runs: Runs) -> Runs:
-    """`root`: κ^{1/k}; `used`: the share of the bound that the relative error is; `over`: by how much it is above."""
+    """Add `root`: κ^{1/k}; `used`: the relative error over its bound; `over`: the relative error minus its bound."""
     roots = {f"{name}root_at_end": runs[f"{name}kappa_at_end"] ** (1 / runs["k"]) for name in ("", "untrained.")}
     most = bound(runs["kappa"] ** (1 / runs["k"]))
     return runs.assign(roots | {"used": runs["relative_error"] / most, "over": runs["relative_error"] - most})
 
 
 def _below_bound(runs: Runs) -> tuple[str, bool]:
-    # An NFM that is off by EXACT turns by as much, and the relative error is the sine of its angle to AGOP^{1/k}.
+    # A relative error EXACT of NFM turns it by at most that angle; the score is the sine of its angle to AGOP^{1/k}.
     used = runs["used"]
     return f"{quantiles(used)} of the bound, ≤ {float(used.max()):.2f}", float(runs["over"].max()) <= EXACT
 
 
 def _claims(head: str, training: str) -> dict[str, Reported]:
-    """Whether more linear layers make the ansatz truer, and all that is measured."""
+    """Whether more linear layers reduce the error of the ansatz, and the medians of all measurements."""
     note = ", not certified across kinks" if (head, training) == (_KINKED, FLOW) else ""
     what, of = f"{head} head, {training}{note}", {"head": head, "training": training}
     expected = "falls at t = 0 too, α̂k does not; α̂k = 1 iff B ∝ I"
@@ -108,7 +109,7 @@ def _claims(head: str, training: str) -> dict[str, Reported]:
 
 
 def _trend(runs: Runs) -> str:
-    """From the fewest linear layers to the most, seed by seed."""
+    """The change from the smallest k to the largest, and in how many seeds the error falls."""
     ends = runs.isel(k=[0, -1])
     start, errors, k = ends.isel(time=0), ends["relative_error_at_end"], ends["k"]
     fewer, more = errors.isel(k=0), errors.isel(k=1)
@@ -121,7 +122,7 @@ def _trend(runs: Runs) -> str:
 
 
 def _change(values: Values) -> str:
-    """From the first k to the second."""
+    """The quantiles at the first and at the second k, as text."""
     return " → ".join(quantiles(values.isel(k=i)) for i in (0, 1))
 
 
@@ -136,7 +137,7 @@ _MEASURED = {
 
 
 def _medians(runs: Runs, prefix: str = "") -> str:
-    """Of all that is measured, for one k after another."""
+    """The medians of all measurements for each k, as text."""
     names = {f"{prefix}{name}": what for name, what in _MEASURED.items() if f"{prefix}{name}" in runs}
     return "; ".join(f"{what} {_by_k(runs[name])}" for name, what in names.items())
 
@@ -170,7 +171,7 @@ LINEAR_LAYERS = Experiment(
             **_flow,
             law=lambda k: 1 / k,
             theory="$1/k$",
-            axis={"yscale": "log"},  # equal ratios to 1/k are equally far from it
+            axis={"yscale": "log"},  # so that equal ratios to 1/k have equal distances
         ),
         _panel("relative_error", of={"training": "Adam .003"}, title="Adam .003, at the end", **_error),
         Points(
@@ -178,7 +179,7 @@ LINEAR_LAYERS = Experiment(
             against="root",
             xlabel="$\\kappa(B)^{1/k}$",
             hue="head",
-            baseline=UNTRAINED,  # which need not obey the bound, as they lack balance
+            baseline=UNTRAINED,  # not balanced, so the bound need not hold for them
             law=bound,
             theory="bound",
             **_flow,

@@ -1,7 +1,8 @@
-"""How common it is that a small ReLU network fits its data while no exponent connects its NFM with its AGOP.
+"""How often a small ReLU network fits its data although no exponent relates its NFM to its AGOP.
 
-Random inputs and random labels, random starts; for each trained network the exponent that suits it best, so that what
-is left of the error is no matter of α. One kind of labels has a structure to be learned: a ReLU of one direction.
+Random inputs, labels and initial weights. Each trained network is scored at its best exponent, so that the remaining
+error does not come from the choice of α. One kind of labels has a structure that can be learned: a ReLU of one
+direction.
 """
 
 from functools import partial
@@ -22,13 +23,13 @@ from ..judgments import ForEach, Judged, Reported
 from ..panels import AtEnd, Axes, Distribution, Entries
 from ..runs import Runs, quantiles
 
-FIT = 1e-3  # the loss up to which data count as fitted; for f = 0 it is 1/2 with random labels, 1/4 with the teacher's
+FIT = 1e-3  # data count as fitted up to this loss; f = 0 has a loss of 1/2 on random labels, 1/4 on the teacher's
 LIMITS = (0.1, 0.3)  # relative errors at the best exponent
 _ERROR = "best.relative_error_at_end"
 
 
 class Problem(NamedTuple):
-    """A kind of data and of networks."""
+    """A kind of data and networks."""
 
     inputs: int = 3
     samples: int = 8
@@ -67,7 +68,7 @@ def one_run(key: PRNGKeyArray, problem: Problem, training: Any, scale: float | A
 
 
 def _derive(runs: Runs) -> Runs:
-    """`best.…` of those that fit, `fits`, and the same of the networks before training, whose scale does not matter."""
+    """Add `fits`, restrict `best.…` to runs that fit, and use one scale of the untrained networks: it has no effect."""
     fits = runs["loss_at_end"] <= FIT
     found = {"fits": fits}
     for name in ("best.cosine", "best.relative_error", "best.exponent"):
@@ -77,7 +78,7 @@ def _derive(runs: Runs) -> Runs:
 
 
 def _draw_fractions(ax: Axes, runs: Runs) -> Entries:
-    """How many errors are above the limits, by problem, untrained and for each way to train."""
+    """Fractions of errors above the limits by problem, for untrained networks and for each training."""
     names = runs["training"].values
     for place, problem in enumerate(runs["problem"].values):
         part = runs.sel(problem=problem)
@@ -96,7 +97,7 @@ def _draw_fractions(ax: Axes, runs: Runs) -> Entries:
 
 
 def _share(values: Any, limit: float) -> tuple[float, float, float]:
-    """The share of defined values above a limit, and its interval."""
+    """The fraction of defined values above a limit, and its interval."""
     total = int(values.notnull().sum())
     count = int((values > limit).sum())
     return count / max(total, 1), *wilson(count, total)
@@ -108,7 +109,7 @@ def _some(runs: Runs) -> tuple[str, bool]:
 
 
 def counts(runs: Runs) -> str:
-    """How many of the runs fit; of these, how many scores are undefined as NFM or AGOP is zero, or alike at any α."""
+    """How many runs fit; and among them, how many scores are undefined (NFM or AGOP is zero) or equal at all α."""
     error, exponent = (runs[f"best.{name}_at_end"] for name in ("relative_error", "exponent"))
     parts = {
         "undefined": runs["fits"] & error.isnull(),

@@ -1,13 +1,13 @@
-"""Real data: balance keeps NFM^L = AGOP along the flow whatever the data and the loss, and what else training leaves.
+"""Real data: balance keeps NFM^L = AGOP along the flow for all data and losses; and the ansatz after other training.
 
-Digits by squared loss and by cross-entropy, and diabetes. A seed draws the split into training and held-out samples,
-the start and the minibatches. Data that a linear map separates leave the cross-entropy without a minimum: its weights
-grow for ever (Soudry et al. 2018), and what is shown of it belongs to the horizon. A linear network of one output has
-an AGOP of rank one, on which no slope can rest: on diabetes its fitted exponent is undefined, and all exponents do
-equally well, so that the law at constant 1 says more there than any score that leaves the scale free.
+Digits with squared loss and with cross-entropy, and diabetes. A seed draws the split into training and held-out
+samples, the initial weights and the minibatches. If a linear map separates the data, the cross-entropy has no minimum:
+the weights grow forever (Soudry et al. 2018), so the results depend on the end time. The AGOP of a linear network with
+one output has rank one, and one eigenvalue determines no slope: on diabetes the fitted exponent is undefined, and all
+exponents have the same score. There the law with constant 1 says more than any score with a free scale.
 
-Every run comes with an untrained Gaussian network of its own kind as a baseline, since balanced networks satisfy the
-ansatz before any training.
+Every run has an untrained Gaussian network of the same kind as a baseline, because balanced networks satisfy the ansatz
+before any training.
 """
 
 from collections.abc import Callable
@@ -37,14 +37,14 @@ _T1 = 100.0
 
 
 class Problem(NamedTuple):
-    """Real data, all of them, and the loss by which a network learns them."""
+    """Real data and the loss function for them; `load` returns all samples."""
 
     load: Callable[[], Dataset]
     loss: str
 
 
 class Method(NamedTuple):
-    """A kind of network, how it starts, and how it is trained."""
+    """The activation, the initialization and the training of a network."""
 
     activation: str
     init: nets.AbstractInitialization
@@ -107,7 +107,7 @@ _PANELS = {
 
 
 def _row(problem: str) -> list[Panel]:
-    """The panels of a problem; a fitted exponent would be drawn on diabetes too, if there was one."""
+    """The panels of a problem; on diabetes the panel of the fitted exponent stays empty."""
     labels = _PANELS | ({"held_out": "$R^2$ on held-out samples"} if problem == DIABETES else {})
     law = {"exponent.exponent": {"law": 1 / DEPTH, "theory": "$1/L$"}}
     panel = partial(Through, hue="setup", of={"problem": problem}, baseline="linear, untrained", title=problem)
@@ -148,7 +148,7 @@ def _median(values: Values) -> str:
 
 
 def _claims(problem: str) -> dict[str, Any]:
-    """That balance keeps the law along the flow, and what the others score."""
+    """Claims: balance keeps the law along the flow. Reports: the scores of all methods."""
     of, expected = {"problem": problem}, "‖NFM − AGOP^{1/L}‖ ≤ {} ‖NFM‖"
     law = AtMost("law_error", EXACT, expected, of=of | {"setup": FLOW}, also=_horizon)
     linear = of | {"setup": lambda setup: [name.startswith("linear") for name in setup.values]}

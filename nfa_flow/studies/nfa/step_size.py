@@ -1,4 +1,4 @@
-"""Gradient descent approaches the flow in proportion to its step size, and with it the ansatz at 1/L."""
+"""The distance of gradient descent from the flow, and from the ansatz at 1/L, is proportional to its step size."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ _DEPTH, _T1 = 3, 10.0
 
 
 def one_run(key: PRNGKeyArray, learning_rate: float) -> Trajectory:
-    """A balanced linear network, to the same time with any step size; 0 is the exact flow."""
+    """A balanced linear network trained to the same time with any step size; 0 means the exact flow."""
     data_key, net_key, null_key = jax.random.split(key, 3)
     data = teacher(data_key)
     net = nets.MLP(widths(_DEPTH), key=net_key, init=nets.Balanced(scale=0.3))
@@ -38,7 +38,7 @@ def one_run(key: PRNGKeyArray, learning_rate: float) -> Trajectory:
 
 
 def with_distance(dataset: Runs) -> Runs:
-    """The runs of gradient descent, with the distance of their NFM at the end from that of the flow, relative to it."""
+    """The runs of gradient descent, with the relative distance of their final NFM from that of the flow."""
     flow, descent = dataset.sel(learning_rate=0.0), dataset.sel(learning_rate=dataset["learning_rate"] > 0)
     axes = [dim for dim in flow["nfm_at_end"].dims if dim != "seed"]
     size = (flow["nfm_at_end"] ** 2).sum(axes, skipna=False) ** 0.5

@@ -1,9 +1,9 @@
-"""Unbalanced linear networks: weight decay λ shrinks their imbalance as e^{−2λt}, and the error of the ansatz with it.
+"""Unbalanced linear networks: weight decay λ shrinks imbalance and error of the ansatz ∝ e^{−2λt}.
 
-NFM = AGOP^{1/L} where all balance matrices D_l vanish, and D_l(t) = e^{−2λt} D_l(0). So the relative error of the
-ansatz is of first order in D, late in the run ∝ e^{−2λt}, unless everything vanishes: a mode σ of the data survives
-only a decay λ < σ (L = 2) or λ < max_s s^{1/3}(σ − s) = .47 σ^{4/3} (L = 3). Where nothing survives, two layers vanish
-as e^{−(λ − σ)t}, and D before them, so that the ansatz is approached until it is 0/0; three vanish as fast as D does.
+NFM = AGOP^{1/L} if all balance matrices D_l vanish, and D_l(t) = e^{−2λt} D_l(0). So the relative error of the ansatz
+is of first order in D, and late in the run ∝ e^{−2λt}, unless all weights vanish: a mode σ of the data survives only a
+decay λ < σ (L = 2) or λ < max_s s^{1/3}(σ − s) = .47 σ^{4/3} (L = 3). If nothing survives, two layers vanish ∝
+e^{−(λ − σ)t}, slower than D, so that the error falls until the ansatz is 0/0; three layers vanish as fast as D.
 """
 
 from typing import Any
@@ -27,13 +27,13 @@ INITS = {
     "λ-balanced": nets.LambdaBalanced(-0.5),
     "PyTorch default": nets.FanInUniform(),
 }
-COLLAPSE = 3.0  # far above the singular values of the data, so that nothing survives it
+COLLAPSE = 3.0  # far above the singular values of the data, so that no mode survives
 _DECAYS = [0.0, 0.01, 0.03, 0.1, 0.3, COLLAPSE]
-_FRACTIONS = np.concatenate([[0.0], np.geomspace(1e-4, 1, 60)])  # of the horizon: when the network is observed
+_FRACTIONS = np.concatenate([[0.0], np.geomspace(1e-4, 1, 60)])  # times of observation, as fractions of the end time
 
 
 def horizon(weight_decay: float) -> float:
-    """2λt = 14 at the end, where the error is a millionth; 126 where weights below rounding are what is to be seen."""
+    """The end time: 2λt = 14, where e^{−2λt} is a millionth; 126 for collapse, until the weights are below rounding."""
     if weight_decay == COLLAPSE:
         return 63 / weight_decay
     return 7 / weight_decay if weight_decay else 700.0
@@ -51,7 +51,7 @@ def one_run(
 
 
 def decay_rate(values: Values, times: Values, use: Values) -> Values:
-    """−d log(value)/dt by least squares over the times to use; NaN where these are fewer than two."""
+    """−d log(value)/dt by least squares over the times to use; NaN for fewer than two times."""
     use = use & (values > 0)
     t, log = times.where(use), np.log(values.where(use))
     t = t - t.mean("time")
@@ -60,12 +60,12 @@ def decay_rate(values: Values, times: Values, use: Values) -> Values:
 
 
 def _derive(runs: Runs) -> Runs:
-    """`left`: the imbalance over that at t = 0; `off`: its rate off 2λ, in percent; `late`: the rate of the error."""
+    """Add `left`: imbalance over that at t = 0; `off`: error of its rate 2λ in percent; `late`: rate of the error."""
     decay, times = runs["weight_decay"].where(runs["weight_decay"] > 0), runs["times"]
     left, error = runs["imbalance"] / runs["imbalance"].isel(time=0), runs["relative_error"]
-    # What the flow's tolerance leaves of an imbalance is far below a hundred-thousandth of it.
+    # Errors from the flow's tolerance are far below 1e-5 of the initial imbalance.
     rate = decay_rate(left, times, left > 1e-5) / (2 * decay)
-    # Beyond the first order in D, the error has terms that are e^{−6} = .2 % of it from there on.
+    # From 2λt = 6 on, terms of the error of higher order in D are at most e^{−6} = .2 % of it.
     late = decay_rate(error, times, 2 * decay * times >= 6) / (2 * decay)
     late = late.where(runs["relative_error_at_end"].notnull())
     return runs.assign(left=left.where(decay > 0), change=abs(left - 1), off=100 * abs(rate - 1), late=late)
@@ -89,7 +89,7 @@ def _errors(ax: Axes, runs: Runs) -> Entries:
 
 
 def _in_units_of_decay(ax: Axes, runs: Runs, name: str, start: float, of: dict[str, Any], **options: Any) -> Entries:
-    """Against 2λt, with the law e^{−2λt} from a start."""
+    """An observable against 2λt, with the law start · e^{−2λt}."""
     shown = chosen(runs, of)
     phase = 2 * runs["weight_decay"] * runs["times"]
     end = 1.0 if shown is None else float((2 * shown["weight_decay"] * shown["times"]).max())

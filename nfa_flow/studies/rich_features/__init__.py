@@ -1,4 +1,4 @@
-"""Rich features: across width, parametrizations and data, and against what is known of infinite width."""
+"""Rich features: across widths, parametrizations and data, and against infinite width."""
 
 from ..study import Study
 from .features import FEATURES

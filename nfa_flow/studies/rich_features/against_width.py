@@ -1,4 +1,4 @@
-"""What is drawn and claimed of features: how their change and their independence depend on the width."""
+"""Panels and claims on the change and the independence of features against the width."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,30 +12,30 @@ from ..runs import Runs, Values, Where, quantiles
 from ..slopes import exponent, told
 from .common import HIDDEN, SCHEMES
 
-# Features count as linearly independent if σ_min > 1e-4 σ_max: what the flow may be off by, with a margin of ten.
+# Features count as linearly independent if σ_min > 1e-4 σ_max: ten times the possible error of the flow.
 RTOL, RESOLUTION = 1e-5, 1e-4
 _LAYERS = range(1, HIDDEN + 1)
 _INDEPENDENCE = [f"features.independence_{l}" for l in _LAYERS]
-_ROUNDING = 1e-9  # dependent features have a λ_min of rounding errors, far below, which would flatten the others
+_ROUNDING = 1e-9  # below are only rounding errors, from dependent features; they would stretch the axis
 _PROMISED = "promised power of $n$"
 
 
 def promised(scheme: str, layer: int = HIDDEN) -> float | None:
-    """The power of n by which features of this layer change; None for what is not stable."""
+    """The power of n in the change of the features of this layer; None for an unstable scheme."""
     return promised_exponents(SCHEMES[scheme], HIDDEN + 1)[f"change {layer}"]
 
 
 def resolved(runs: Runs) -> Runs:
-    """The runs with the eigenvalues of the last hidden layer that are no rounding errors, as `resolved.…`."""
+    """Add `resolved.…`: the eigenvalues of the last hidden layer, without those that are only rounding errors."""
     names = [f"{name}_{HIDDEN}{end}" for name in ("smallest", "joint") for end in ("", "_at_end")]
     values = {name: runs[f"features.{name}"] for name in names}
     return runs.assign({f"resolved.{name}": each.where(each > _ROUNDING) for name, each in values.items()})
 
 
 def panels(hue: str, of: Where, title: str, prefix: str = "") -> list[AgainstWidth]:
-    """The last hidden layer at the end; dotted at the start, where it is not zero."""
+    """Panels of the last hidden layer: at the end, and dotted at the start if it is not zero."""
     panel = partial(AgainstWidth, hue=hue, of=of, title=title, prefix=prefix)
-    law = Slope({name: promised(name) for name in SCHEMES} if hue == "scheme" else 0.0)  # which muP promises
+    law = Slope({name: promised(name) for name in SCHEMES} if hue == "scheme" else 0.0)  # promised by muP
     return [
         panel(f"features.change_{HIDDEN}", label="change of features, rms", law=law, theory=_PROMISED),
         panel(f"features.relative_{HIDDEN}", label="relative change of features"),
@@ -45,7 +45,7 @@ def panels(hue: str, of: Where, title: str, prefix: str = "") -> list[AgainstWid
 
 
 def change(scheme: str, of: Where, unclaimed: str = "") -> Judgment:
-    """Features of each layer change by the promised power of the width; `unclaimed`: why that is reported only."""
+    """Features of each layer change by the promised power of the width; `unclaimed`: why this is only reported."""
     sizes = [f"features.change_{l}_at_end" for l in _LAYERS]
     powers = [power for l in _LAYERS if (power := promised(scheme, l)) is not None]
     if not powers:
@@ -55,7 +55,7 @@ def change(scheme: str, of: Where, unclaimed: str = "") -> Judgment:
 
 
 def independence(of: Where, outside: str = "") -> Judgment:
-    """Under muP features stay independent in every run at every time, and do in the limit of infinite width."""
+    """Under muP, features stay independent in every run at every time, and in the limit of infinite width."""
     if outside:
         return Reported(lambda runs: _independence(runs)[0], expected=outside, of=of)
     expected = f"σ_min/σ_max > {RESOLUTION:g} in all runs; limit of λ_min > 0 by 2 standard errors"
@@ -76,7 +76,7 @@ def _limit(values: Values) -> tuple[float, float]:
 
 
 def last_layer(runs: Runs) -> str:
-    """Powers of the width of the eigenvalues of the last hidden layer, and what there is at the largest width."""
+    """The eigenvalues of the last hidden layer: values at the largest width, and powers of the width, as text."""
     of = lambda name: runs[f"features.{name}_{HIDDEN}_at_end"]
     at = lambda name: quantiles(of(name).isel(width=-1))
     is_resolved = of("joint_independence").isel(width=-1) > RESOLUTION
@@ -90,10 +90,10 @@ def last_layer(runs: Runs) -> str:
 def claims(
     what: str, of: Where, unclaimed: Mapping[str, str], more: Mapping[str, Judgment] | None = None
 ) -> dict[str, Judgment]:
-    """Powers of the width and independence, and then of each parametrization its last layer, and more.
+    """Claims on powers of the width and independence; reports for each parametrization.
 
-    **Arguments:** `what`: the beginning of statements; `of`: the runs; `unclaimed`: by parametrization, why its powers
-    are reported only; `more`: the end of a statement → what decides it.
+    **Arguments:** `what`: the beginning of statements; `of`: the runs; `unclaimed`: parametrization → why its powers
+    are only reported; `more`: further judgments for each parametrization, by the end of their statement.
     """
     found = {}
     for name in SCHEMES:

@@ -1,4 +1,4 @@
-"""How far training has moved the features of each hidden layer, and whether they are still linearly independent."""
+"""The change of the features of each hidden layer during training, and their linear independence."""
 
 import equinox as eqx
 import jax
@@ -11,14 +11,14 @@ from ...numerics.factorizations import spectrum, triangle
 
 
 class FeatureChange(eqx.Module):
-    """An observable: changes and smallest eigenvalues of the features h_l of N samples since an initial network.
+    """An observable: change since an initial network and smallest eigenvalues of the features h_l of N samples.
 
     By name, for each hidden layer l of width n, with the N rows h_l(x_i) as H_l, and H_l⁰ those of the initial network:
     - `change_l`: the root mean square of the entries of H_l − H_l⁰;
     - `relative_l`: ‖H_l − H_l⁰‖_F / ‖H_l⁰‖_F;
     - `smallest_l`: λ_min of the Gram matrix H_l H_lᵀ/n, which is positive iff the features are linearly independent;
     - `independence_l`: σ_min/σ_max of H_l;
-    - `joint_l`, `joint_independence_l`: the same of the 2N rows of [H_l⁰; H_l], 0 at the start.
+    - `joint_l`, `joint_independence_l`: the same for the 2N rows of [H_l⁰; H_l], 0 at the start.
 
     Eigenvalues are squared singular values, so that small ones keep their accuracy.
 
@@ -31,7 +31,7 @@ class FeatureChange(eqx.Module):
 
     def __call__(self, net: MLP, data: Dataset) -> dict[str, Float[Array, ""]]:
         sizes = {}
-        with jax.default_matmul_precision("highest"):  # a GPU would otherwise multiply float32 in TF32
+        with jax.default_matmul_precision("highest"):  # otherwise a GPU multiplies float32 in TF32
             for l in range(1, net.depth):
                 H_0, H = (_features(each, l, self.x) for each in (self.initial, net))
                 norm = jnp.linalg.norm(H - H_0)

@@ -1,17 +1,17 @@
-"""Rich features against width: how far training moves them, and whether they stay linearly independent.
+"""Rich features against width: their change during training, and whether they stay linearly independent.
 
 Under muP features move by Θ(1) at every width, and in the limit of infinite width stay linearly independent at every
-step, for activations such as tanh and SiLU (Chen et al. 2025; ReLU and the identity are outside of their theorem, and
-are shown beside). In the kernel regime, of NTP and of SP with a stable learning rate, they stay independent because
-they do not move: by n^{−½}. Under the mean-field parametrization hidden features are n^{−½} at the start and so are
-their singular values, though training moves them by Θ(1).
+step, for activations such as tanh and SiLU (Chen et al. 2025; their theorem excludes ReLU and the identity, which are
+shown for comparison). In the kernel regime, with NTP or with SP at a stable learning rate, features stay independent
+because they hardly move: by n^{−½}. Under the mean-field parametrization, hidden features and their singular values are
+of size n^{−½} at the start, and training moves them by Θ(1).
 
-Independence decides training error: as the read-out has the mobility 1/n in all four, the flow obeys
+Independence decides the training error: the read-out has the mobility 1/n in all four parametrizations, so the flow has
 
     −dℒ/dt ≥ (1/n)‖∇_{W_L} ℒ‖² ≥ (2/N) λ_min(HHᵀ/n) ℒ
 
-with the features H of the last hidden layer of N samples, so that a network at rest with independent features is at
-zero error. The theorem has no rate, and nothing of finite width; neither does it say that training converges.
+with the features H of the last hidden layer of N samples. So a network at rest with independent features has zero
+error. The theorem gives no rate, says nothing about finite width, and does not prove that training converges.
 """
 
 from functools import partial
@@ -41,7 +41,7 @@ _SGD = Descent("gd", 0.1, 200, batch_size=8)
 
 
 class Case(NamedTuple):
-    """An activation and a way to train; whether the theorem speaks of it."""
+    """An activation, a training, and whether the theorem covers them."""
 
     activation: str
     training: Any
@@ -68,14 +68,14 @@ def one_run(key: PRNGKeyArray, case: Case, width: int, scheme: int | Array) -> T
 
 
 def _derive(runs: Runs) -> Runs:
-    """`fallen`: log(ℒ(0)/ℒ(T)) over (2/N) min_t λ_min T, with the least λ_min at any of the times of observation."""
+    """Add `fallen`: log(ℒ(0)/ℒ(T)) over (2/N) min_t λ_min T, with the minimum over times; `left`: ℒ(T)/ℒ(0)."""
     rate = 2 / SAMPLES * runs[f"features.smallest_{HIDDEN}"].min("time")
     start, end = runs["loss"].isel(time=0), runs["loss_at_end"]
     return resolved(runs).assign(fallen=np.log(start / end) / (rate * _T1), left=end / start)
 
 
 def _rows(runs: Runs) -> list[list[Panel]]:
-    """All parametrizations by exact flow; muP in all cases; training loss at the largest width."""
+    """A row of all parametrizations under exact flow, and a row of all cases under muP; losses at the largest width."""
     widest = int(runs["width"][-1])
     loss = partial(Through, "loss", label="training loss $\\mathcal{L}$", title=f"$n = {widest}$")
     flow, mup = {"case": FLOW}, {"scheme": "muP"}

@@ -1,8 +1,9 @@
-"""Networks of growing width against the infinite one: linear layers under muP, whose limit is known.
+"""Networks of growing width against infinite width: linear layers under muP, whose limit is known.
 
-A = W_1ᵀW_1/n and P = W_L⋯W_1 of a network deviate from their limits by n^{−½}, the fluctuation of its start, and means
-over networks by 1/n. So does what the Neural Feature Ansatz makes of NFM = nA and AGOP = PᵀP with the exponent 1/L that
-balanced networks have: an infinitely wide one starts as far from balance as A = I/d, AGOP = 0.
+A = W_1ᵀW_1/n and P = W_L⋯W_1 of a network deviate from their limits by n^{−½}, the fluctuation of the initial weights;
+means over networks deviate by 1/n. The same holds for the error of the Neural Feature Ansatz, with NFM = nA,
+AGOP = PᵀP and the exponent 1/L of balanced networks. An infinitely wide network starts far from balance: A = I/d,
+AGOP = 0.
 """
 
 from functools import cache, partial
@@ -24,11 +25,11 @@ from ..runs import Runs
 
 _INPUTS, _OUTPUTS, _SAMPLES = 4, 2, 100
 _T1, _RTOL = 10.0, 1e-8
-_LIMIT_RTOL = 1e-6  # far below the deviations of networks
+_LIMIT_RTOL = 1e-6  # far below the deviations of finite networks
 TIMES = np.concatenate([[0.0], np.geomspace(0.01, _T1, 31)])
 _NARROWEST, _LAYERS = 64, [2, 3, 4]
 _LIMIT = "at t = 1, v_∞ of means over seeds = v_∞ + c/n"
-_MIDDLE = 20  # the place of t = 1 among them, while the network learns
+_MIDDLE = 20  # the index of t = 1, when the network is learning
 SCORES = {
     "relative_error": "relative error of NFM $\\propto$ AGOP$^{1/L}$",
     "trace": "tr $A$",
@@ -37,7 +38,7 @@ SCORES = {
 
 
 def _data() -> Dataset:
-    """The same for all networks."""
+    """The data, the same for all networks."""
     return linear_teacher(_SAMPLES, _INPUTS, _OUTPUTS, key=jax.random.key(0), noise=0.1)
 
 
@@ -45,7 +46,7 @@ def one_run(key: PRNGKeyArray, layers: int, width: int) -> Trajectory:
     """A linear network under muP."""
     net = nets.MLP([_INPUTS, *[width] * (layers - 1), _OUTPUTS], key=key, parametrization="muP")
     observe = {"A": lambda net, data: measure.nfm(net) / width, "P": lambda net, data: net.affine()[0]}
-    solver = diffrax.Tsit5()  # the problem is not stiff, and this is compiled soonest
+    solver = diffrax.Tsit5()  # the problem is not stiff, and this solver compiles fastest
     options: Any = {"rtol": _RTOL, "save_at": TIMES, "solver": solver, "progress": False}
     return gradient_flow(net, _data(), _T1, observe=observe, **options)
 
@@ -66,11 +67,11 @@ def _moments() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def scores(
     A: Float64[np.ndarray, "*runs d d"], P: Float64[np.ndarray, "*runs c d"], layers: Any
 ) -> dict[str, np.ndarray]:
-    """What depends on A, P and the numbers of layers alone.
+    """The scores, which depend on A, P and the number of layers only.
 
     The relative error, min_s ‖A − s AGOP^{1/L}‖ / ‖A‖, is undefined at AGOP = 0.
     """
-    _, s, Vt = np.linalg.svd(np.nan_to_num(P), full_matrices=False)  # NaN, of runs that failed, raises there
+    _, s, Vt = np.linalg.svd(np.nan_to_num(P), full_matrices=False)  # NaN of failed runs would raise an error
     power = s ** (2 / np.asarray(layers)[..., None])
     root = np.einsum("...ri,...r,...rj->...ij", Vt, power, Vt)
     with np.errstate(invalid="ignore"):
@@ -81,9 +82,9 @@ def scores(
 
 
 def _derive(runs: Runs) -> Runs:
-    """The runs with their scores through time and at t = 1, the same of infinite width, and their distance from it.
+    """Add the scores over time and at t = 1, those of infinite width, and the distances from infinite width.
 
-    That is the largest ‖A − A_∞‖_F and ‖P − P_∞‖_F at any of the times.
+    The distances are the largest ‖A − A_∞‖_F and ‖P − P_∞‖_F over all times.
     """
     dims, layers = ("layers", "width", "seed", "time"), runs["layers"].values
     A, P = (runs[name].transpose(*dims, ...).values for name in ("A", "P"))

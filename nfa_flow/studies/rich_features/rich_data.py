@@ -1,8 +1,8 @@
-"""Rich features on images: handwritten digits, and CIFAR-10 where there is a copy of it.
+"""Rich features on images: handwritten digits, and CIFAR-10 if there is a local copy.
 
-The change of features and their independence are those of the first 16 of the training samples. CIFAR-10 is not
-downloaded: the environment variable `NFA_FLOW_CIFAR10` names its archive or folder (see `nf.data.cifar10`), without
-which the experiment is on digits alone.
+Change and independence of features are measured on the first 16 training samples. CIFAR-10 is not downloaded: the
+environment variable `NFA_FLOW_CIFAR10` must name its archive or folder (see `nf.data.cifar10`); without it the
+experiment uses only digits.
 """
 
 import os
@@ -32,19 +32,19 @@ CIFAR10 = "NFA_FLOW_CIFAR10"
 _TRAINING, _HELD_OUT = 128, 256
 _SGD = Descent("gd", 0.1, 200, batch_size=16)
 
-# Under SP the first layer moves its features by n^{−3/2} and the second by n^{−½}. With as many inputs as images have,
-# what comes from the first still counts in both at these widths.
+# Under SP the first layer moves its features by n^{−3/2} and the second by n^{−½}. Images have so many inputs that the
+# contribution of the first layer still counts in both at these widths.
 _EARLY = "the layer below, −1.5, still counts at these widths"
 
 
 class Images(NamedTuple):
-    """What loads a data set."""
+    """The function that loads a dataset."""
 
     load: Any
 
 
 def one_run(key: PRNGKeyArray, images: Images, width: int, scheme: int | Array) -> Trajectory:
-    """A tanh network on some of the images, tested on others."""
+    """A tanh network trained on some of the images and tested on others."""
     order_key, net_key, batch_key = jax.random.split(key, 3)
     data, held_out = split(images.load(), _TRAINING, _HELD_OUT, key=order_key)
     net, mobility = network(net_key, shape_of(data, width), "tanh", list(SCHEMES.values()), scheme)
@@ -57,7 +57,7 @@ def one_run(key: PRNGKeyArray, images: Images, width: int, scheme: int | Array) 
 
 
 def _available(names: tuple[str, ...]) -> Any:
-    """Of these data sets those that are here, when a grid is made."""
+    """The axis of those among these datasets that are available when the grid is built."""
     path = os.environ.get(CIFAR10)
     here = {"digits": Images(digits)} | ({"CIFAR-10": Images(partial(cifar10, path))} if path else {})
     return looped({name: here[name] for name in names if name in here})
@@ -68,7 +68,7 @@ _IMAGES = Axis(dict.fromkeys(SIZES, _NAMES), _available)
 
 
 def _rows(runs: Runs) -> list[list[Panel]]:
-    """The last hidden layer, and accuracy on held-out samples, a row for each data set."""
+    """A row for each dataset: the last hidden layer, and the accuracy on held-out samples."""
     linear = {"yscale": "linear", "ylim": (0, 1)}
     accuracy = partial(AgainstWidth, "accuracy", hue="scheme", label="held-out accuracy", starts=True, axis=linear)
     return [

@@ -1,4 +1,4 @@
-"""The spectral condition: what scales with width as feature learning needs it, under which start, rates and updates."""
+"""The spectral condition of feature learning: which initial weights, learning rates and optimizers satisfy it."""
 
 from ..study import Study
 from .flow import FLOW

@@ -1,6 +1,6 @@
-"""What the experiments on the spectral condition share: a task, the shape of networks, and ways to train them.
+"""The task, the shape of networks and the trainings that the experiments on the spectral condition share.
 
-Ways to train are looked up by the place of a case, which JAX may trace, as parametrizations are in `schemes`.
+Trainings are selected by the index of a case, which JAX may trace, like parametrizations in `schemes`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from ..schemes import Place
 INPUTS, OUTPUTS, SAMPLES = 16, 10, 64
 LAYERS = ("input", "hidden", "read-out")
 
-# What one learning rate for all layers makes of the standard start, with gradient descent and with Adam.
+# Standard initial weights with one learning rate for all layers, for gradient descent and for Adam.
 ONE_RATE = nets.ABC((0, 0, 0), (0, 0.5, 0.5), (0, 0, 0), name="SP, one rate")
 ONE_RATE_ADAM = nets.ABC((0, 0, 0), (0, 0.5, 0.5), (0, 0, 0), rule="adam", name="SP, one rate")
 
@@ -49,13 +49,13 @@ UPDATES: Mapping[str, optax.GradientTransformation] = {
     GD: optax.sgd(1.0),
     ADAM: optax.adam(1.0),
     NORMALIZED: optax.chain(normalize_by_spectral_norm(), optax.sgd(1.0)),
-    # It takes matrices as fan_in × fan_out unless told otherwise.
+    # Its default layout of matrices is fan_in × fan_out; ours is fan_out × fan_in.
     MUON: optax.contrib.muon(1.0, muon_weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(1, 0)),
 }
 
 
 class Case(NamedTuple):
-    """A start, an optimizer of the learning rate 1 by name, and a learning rate; `rescaled`: see `factors`."""
+    """Initial weights, the name of an optimizer of learning rate 1, and a learning rate; `rescaled`: see `factors`."""
 
     scheme: nets.AbstractParametrization
     update: str
@@ -63,10 +63,10 @@ class Case(NamedTuple):
     rescaled: bool = False
 
     def factors(self, width: int) -> tuple[float, ...]:
-        """What multiplies the updates of each layer: for gradient descent and Adam as the parametrization has it.
+        """The factors of the updates of each layer; for gradient descent and Adam those of the parametrization.
 
-        Normalized updates have the size √(fan_out/fan_in) by themselves. Muon's have √max(1, fan_out/fan_in) as optax
-        has it, and are rescaled where that is asked for.
+        Normalized updates already have the size √(fan_out/fan_in). Those of Muon in optax have √max(1, fan_out/fan_in)
+        and are rescaled to √(fan_out/fan_in) if `rescaled`.
         """
         if self.update in (GD, ADAM):
             return self.scheme.effective(shape_of(width)).mobility
@@ -76,7 +76,7 @@ class Case(NamedTuple):
 def optimizer(
     cases: Sequence[Case], width: int, place: Place, rate: float | Float[Array, ""] | None = None
 ) -> optax.GradientTransformation:
-    """What trains the case at this place, at its own learning rate or another one."""
+    """The optimizer of the case at this index, with its own learning rate or another one."""
     names = list(dict.fromkeys(case.update for case in cases))
     look_up = lambda rows: jnp.asarray(rows)[place]
     factors = look_up([case.factors(width) for case in cases])
@@ -86,7 +86,7 @@ def optimizer(
 
 
 def one_of(place: Place, options: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
-    """One of several transformations by its place, which may be traced; it carries the states of all."""
+    """One of several transformations by its index, which may be traced; its state holds the states of all."""
     init = lambda params: tuple(option.init(params) for option in options)
     branches = lambda params: [partial(_updated_by, i, options, params) for i in range(len(options))]
     update = lambda updates, state, params=None: jax.lax.switch(place, branches(params), updates, state)

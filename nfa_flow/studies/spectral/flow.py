@@ -1,8 +1,8 @@
-"""The exact flow of parametrizations: does its time scale transfer, and what have the weights done at a given loss?
+"""The exact flow of parametrizations: transfer of its time scale across widths, and the updates at a given loss.
 
 The flow dW_l/dt = −m_l ∇_l ℒ takes the place of gradient descent at a small rate, so nothing here depends on a step.
-Networks are compared where their loss has fallen to a given share, which plain flow from the standard start reaches in
-a time of the order 1/n; its path is that of `SP`, whose rate η/n is the same for all layers.
+Networks are compared at the time when their loss has fallen to a given fraction. Plain flow from the standard initial
+weights reaches it in a time of order 1/n; its path is that of `SP`, whose rate η/n is the same for all layers.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from .common import GD, LAYERS, ONE_RATE, Case, shape_of, task
 from .layers import LayerNorms
 from .norms import powers_of_step
 
-SHARE = 0.3  # of the loss of f = 0
+SHARE = 0.3  # fraction of the loss of f = 0
 _T0, _T1 = 1e-4, 100.0
 PLAIN = "SP, plain flow"
 SCHEMES: dict[str, nets.AbstractParametrization] = {
@@ -38,19 +38,19 @@ TIME_POWERS = {name: -1.0 if name == PLAIN else 0.0 for name in SCHEMES}
 
 
 class Reached(eqx.Module):
-    """An observable that is looked at only where the loss is down to a level, and undefined before: it takes long."""
+    """An expensive observable, evaluated only if the loss is at most a level; NaN otherwise."""
 
     observable: LayerNorms
     level: Float[Array, ""]
 
     def __call__(self, net: nets.MLP, data: Dataset) -> dict[str, Float[Array, " L"]]:
-        look = lambda: self.observable(net, data)
-        undefined = jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), eqx.filter_eval_shape(look))
-        return jax.lax.cond(measure.loss(net, data) <= self.level, look, lambda: undefined)
+        evaluate = lambda: self.observable(net, data)
+        undefined = jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), eqx.filter_eval_shape(evaluate))
+        return jax.lax.cond(measure.loss(net, data) <= self.level, evaluate, lambda: undefined)
 
 
 def one_run(key: PRNGKeyArray, width: int, scheme: int | Array) -> Trajectory:
-    """The exact flow of the parametrization at this place, to the share of the loss."""
+    """The exact flow of the parametrization at this index, until the loss has fallen to the level."""
     data, schemes = task(), list(SCHEMES.values())
     net, mobility = network(key, shape_of(width), "tanh", schemes, scheme)
     level = SHARE * jnp.mean(jnp.sum(data.y**2, axis=1)) / 2
@@ -69,7 +69,7 @@ def one_run(key: PRNGKeyArray, width: int, scheme: int | Array) -> Trajectory:
 
 
 def times_to_level(dataset: Runs) -> Values:
-    """When the loss of each run reaches the level, in logarithms between observations; NaN where it never does."""
+    """The time when the loss of each run reaches the level, interpolated in logarithms; NaN if it never does."""
     losses, ends = dataset["loss"].transpose(..., "time"), dataset["end_time"]
     rows = zip(
         losses.values.reshape(-1, losses.sizes["time"]),
@@ -84,12 +84,12 @@ def times_to_level(dataset: Runs) -> Values:
 
 
 def _crossing(times: np.ndarray, losses: np.ndarray, level: float) -> float:
-    """From a run's observations and its end, which comes last."""
+    """The time for one run, from its observations and its end, which is the last entry."""
     seen = np.isfinite(losses) & (times > 0)
     t, loss = np.log(times[seen]), np.log(losses[seen])
     if not t.size or loss[-1] > np.log(level):
         return np.nan
-    # Loss falls along the flow, and np.interp wants increasing places.
+    # The loss falls along the flow, and np.interp requires increasing values.
     return float(np.exp(np.interp(-np.log(level), -loss, t)))
 
 
@@ -99,7 +99,7 @@ def powers_at_level(name: str) -> tuple[float, ...]:
 
 
 def _derive(runs: Runs) -> Runs:
-    """`when`: the time to the level; the updates of each layer, which are defined where the level is reached."""
+    """Add `when`: the time to the level; and the updates of each layer, defined if the level is reached."""
     updates = runs["layers.update_at_end"]
     layers = {f"update {name}": updates.isel({"layers.update[1]": i}) for i, name in enumerate(LAYERS)}
     return runs.assign(layers | {"when": times_to_level(runs)})
@@ -110,9 +110,9 @@ def _through(name: str) -> Through:
 
 
 def _claims(name: str) -> dict[str, Any]:
-    """How the time to the level and the updates up to there grow with the width.
+    """The powers of the width in the time to the level, and in the updates at that time.
 
-    What is promised holds in the limit after a fixed time; for NTP and SP, which get there slowly, it is reported.
+    The promised powers hold in the limit at a fixed time; for NTP and SP, which approach it slowly, they are reported.
     """
     of, law, slowly = {"scheme": name}, powers_at_level(name), " as n → ∞"
     when, what = f"{name}: power of n of the time to {SHARE:g} of the loss of f = 0", ", ".join(LAYERS)

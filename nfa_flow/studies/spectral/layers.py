@@ -1,4 +1,4 @@
-"""What training has done to the weights of each layer, in the norms in which the spectral condition is stated."""
+"""The change of the weights of each layer during training, in the norms of the spectral condition."""
 
 import equinox as eqx
 import jax
@@ -11,15 +11,15 @@ from ...numerics.factorizations import largest_singular_value
 
 
 class LayerNorms(eqx.Module):
-    """An observable: sizes of weights, updates and changes of features of every layer since an initial network.
+    """An observable: for every layer, sizes of weights and of changes of weights and features since an initial network.
 
     By name, one number per layer; undefined for updates of zero:
     - `weight`: ‖W_l‖_* over √(fan_out/fan_in);
-    - `update`: ‖ΔW_l‖_* over the same, ΔW_l since the initial network;
+    - `update`: ‖ΔW_l‖_* over the same, with ΔW_l = W_l − W_l(0);
     - `moved`: ‖ΔW_l‖_F / ‖W_l(0)‖_F;
     - `stable_rank`: ‖ΔW_l‖_F² / ‖ΔW_l‖_*²;
     - `alignment`: ‖ΔW_l h‖ / (‖ΔW_l‖_* ‖h‖), root mean squares over the samples, h the initial input of the layer;
-    - `change`: of the features h_l (of the last layer: the outputs), root mean square.
+    - `change`: root mean square of the change of the features h_l (for the last layer: of the outputs).
 
     **Arguments:** `initial`: the network that training began with.
     **Source:** Yang, Simon & Bernstein 2023, Condition 1, and the alignment of updates with features.

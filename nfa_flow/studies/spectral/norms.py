@@ -1,9 +1,9 @@
 """The spectral condition against width: norms of weights and of updates, for parametrizations and for optimizers.
 
-Condition: ‖W_l‖_* and ‖ΔW_l‖_* are Θ(√(fan_out/fan_in)) in every layer. In an abc-parametrization both are powers of
-the width over that. At the start ‖W_l‖_* is σ_l(√fan_out + √fan_in) in the limit. A step of gradient descent has
-‖ΔW_l‖_* = η m_l ‖∇_l‖_*, where a gradient of low rank adds up over the fan-in, and the gradient with respect to hidden
-activations is of the size of the read-out's entries; that of Adam, entry by entry of size one, does not know it.
+Condition: ‖W_l‖_* and ‖ΔW_l‖_* are Θ(√(fan_out/fan_in)) in every layer. In an abc-parametrization, both divided by this
+are powers of the width. At the start ‖W_l‖_* is σ_l(√fan_out + √fan_in) in the limit. A step of gradient descent has
+‖ΔW_l‖_* = η m_l ‖∇_l‖_*; there a gradient of low rank adds up over the fan-in, and the gradient with respect to hidden
+activations has the size of the read-out's entries. The step of Adam has entries of size one, whatever that size is.
 """
 
 from functools import partial
@@ -46,7 +46,7 @@ PLACES = places(CASES)
 
 
 def one_run(key: PRNGKeyArray, width: int, case: int | Array) -> Trajectory:
-    """Some full-batch steps of the case at this place, observed at the start, after one step and at the end."""
+    """Some full-batch steps of the case at this index, observed at the start, after one step and at the end."""
     data, cases = task(), list(CASES.values())
     net, _ = network(key, shape_of(width), "tanh", [each.scheme for each in cases], case)
     observe = {"layers": LayerNorms(net), "loss": measure.loss}
@@ -69,7 +69,7 @@ def powers_at_start(case: Case) -> tuple[float, ...]:
 
 
 def powers_of_step(case: Case) -> tuple[float, ...]:
-    """The powers of n of ‖ΔW_l‖_* over √(fan_out/fan_in) in the first step; in a stable scheme, in any."""
+    """The powers of n of ‖ΔW_l‖_* over √(fan_out/fan_in) after the first step; in a stable scheme, after any step."""
     if case.update not in (GD, ADAM):
         is_muon = case.update == MUON and not case.rescaled
         return (0.0, 0.0, 0.5 if is_muon else 0.0)
@@ -80,12 +80,12 @@ def powers_of_step(case: Case) -> tuple[float, ...]:
 
 
 def of_layer(runs: Runs, name: str, layer: int, step: int) -> Values:
-    """A size of one layer (0 … 2), after so many steps."""
+    """A size of one layer (0 … 2) after a number of steps."""
     return runs[f"layers.{name}"].sel(time=step, drop=True).isel({f"layers.{name}[1]": layer})
 
 
 def edge(case: Case, width: int, layer: int) -> float:
-    """σ_l(√fan_out + √fan_in) over √(fan_out/fan_in): where the norm at the start tends, and what bounds its mean.
+    """σ_l(√fan_out + √fan_in) over √(fan_out/fan_in): the limit of the norm at the start, and a bound of its mean.
 
     **Source:** Davidson & Szarek 2001, Theorem 2.13.
     """
@@ -98,7 +98,7 @@ _NAMES = ["Spectral", "muP", "NTP", "SP", "SP, one rate"]
 
 
 def _derive(runs: Runs) -> Runs:
-    """The norms of each layer by optimizer and scheme, and where they tend at the start."""
+    """Add the norms of each layer by optimizer and scheme, and their limits at the start."""
     import xarray
 
     updates = xarray.Variable("update", [GD, ADAM])
@@ -117,7 +117,7 @@ def _derive(runs: Runs) -> Runs:
 
 
 def _row(update: str | None) -> list[Panel]:
-    """A panel for each layer, and one of the powers of n: at the start where there is no update."""
+    """A panel for each layer and a panel of the powers of n; `update` None means the initial weights."""
     norm, what = ("W_l", "start") if update is None else ("\\Delta W_l", f"one step of {update}")
     own = {name: CASES.get(f"{update}, {name}") for name in _NAMES}
     powers = lambda i: Slope({name: powers_of_step(case)[i] for name, case in own.items() if case is not None})
@@ -135,7 +135,7 @@ def _row(update: str | None) -> list[Panel]:
 
 
 def _draw_powers(ax: Axes, runs: Runs, update: str | None) -> Entries:
-    """Fitted powers of n with two standard errors; after one step, and open after all."""
+    """Fitted powers of n with two standard errors: filled after one step, open after all steps."""
     names = [name for name in _NAMES if f"{update or GD}, {name}" in runs["case"].values]
     for i, name in enumerate(names):
         case, color = f"{update or GD}, {name}", color_of(_NAMES.index(name), len(_NAMES))
@@ -158,7 +158,7 @@ def _draw_powers(ax: Axes, runs: Runs, update: str | None) -> Entries:
 
 
 def steps_of(case: Case) -> list[int]:
-    """After which the powers are told: those of the first step are those of any number in stable schemes only."""
+    """The numbers of steps with a claim on powers: in unstable schemes the promise is for the first step only."""
     return [1, STEPS] if case.scheme.is_stable else [1]
 
 
@@ -174,7 +174,7 @@ def _start(runs: Runs) -> tuple[str, bool]:
 
 
 def powers_claims(name: str) -> dict[str, Any]:
-    """Whether the updates of all layers grow with the width as theory has it."""
+    """The claims that the updates of all layers grow with the promised powers of the width."""
     law = powers_of_step(CASES[name])
     wanted = "as the condition requires" if law == (0.0, 0.0, 0.0) else "not the condition"
     what = f"power of n of ‖ΔW_l‖_*/√(fan_out/fan_in), {', '.join(LAYERS)}"

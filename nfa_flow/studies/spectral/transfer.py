@@ -1,8 +1,8 @@
-"""Does the best learning rate of a narrow network serve a wide one? The loss after some steps against rate and width.
+"""Transfer of the best learning rate from narrow to wide networks: the loss after some steps against rate and width.
 
-Where weights and updates keep to the spectral condition, it does. The standard start with one rate for all layers is
-unstable at rates above the order 1/n, which moves the best one. The neural tangent parametrization transfers it too,
-under gradient descent, although it learns no features in the limit: transfer alone does not tell them apart.
+If weights and updates satisfy the spectral condition, the best rate transfers. Standard initial weights with one rate
+for all layers are unstable at rates above the order 1/n, which shifts the best rate. The neural tangent parametrization
+also transfers under gradient descent, although it learns no features in the limit: transfer does not imply features.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ from ..slopes import TOLERANCE, WITHIN, exponent, powers_as_text, told, verdict
 from .common import ADAM, GD, MUON, NORMALIZED, ONE_RATE, ONE_RATE_ADAM, Case, optimizer, shape_of, task
 
 STEPS = 30
-# The rates are about the best ones at width 64. Muon and normalized updates, which take long to compile, come last.
+# The rates are about the best ones at width 64. Muon and normalized updates compile slowly, so they come last.
 CASES = {
     "GD, Spectral": Case(nets.Spectral(), GD, 0.8),
     "GD, SP, one rate": Case(ONE_RATE, GD, 0.2),
@@ -35,12 +35,12 @@ CASES = {
     "normalized": Case(nets.Spectral(), NORMALIZED, 0.2),
     "Muon": Case(nets.Spectral(), MUON, 0.05),
 }
-# The power of n of the largest rate that is stable, or nothing where none is promised.
+# The power of n of the largest stable rate; None if nothing is promised.
 POWERS = {name: -1.0 if "one rate" in name else None if name == MUON else 0.0 for name in CASES}
 
 
 def one_run(key: PRNGKeyArray, width: int, count: int, case: int | Array, octave: float | Array) -> Trajectory:
-    """Some full-batch steps of one of the first `count` cases, by its place, at 2^octave times its learning rate."""
+    """Some full-batch steps of one of the first `count` cases, by its index, at 2^octave times its learning rate."""
     data, cases = task(), list(CASES.values())[:count]
     net, _ = network(key, shape_of(width), "tanh", [each.scheme for each in cases], case)
     rate = jnp.asarray([each.rate for each in cases])[case] * 2.0**octave
@@ -51,19 +51,19 @@ def one_run(key: PRNGKeyArray, width: int, count: int, case: int | Array, octave
 
 
 def losses(dataset: Runs) -> Values:
-    """The losses at the end over those at the start; infinite where a run blew up."""
+    """The losses at the end over those at the start; infinite for runs that diverged."""
     ratio = dataset["loss_at_end"] / dataset["loss"].isel(time=0)
     return ratio.where(finished(dataset) & np.isfinite(ratio), np.inf)
 
 
 def best_rates(runs: Runs, name: str) -> Values:
-    """The best learning rate of each network of a case; NaN where that is the lowest or the highest tried.
+    """The best learning rate of each network of a case; NaN if it is the lowest or the highest rate of the grid.
 
     It is the vertex of the parabola through the lowest loss and its two neighbors, all in logarithms.
     """
     values = losses(runs).transpose("width", "seed", "octave")
     octaves = values["octave"].values
-    # What is worse than the start tells nothing by how much.
+    # The size of a loss above the start has no meaning.
     table = np.log(np.clip(values.values, 1e-300, 10.0))
     lowest = table.argmin(axis=-1)
     inner = np.clip(lowest, 1, len(octaves) - 2)
@@ -75,7 +75,7 @@ def best_rates(runs: Runs, name: str) -> Values:
 
 
 def _derive(runs: Runs) -> Runs:
-    """`ratio`: the losses, up to 1000 times those at the start; `best`: the best rates by case."""
+    """Add `ratio`: the losses over those at the start; `shown`: the same up to 1000; `best`: the best rates by case."""
     import xarray
 
     runs = runs.isel(count=0, drop=True)
@@ -105,7 +105,7 @@ def _panel(name: str) -> AtEnd:
 
 
 def _best(name: str) -> Judgment:
-    """That the best rate stays or, where the largest stable rate falls, that it falls too."""
+    """The claim that the best rate is constant or, if the largest stable rate falls, that it falls too."""
     power, of = POWERS[name], {"case": name}
     if power is None:
         return Reported(lambda runs: _power(runs)[0], of=of)
@@ -140,9 +140,9 @@ TRANSFER = Experiment(
     "Does the best learning rate of a narrow network serve a wide one?",
     axes={
         "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
-        "count": looped([len(CASES)], quick=[4], tiny=[2]),  # how many of the cases are compiled
+        "count": looped([len(CASES)], quick=[4], tiny=[2]),  # the number of cases that are compiled
         "case": batched(places(CASES), quick=_NAMES[:4], tiny=_NAMES[:2]),
-        # Of the learning rate, about the case's own.
+        # Factors 2^octave of the case's own learning rate.
         "octave": batched(
             np.arange(-4.5, 1.6, 0.5).tolist(), quick=np.arange(-3.5, 1.6, 0.5).tolist(), tiny=[-2.0, -1.0, 0.0, 1.0]
         ),

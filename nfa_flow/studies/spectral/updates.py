@@ -1,9 +1,9 @@
-"""Optimizers whose updates have a given spectral norm, beside gradient descent and Adam: what is alike, what is not.
+"""Optimizers whose updates have a given spectral norm, compared with gradient descent and Adam.
 
-All start as `Spectral` has it. Gradient descent and Adam get its learning rates; normalized updates, which are
-−η √(fan_out/fan_in) G/‖G‖_*, need none. Muon makes all singular values about equal, and optax scales that by
-√max(1, fan_out/fan_in), which is the spectral condition where a layer does not narrow. The read-out does: there
-√(fan_out/fan_in) is smaller by √(fan_in/fan_out), by which "Muon, rescaled" divides its updates.
+All start with the weights of `Spectral`. Gradient descent and Adam use its learning rates for each layer; normalized
+updates, −η √(fan_out/fan_in) G/‖G‖_*, need none. Muon makes all singular values about equal, and optax scales them by
+√max(1, fan_out/fan_in), which is the spectral condition unless fan_out < fan_in. For the read-out fan_out < fan_in:
+there the factor is too large by √(fan_in/fan_out), and "Muon, rescaled" divides by this.
 """
 
 from ..axes import batched, looped, seeds
@@ -16,11 +16,11 @@ from .norms import CASES, PLACES, STEPS, of_layer, one_run, powers_claims, power
 
 NAMES = ["GD, Spectral", "Adam, Spectral", "normalized", "Muon", "Muon, rescaled"]
 _HIDDEN, _READ_OUT = 1, 2
-_NULL = "without relation to the features"  # a Gaussian matrix; the same singular values, turned at random
+_NULL = "without relation to the features"  # Gaussian, or with random singular vectors
 
 
 def _derive(runs: Runs) -> Runs:
-    """The sizes of hidden updates after one step, and of the read-out's; `off`: of normalized ones from their rate."""
+    """Add the sizes of hidden and read-out updates after one step; `off`: error of normalized updates."""
     sizes = {name: of_layer(runs, name, _HIDDEN, 1) for name in ("stable_rank", "alignment", "change", "moved")}
     sizes |= {f"update {layer}": of_layer(runs, "update", layer, 1) for layer in (_HIDDEN, _READ_OUT)}
     return runs.assign(
@@ -34,7 +34,7 @@ def _derive(runs: Runs) -> Runs:
 
 
 def turned(stable_rank: Values) -> Values:
-    """The alignment of a matrix with the same singular values, turned at random: √(stable rank / fan_in)."""
+    """The alignment of a matrix with the same singular values and random directions: √(stable rank / fan_in)."""
     fan_in = [shape_of(int(width))[_HIDDEN] for width in stable_rank["width"].values]
     return (stable_rank / stable_rank["width"].copy(data=fan_in)) ** 0.5
 
@@ -50,7 +50,7 @@ def _norms(layer: int) -> AgainstWidth:
 
 
 def _power(name: str, power: float) -> WidthPowers:
-    """Of the hidden layer, under gradient descent as Spectral has it."""
+    """A power of the width for the hidden layer under gradient descent with the parametrization Spectral."""
     return WidthPowers(lambda runs: [runs[name]], [power], of={"case": NAMES[0]})
 
 

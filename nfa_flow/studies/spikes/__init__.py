@@ -1,4 +1,4 @@
-"""One gradient step and its spikes, settled: predicted in closed form, simulated, and laid over each other."""
+"""One gradient step and its spikes: predictions in closed form against simulations."""
 
 from ..study import Study
 from .digits import DIGITS

@@ -1,4 +1,4 @@
-"""What the experiments on one gradient step share: the setting, a step from a draw of it, and the spikes it leaves."""
+"""The setting that the experiments on one gradient step share: random draws, a step, and the spikes after it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,16 +25,16 @@ TEACHER = hermite_series([0, 1, 0.5**0.5])  # z + (z² − 1)/√2
 SINGULAR_VALUES = "features.singular_values_at_end"
 LOSSES = {"features.train": "train", "features.test": "test"}
 ALPHA = "exponent $\\alpha$"
-_TEST = 2  # batches of samples to test on
+_TEST = 2  # number of batches of test samples
 
 
 def samples(full: int, quick: int = 500, tiny: int = 100) -> Axis:
-    """One number of samples."""
+    """An axis with one number of samples at each size."""
     return looped([full], [quick], [tiny], label="samples $n$")
 
 
 class Draw(NamedTuple):
-    """`net` as it starts, the `batch` of its step, and `fresh` samples: n for the ridge regression, then others."""
+    """The initial `net`, the `batch` of the step, and `fresh` samples: n for ridge regression, then test samples."""
 
     net: MLP
     batch: Dataset
@@ -42,7 +42,7 @@ class Draw(NamedTuple):
 
 
 def draw(key: PRNGKeyArray, samples: int, activation: str = "relu", teacher: HermiteSeries = TEACHER) -> Draw:
-    """A network and data at the ratios of this study."""
+    """A network and data with the ratios d/n and d/N of this study."""
     data_key, net_key = jax.random.split(key)
     n, inputs, width = one_step.sizes(samples, PHI, PSI)
     data = single_index((2 + _TEST) * n, inputs, key=data_key, noise=NOISE, link=teacher)
@@ -59,9 +59,10 @@ def after_step(
     way: Callable[..., MLP] = one_step.one_step,
     before: bool = False,
 ) -> Trajectory:
-    """The features of a network after a step of size n^α, as a run in which nothing moves.
+    """The features of a network after a step of size n^α, as a run in which the network does not change.
 
-    **Arguments:** `way`: what makes the step; `before`: whether the singular values before the step are observed too.
+    **Arguments:** `way`: the function that does the step; `before`: whether the singular values before the step are
+    observed too.
     """
     net, batch, fresh = draw(key, samples, activation, teacher)
     beta = one_step.gradient_vector(net, batch)[:, 0]
@@ -76,7 +77,7 @@ def _before(after: MLP, data: Dataset, net: MLP, samples: int) -> Float[Array, "
 
 
 def features_of(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int) -> dict[str, Float[Array, "..."]]:
-    """Of the features on fresh samples, of which the first `samples` are for fitting.
+    """Measurements of the features on fresh samples; the first `samples` of them are for fitting.
 
     By name: all `singular_values` over √n, the `overlap` of the first two left singular vectors with the powers 1 and 2
     of X̃β, and the `train` and `test` losses of ridge regression over the mean square of the targets.
@@ -94,7 +95,7 @@ def features_of(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int)
 
 
 def with_spikes(runs: Runs, first: int) -> Runs:
-    """The runs with the first singular values of their features as `size`, and with how many stand out as `count`."""
+    """Add `size`: the first singular values of the features, and `count`: the number of observed spikes."""
     values, along = runs[SINGULAR_VALUES], "features.singular_values[1]"
     count = lambda row: one_step.observed_spikes(row) if np.isfinite(row).all() else np.nan
     counted = values.reduce(lambda rows, axis: np.apply_along_axis(count, axis, rows), along)
@@ -103,7 +104,7 @@ def with_spikes(runs: Runs, first: int) -> Runs:
 
 
 def between(counts: Values) -> str:
-    """The least and the most, as text."""
+    """The smallest and the largest count, as text."""
     return f"{int(counts.min())}–{int(counts.max())}"
 
 

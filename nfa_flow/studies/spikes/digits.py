@@ -1,7 +1,7 @@
-"""The same step on handwritten digits: spikes in the features of real data, where no theory says what to expect.
+"""The same step on handwritten digits: spikes in the features of real data, without a theory.
 
-Half of the 1797 images are for the step, the others for the features. There are ten outputs, so that the first gradient
-is nearly of rank ten; inputs are neither independent nor normal, and spikes are there before the step too.
+Half of the 1797 images are for the step, the others for the features. With ten outputs the first gradient has nearly
+rank ten. Inputs are neither independent nor normal, so there are spikes before the step too.
 """
 
 from functools import partial
@@ -45,13 +45,13 @@ def one_run(key: PRNGKeyArray, samples: int, eta: float | Array) -> Trajectory:
 
 
 def _derive(runs: Runs) -> Runs:
-    """With the `overlap` of each spike."""
+    """Add the spikes, and the `overlap` of each spike."""
     overlap = runs["features.overlap_at_end"].rename({"features.overlap[1]": "spike"})
     return with_spikes(runs, _SHOWN).assign(overlap=overlap)
 
 
 def _spikes(ax: Axes, runs: Runs, name: str, label: str, yscale: str) -> Entries:
-    """A number of each of the first spikes, and the medians of the others in gray."""
+    """One number for each of the first spikes in color, and the medians for the others in gray."""
     others = runs[name].isel(samples=0, spike=slice(_COLORED, None)).median("seed").transpose("eta", "spike")
     line = ax.plot(runs["eta"], others, color=GRAY, linewidth=0.8)[0]
     panel = AtEnd(name, against="eta", hue="spike", label=label, axis={"xscale": "log", "yscale": yscale})

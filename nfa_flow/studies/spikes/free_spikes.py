@@ -1,8 +1,8 @@
-"""The limits of the losses of ridge regression with no, one and two free spikes, against simulations as n grows.
+"""The losses of ridge regression with zero, one and two free spikes: limits against simulations as n grows.
 
-A free spike is an infinitely large one: a direction of the features that costs no penalty. Means over draws are off
-their limit by a multiple of 1/n, so they are extrapolated. Losses are over the mean square of the targets of the draw,
-whose spread would hide all else.
+A free spike is an infinitely large spike: a direction of the features without a penalty. Means over draws differ from
+their limit by a multiple of 1/n, so they are extrapolated. Losses are divided by the mean square of the targets of the
+draw, whose spread would hide everything else.
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ _LOSSES = ("train", "test")
 
 
 def one_run(key: PRNGKeyArray, samples: int) -> Trajectory:
-    """Random features with the powers of X̃β for free, β from targets without the network's output, as in the paper."""
+    """Random features and the powers of X̃β without a penalty; β from targets without the network's output (paper)."""
     drawn = draw(key, samples)
     beta = gradient_vector(drawn.net, cancel_output(drawn.net, drawn.batch))[:, 0]
     observe = {"losses": eqx.Partial(losses, beta=beta, samples=samples)}
@@ -37,7 +37,7 @@ def one_run(key: PRNGKeyArray, samples: int) -> Trajectory:
 
 
 def losses(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int) -> dict[str, Float[Array, " spikes"]]:
-    """`train` and `test` over the mean square of the targets, for each number of free spikes; an observable."""
+    """An observable: `train` and `test` loss over the mean square of the targets, for each number of free spikes."""
     F, (x, y) = features(net, data.x), (data.x, data.y[:, 0])
     fitted, tested = slice(None, samples), slice(samples, None)
     train, test = [], []
@@ -50,7 +50,7 @@ def losses(net: MLP, data: Dataset, beta: Float[Array, " d"], samples: int) -> d
 
 
 def _derive(runs: Runs) -> Runs:
-    """Both losses for each number of free spikes, and their limits."""
+    """Add both losses for each number of free spikes, and their limits."""
     expected = np.array([limits(orders, "relu", own_output=False) for orders in _ORDERS.values()])
     for i, name in enumerate(_LOSSES):
         found = runs[f"losses.{name}_at_end"].rename({f"losses.{name}[1]": "spikes"})

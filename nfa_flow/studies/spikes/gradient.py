@@ -1,4 +1,4 @@
-"""The first gradient: of which rank-one matrix it comes near as n grows, and how its rows scatter around it."""
+"""The first gradient: the rank-one matrix that it approaches as n grows, and the scatter of its rows."""
 
 from functools import cache, partial
 
@@ -30,7 +30,7 @@ _LABELS = list(_PARTS.values())
 
 
 def gradient_of(net: MLP, data: Dataset) -> dict[str, Float[Array, ""]]:
-    """The first gradient G of a network beside what it should be; an observable.
+    """An observable: the first gradient G of a network, compared with its limit.
 
     By name: relative distances of G from c_1 a βᵀ in the spectral norm, with β `of_residuals` and `of_targets`; then
     the length of β (`norm`), its `cosine` to β_*, its share of W_0ᵀa (`own`), and the `scatter` of the rows.
@@ -52,21 +52,21 @@ def gradient_of(net: MLP, data: Dataset) -> dict[str, Float[Array, ""]]:
 
 
 def one_run(key: PRNGKeyArray, samples: int) -> Trajectory:
-    """A network as it starts."""
+    """The initial network and its first gradient."""
     drawn = draw(key, samples)
     return Untrained()(drawn.net, drawn.batch, key, observe={"gradient": gradient_of}, progress=False)
 
 
 @cache
 def limits() -> dict[str, float]:
-    """Of the parts of the gradient. With the targets, c_1 W_0ᵀa and the fluctuations of the output are left."""
+    """The limits of the parts. For β of the targets, c_1 W_0ᵀa and the fluctuations of the output remain."""
     activation, direction = expansion("relu"), direction_of("relu")
     left = (activation.coefficients[1] ** 2 + PHI * activation.variance) ** 0.5 / direction.norm
     return {"of_targets": float(left)} | {name: float(limit) for name, limit in direction._asdict().items()}
 
 
 def _derive(runs: Runs) -> Runs:
-    """`gradient`: all its parts; `limit`: theirs, and n^−½ from its start for the first, whose limit is zero."""
+    """Add `gradient`: all parts; `limit`: their limits, and for the first, whose limit is zero, a line ∝ n^−½."""
     gradient = together(runs, {f"gradient.{name}": label for name, label in _PARTS.items()}, "part")
     n = runs["samples"].values / int(runs["samples"][0])
     start = float(gradient.isel(part=0, samples=0).median())
@@ -82,7 +82,7 @@ def _is_first_order(runs: Runs) -> tuple[str, bool]:
 
 
 def _tends(name: str, within: float, what: str = "", form: str = "") -> Judged:
-    """The median at the largest n is near the limit."""
+    """The claim that the median at the largest n is close to the limit."""
     variable = f"gradient.{name}_at_end"
 
     def find(runs: Runs) -> tuple[str, bool]:

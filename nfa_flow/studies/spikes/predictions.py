@@ -1,4 +1,4 @@
-"""What the theory has for the setting of this study: spikes and losses of ridge regression over E[y²]."""
+"""Theory for the setting of this study: spikes, and losses of ridge regression over E[y²]."""
 
 import warnings
 from functools import cache
@@ -10,7 +10,7 @@ from ... import theory
 from ...one_step import sizes
 from .common import NOISE, PENALTY, PHI, PSI, TEACHER
 
-Losses = Float[np.ndarray, "2"]  # of training and of test samples
+Losses = Float[np.ndarray, "2"]  # training and test loss
 
 
 @cache
@@ -21,8 +21,8 @@ def expansion(function: str | theory.HermiteSeries) -> theory.Hermite:
 
 @cache
 def direction_of(activation: str, teacher: theory.HermiteSeries = TEACHER) -> theory.GradientDirection:
-    """The first gradient in the limit, with the network's own output and the scatter."""
-    with warnings.catch_warnings():  # of a teacher that teaches nothing, as one of them is meant to
+    """The first gradient in the limit, including the network's own output and the scatter."""
+    with warnings.catch_warnings():  # one teacher has no linear part, on purpose, which would be warned about
         warnings.simplefilter("ignore", UserWarning)
         return theory.gradient_direction(expansion(teacher), PHI, noise=NOISE, activation=expansion(activation))
 
@@ -34,7 +34,7 @@ def bulk_edge(activation: str) -> float:
 
 @cache
 def spikes(samples: int, activation: str, alpha: float) -> Float[np.ndarray, " s"]:
-    """The singular values outside of the bulk after a step of size n^α."""
+    """The singular values outside the bulk after a step of size n^α."""
     direction = direction_of(activation)
     S = theory.spike_matrix(activation, samples**alpha, direction, sizes(samples, PHI, PSI).width)
     return theory.feature_outliers(S, PHI, PSI, expansion(activation), own=direction.own)
@@ -42,7 +42,7 @@ def spikes(samples: int, activation: str, alpha: float) -> Float[np.ndarray, " s
 
 @cache
 def losses(samples: int, activation: str, alpha: float, teacher: theory.HermiteSeries = TEACHER) -> Losses:
-    """With the spikes of a step of size n^α."""
+    """The losses with the spikes of a step of size n^α."""
     direction = direction_of(activation, teacher)
     S = theory.spike_matrix(activation, samples**alpha, direction, sizes(samples, PHI, PSI).width)
     given = PENALTY, PHI, PSI, expansion(activation), expansion(teacher)
@@ -53,14 +53,14 @@ def losses(samples: int, activation: str, alpha: float, teacher: theory.HermiteS
 def limits(
     orders: tuple[int, ...], activation: str, teacher: theory.HermiteSeries = TEACHER, *, own_output: bool = True
 ) -> Losses:
-    """With infinitely large spikes of these orders; `own_output`: whether β contains the network's own output."""
+    """The losses with infinitely large spikes of these orders; `own_output`: whether β contains the net's output."""
     direction = direction_of(activation, teacher) if orders and own_output else None
     given = PENALTY, PHI, PSI, expansion(activation), expansion(teacher)
     return _over_energy(theory.ridge_losses(*given, noise=NOISE, orders=orders, direction=direction), teacher)
 
 
 def linear_limits(teacher: theory.HermiteSeries) -> Losses:
-    """Of ridge regression on the inputs."""
+    """The losses of ridge regression on the inputs."""
     return _over_energy(theory.linear_losses(PENALTY, PHI, expansion(teacher), noise=NOISE), teacher)
 
 

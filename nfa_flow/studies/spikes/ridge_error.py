@@ -1,8 +1,8 @@
-"""What ridge regression gains from the features after one step, for teachers and activations, against the step's size.
+"""The gain of ridge regression from one step on the features, against the step's size, for teachers and activations.
 
-Losses are over the mean square of the targets. Against them: the limits with no, one and two spikes, the same with the
-spikes of their actual size, and ridge regression on the inputs. All that the theory leaves out is what the step does
-to the features beside the spikes; that part, of relative size η‖β‖/√N, helps.
+Losses are divided by the mean square of the targets. For comparison: the limits with zero, one and two spikes, the same
+with spikes of their actual size, and ridge regression on the inputs. The theory leaves out only the change of the
+features apart from the spikes; that part, of relative size η‖β‖/√N, reduces the loss.
 """
 
 from functools import partial
@@ -26,11 +26,11 @@ TEACHERS = {
     "He_2": hermite_series([0, 0, 1]),
 }
 _LIMITS = {"no spike": (), "one": (1,), "two": (1, 2)}
-_NOTHING = 0.05  # of a loss
+_NOTHING = 0.05  # relative error of a loss
 
 
 def _derive(runs: Runs) -> Runs:
-    """With both `losses`, and what they are in `theory`, with the spikes of each step."""
+    """Add both `losses`, and their values in `theory` with the spikes of each step."""
     theory = lambda samples, activation, alpha, teacher: losses(samples, activation, alpha, TEACHERS[teacher])
     settings = ["samples", "activation", "alpha", "teacher"]
     return runs.assign(losses=together(runs, LOSSES, "loss"), theory=tabulated(theory, runs, settings, "loss"))
@@ -65,7 +65,7 @@ def _panels(runs: Runs) -> list[list[partial[Entries]]]:
 
 
 def _begin_there(runs: Runs) -> tuple[str, bool]:
-    """Within three standard errors, and 2/d for what is left of the limit at this size."""
+    """Whether mean losses at the smallest step agree with theory within three standard errors plus 2/d."""
     seen, expected = runs["losses"].transpose("loss", "seed"), runs["theory"]
     mean, error = seen.mean("seed"), seen.std("seed", ddof=1) / seen.sizes["seed"] ** 0.5
     holds = bool((abs(mean - expected) <= 3 * error + expected * 2 / (PHI * int(runs["samples"]))).all())
@@ -77,7 +77,7 @@ def _pair(values: Values) -> str:
 
 
 def _gain(statement: str, runs: Runs) -> list[Claim]:
-    """What the best step takes off the test loss: more than nothing, where the teacher has a linear part."""
+    """The claim that the best step reduces the test loss, if the teacher has a linear part."""
     test = runs["losses"].sel(loss="test")
     best = test.median("seed").idxmin("alpha")
     gain = (1 - test.sel(alpha=best) / test.isel(alpha=0)).values.ravel()

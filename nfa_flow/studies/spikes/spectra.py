@@ -1,4 +1,4 @@
-"""The spectrum of the features before one step and after steps of four sizes, and what of it is predicted."""
+"""The spectrum of the features before one step and after steps of four sizes, with predictions."""
 
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ def _spectrum(ax: Axes, dataset: Runs, alpha: float) -> Entries:
     runs, edge = dataset.sel(alpha=alpha).isel(samples=0), bulk_edge("relu")
     before, after = (runs[name].dropna("seed").values for name in ("before_at_end", SINGULAR_VALUES))
     top = np.sqrt(max(after.max(initial=0), 1.5 * edge))
-    bins = np.linspace(0, top, 60) ** 2  # finer near zero, where the bulk is
+    bins = np.linspace(0, top, 60) ** 2  # finer near zero, for the bulk
     outline: Any = ax.hist(before.ravel(), bins, density=True, histtype="step", color=GRAY)[2]
     filled: Any = ax.hist(after.ravel(), bins, density=True, color=PALETTE[0], alpha=0.5)[2]
     seen = np.concatenate([row[: int(count)] for row, count in zip(after, runs["count"].dropna("seed"), strict=True)])

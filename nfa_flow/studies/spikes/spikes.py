@@ -1,4 +1,4 @@
-"""How many spikes a step leaves, how large they are, and what they align with, against the size n^α of the step."""
+"""Number, size and direction of the spikes after one step, against the size n^α of the step."""
 
 from functools import partial
 
@@ -16,13 +16,13 @@ from ..runs import Runs, Where, filled, tabulated
 from .common import ALPHA, PHI, PSI, SINGULAR_VALUES, after_step, between, listed, samples, with_spikes
 from .predictions import bulk_edge, direction_of, expansion, spikes
 
-_SHOWN = 3  # spikes
+_SHOWN = 3  # number of spikes
 _AGREES = 0.08
-_CLEAR = 1.2  # times the edge: a spike that the bulk does not hide
+_CLEAR = 1.2  # times the edge of the bulk: larger spikes are visible
 
 
 def _derive(runs: Runs) -> Runs:
-    """With the first spikes that are `predicted`, NaN where there are fewer."""
+    """Add the first `predicted` spikes; NaN if there are fewer."""
 
     def first(n: int, activation: str, alpha: float) -> np.ndarray:
         found = spikes(n, activation, alpha)[:_SHOWN]
@@ -33,7 +33,7 @@ def _derive(runs: Runs) -> Runs:
 
 
 def _sizes(ax: Axes, runs: Runs, activation: str) -> Entries:
-    """The first singular values against α, with what is predicted for all orders together and for each alone."""
+    """The first singular values against α, with predictions for all orders together and for each order alone."""
     of: Where = {"activation": activation}
     entries = AtEnd("size", against="alpha", hue="spike", of=of, law="predicted", title=activation)(ax, runs)
     n, alphas, function = int(runs["samples"][0]), _fine(runs), expansion(activation)
@@ -48,7 +48,7 @@ def _sizes(ax: Axes, runs: Runs, activation: str) -> Entries:
 
 
 def _counts(ax: Axes, runs: Runs) -> Entries:
-    """How many spikes stand out against α, and in the limit, each activation a little above the one before."""
+    """The number of spikes against α, observed and in the limit; activations are shifted a little to stay visible."""
     names = runs["activation"].values.tolist()
     shift = 0.04 * np.arange(len(names))
     panel = AtEnd("count", against="alpha", hue="activation", own_legend=True, title="how many; dotted: in the limit")
@@ -70,7 +70,7 @@ def _with_boundaries(ax: Axes, runs: Runs, entries: Entries) -> Entries:
 
 
 def _fine(runs: Runs) -> list[float]:
-    """Many α, none of them on a boundary."""
+    """A fine grid of α that avoids the boundaries."""
     alphas = runs["alpha"].values
     return np.setdiff1d(np.linspace(alphas[0], alphas[-1], 200), spike_boundaries(12)).tolist()
 

@@ -1,6 +1,6 @@
-"""Losses after one step against α as n grows: a staircase in the limit, and what is left of it at practical sizes.
+"""Losses after one step against α as n grows: a staircase in the limit, but smooth at practical sizes.
 
-A spike of order k is larger than the bulk by n^{kα − (k−1)/2} only, so the stairs are smooth at every n within reach.
+A spike of order k is larger than the bulk by n^{kα − (k−1)/2} only, so the stairs are smooth at every practical n.
 """
 
 from functools import partial
@@ -19,12 +19,12 @@ from .predictions import Losses, expansion, limits, losses
 
 
 def stairs(alpha: float) -> Losses:
-    """The limits of training and test loss at α, which is on no boundary."""
+    """The limits of training and test loss at α, which must not be a boundary."""
     return limits(spike_orders(alpha, expansion("relu")), "relu")
 
 
 def _derive(runs: Runs) -> Runs:
-    """With both `losses`, and what they are with spikes of their size (`theory`), and in the limit."""
+    """Add both `losses`, their theory with spikes of actual size (`theory`), and their limits."""
     return runs.assign(
         losses=together(runs, LOSSES, "loss"),
         theory=tabulated(lambda n, alpha: losses(n, "relu", alpha), runs, ["samples", "alpha"], "loss"),
@@ -33,7 +33,7 @@ def _derive(runs: Runs) -> Runs:
 
 
 def _staircase(ax: Axes, dataset: Runs, loss: str) -> Entries:
-    """A loss against α, for each n beside the theory at that n, and the limit."""
+    """A loss against α for each n, with the theory at that n and the limit."""
     runs, alphas, entries = dataset.sel(loss=loss), dataset["alpha"].values, {}
     for i, n in enumerate(runs["samples"].values.tolist()):
         color, of_size = color_of(i, runs.sizes["samples"]), runs.sel(samples=n)

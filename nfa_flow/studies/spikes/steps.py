@@ -1,7 +1,7 @@
 """The same time η in one step, in several, or along the exact flow of the first layer: is one large step special?
 
-Small steps come to a stop where the first layer has fitted the batch; one large step runs far past that, and so its
-spikes are larger. This is an extension of the paper, without a theory to compare with.
+Small steps stop when the first layer has fitted the batch; one large step goes far beyond that, so its spikes are
+larger. This extends the paper; there is no theory to compare with.
 """
 
 from collections.abc import Callable
