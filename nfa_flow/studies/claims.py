@@ -53,12 +53,12 @@ def judged(
     count = Count.of(runs, names)
     is_open = holds is None or (bool(count.failed or count.undefined) and not despite)
     verdict: Verdict = "undecided" if is_open else "holds" if holds else "fails"
-    return Claim(statement, expected, measured, count.told(despite), verdict)
+    return Claim(statement, expected, measured, count.as_text(despite), verdict)
 
 
 def reported(statement: str, measured: str, runs: "xarray.Dataset", *, expected: str = "") -> Claim:
     """Numbers without a claim; `expected`: what others claim about them."""
-    return Claim(statement, expected, measured, Count.of(runs).told(), "reported")
+    return Claim(statement, expected, measured, Count.of(runs).as_text(), "reported")
 
 
 def of_finished(dataset: "xarray.Dataset") -> "xarray.Dataset":
@@ -86,8 +86,8 @@ class Count(NamedTuple):
             undefined = undefined | missing.any([dim for dim in missing.dims if dim not in is_finished.dims])
         return cls(is_finished.size, int((~is_finished).sum()), int((undefined & is_finished).sum()))
 
-    def told(self, despite: str = "") -> str:
-        """As text, such as "48, 47 failed"."""
+    def as_text(self, despite: str = "") -> str:
+        """The counts as text, such as "48, 47 failed"."""
         parts = {"failed": self.failed, "undefined": self.undefined}
         found = "".join(f", {count} {what}" for what, count in parts.items() if count)
         return f"{self.runs}{found}" + (f" ({despite})" if found and despite else "")

@@ -90,7 +90,9 @@ class Experiment:
             count = Count.of(dataset)
             if not count.failed:
                 raise
-            return [Claim(self.question, "", f"not enough runs came to their end ({error})", count.told(), "undecided")]
+            return [
+                Claim(self.question, "", f"not enough runs came to their end ({error})", count.as_text(), "undecided")
+            ]
 
     def _prepared(self, dataset: Runs) -> Runs:
         """The runs with derived variables, and with the labels of the axes."""

@@ -15,7 +15,7 @@ import numpy as np
 from ..width import width_limit
 from .claims import Claim, judged, reported
 from .runs import Runs, Values, Where, chosen, filled, parts, quantiles
-from .slopes import WITHIN, exponent, powers_as_text, slope, told, verdict
+from .slopes import WITHIN, exponent, power_as_text, powers_as_text, slope, verdict
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class WidthPowers(Judgment):
         sizes = self.sizes(runs) if callable(self.sizes) else [runs[name] for name in self.sizes]
         names = self.names or (() if callable(self.sizes) else self.sizes)
         fits = [exponent(each) for each in sizes]
-        expected, measured = self.expected or powers_as_text(self.powers), ", ".join(map(told, fits))
+        expected, measured = self.expected or powers_as_text(self.powers), ", ".join(map(power_as_text, fits))
         if self.unclaimed:
             return reported(statement, measured, runs, expected=f"{expected}{self.unclaimed}")
         return judged(statement, f"{expected}, {WITHIN}", measured, verdict(fits, self.powers), runs, names)
@@ -169,12 +169,12 @@ class Reported(Judgment):
     `expected`: what others claim about them.
     """
 
-    told: str | Callable[[Runs], str]
+    measured: str | Callable[[Runs], str]
     _: KW_ONLY
     expected: str | Callable[[Runs], str] = ""
 
     def judge(self, statement: str, runs: Runs) -> Claim:
-        measured = self.told(runs) if callable(self.told) else quantiles(runs[self.told])
+        measured = self.measured(runs) if callable(self.measured) else quantiles(runs[self.measured])
         return reported(statement, measured, runs, expected=_text(self.expected, runs))
 
 

@@ -39,11 +39,11 @@ def verdict(fits: Sequence[WidthExponent], promised: Sequence[float]) -> bool | 
     return None if all(gap - spare <= TOLERANCE for gap, spare in gaps) else False
 
 
-def told(fit: WidthExponent) -> str:
+def power_as_text(fit: WidthExponent) -> str:
     """An exponent as text."""
     return f"{round(fit.exponent, 2) + 0.0:+.2f} ± {fit.error:.2f}".replace("-", "−")  # no −0.00
 
 
 def powers_as_text(powers: Sequence[float]) -> str:
-    """Promised powers, as `told` writes fitted ones."""
+    """Promised powers, as `power_as_text` writes fitted ones."""
     return ", ".join(f"{power + 0.0:+g}".replace("-", "−") if power else "0" for power in powers)

@@ -110,8 +110,8 @@ def _sign(training: str, runs: Runs) -> tuple[str, bool]:
     trained, untrained = (scores_of(runs, name) for name in (training, UNTRAINED))
     rises, count = (trained > untrained).sum(axis=1), trained.shape[1]
     holds = rises.max() >= MOST * count and rises.min() <= (1 - MOST) * count
-    told = ", ".join(f"{name} {rise}" for name, rise in zip(DEFINITIONS, rises, strict=True))
-    return f"rises in, of {count} seeds: {told}", bool(holds)
+    counts = ", ".join(f"{name} {rise}" for name, rise in zip(DEFINITIONS, rises, strict=True))
+    return f"rises in, of {count} seeds: {counts}", bool(holds)
 
 
 def _both(training: str, name: str, runs: Runs) -> str:

@@ -245,7 +245,7 @@ def _steadier(runs: Runs, noise: float) -> str:
 
 
 def _change(runs: Runs, problem: str, name: str, noise: float) -> str:
-    return "; ".join(map(_told, comparisons(runs, problem, name, noise)))
+    return "; ".join(map(_as_text, comparisons(runs, problem, name, noise)))
 
 
 def _compared(noise: float, *problems: str) -> Where:
@@ -267,7 +267,7 @@ def _claims(problem: str) -> dict[str, Reported]:
     }
 
 
-def _told(compared: Comparison) -> str:
+def _as_text(compared: Comparison) -> str:
     levels = [f"{name} {a:.2g} → {b:.2g}" for name, (a, b) in zip(compared.pair, compared.levels, strict=True)]
     gain = f"{np.median(compared.gain):.2g} [{compared.low:.2g}, {compared.high:.2g}]"
     return f"{', '.join(levels)}: {gain}, > 0 in {int((compared.gain > 0).sum())} of {compared.gain.size} seeds"

@@ -104,7 +104,7 @@ def _claims(head: str, training: str) -> dict[str, Reported]:
     expected = "falls at t = 0 too, α̂k does not; α̂k = 1 iff B ∝ I"
     return {
         f"{what}: error at 1/k, from k = {{first k}} to {{last k}}": Reported(_trend, of=of, expected=expected),
-        f"{what}, k = {{every k}}": _told(_medians, of=of),
+        f"{what}, k = {{every k}}": _report(_medians, of=of),
     }
 
 
@@ -147,7 +147,7 @@ def _by_k(values: Values) -> str:
     return ", ".join(f"{value:.2g}" for value in medians.values)
 
 
-_told = partial(Reported, expected="α̂ = 1/k iff B ∝ I")
+_report = partial(Reported, expected="α̂ = 1/k iff B ∝ I")
 _smooth: Any = {"training": FLOW, "head": lambda head: head != _KINKED}
 _flow: Any = {"of": {"training": FLOW}, "title": f"{FLOW}, at the end"}
 _panel = partial(AtEnd, against="k", hue="head", starts=True, baseline=UNTRAINED)
@@ -194,9 +194,9 @@ LINEAR_LAYERS = Experiment(
             f"at all times, within {EXACT:g}", _below_bound, ["relative_error", "kappa"], of=_smooth
         ),
     }
-    | {told: judge for head in HEADS for name in TRAININGS for told, judge in _claims(head, name).items()}
+    | {statement: judge for head in HEADS for name in TRAININGS for statement, judge in _claims(head, name).items()}
     | {
-        f"{UNTRAINED}, any head, k = {{every k}}": _told(
+        f"{UNTRAINED}, any head, k = {{every k}}": _report(
             partial(_medians, prefix="untrained."), of={"training": [FLOW]}
         )
     },

@@ -123,7 +123,7 @@ def _undefined(runs: Runs) -> tuple[str, bool]:
     return f"defined {defined} times", defined == 0
 
 
-_TOLD = {
+_SCORES = {
     "error at 1/L": "relative_error",
     "at the best α": "best.relative_error",
     "best α": "best.exponent",
@@ -133,13 +133,13 @@ _TOLD = {
 
 
 def _scores(runs: Runs) -> str:
-    told = [
+    shown = [
         f"{label} {_median(runs[f'untrained.{name}'].isel(time=0))} → {quantiles(runs[f'{name}_at_end'])}"
-        for label, name in _TOLD.items()
+        for label, name in _SCORES.items()
         if runs[f"{name}_at_end"].notnull().any()
     ]
     score = "R²" if runs["problem"] == DIABETES else "accuracy"
-    return "; ".join([*told, f"{score} on held-out samples {quantiles(runs['held_out_at_end'])}"])
+    return "; ".join([*shown, f"{score} on held-out samples {quantiles(runs['held_out_at_end'])}"])
 
 
 def _median(values: Values) -> str:

@@ -9,7 +9,7 @@ from ...width import width_limit
 from ..judgments import Judged, Judgment, Reported, WidthPowers
 from ..panels import AgainstWidth, Slope
 from ..runs import Runs, Values, Where, quantiles
-from ..slopes import exponent, told
+from ..slopes import exponent, power_as_text
 from .common import HIDDEN, SCHEMES
 
 # Features count as linearly independent if σ_min > 1e-4 σ_max: ten times the possible error of the flow.
@@ -49,7 +49,7 @@ def change(scheme: str, of: Where, unclaimed: str = "") -> Judgment:
     sizes = [f"features.change_{l}_at_end" for l in _LAYERS]
     powers = [power for l in _LAYERS if (power := promised(scheme, l)) is not None]
     if not powers:
-        fits = lambda runs: ", ".join(told(exponent(runs[name])) for name in sizes)
+        fits = lambda runs: ", ".join(power_as_text(exponent(runs[name])) for name in sizes)
         return Reported(fits, expected="not stable as n grows", of=of)
     return WidthPowers(sizes, powers, of=of, unclaimed=unclaimed and f" as n → ∞; {unclaimed}")
 
@@ -65,8 +65,8 @@ def independence(of: Where, outside: str = "") -> Judgment:
 def _independence(runs: Runs) -> tuple[str, bool]:
     least = min(float(runs[name].min()) for name in _INDEPENDENCE)
     limits = [_limit(runs[f"features.smallest_{l}_at_end"]) for l in _LAYERS]
-    told_limits = ", ".join(f"{value:.2g} ± {error:.1g}" for value, error in limits)
-    measured = f"σ_min/σ_max ≥ {least:.1e}; λ_min → {told_limits}"
+    limits_as_text = ", ".join(f"{value:.2g} ± {error:.1g}" for value, error in limits)
+    measured = f"σ_min/σ_max ≥ {least:.1e}; λ_min → {limits_as_text}"
     return measured, least > RESOLUTION and all(value > 2 * error for value, error in limits)
 
 
@@ -79,10 +79,11 @@ def last_layer(runs: Runs) -> str:
     """The eigenvalues of the last hidden layer: values at the largest width, and powers of the width, as text."""
     of = lambda name: runs[f"features.{name}_{HIDDEN}_at_end"]
     at = lambda name: quantiles(of(name).isel(width=-1))
+    power = lambda name: power_as_text(exponent(of(name)))
     is_resolved = of("joint_independence").isel(width=-1) > RESOLUTION
     return (
-        f"relative change {at('relative')}; λ_min {at('smallest')} ∝ n^{told(exponent(of('smallest')))}; joint λ_min "
-        f"{at('joint')} ∝ n^{told(exponent(of('joint')))}, [H⁰; H] independent in {int(is_resolved.sum())} of "
+        f"relative change {at('relative')}; λ_min {at('smallest')} ∝ n^{power('smallest')}; joint λ_min "
+        f"{at('joint')} ∝ n^{power('joint')}, [H⁰; H] independent in {int(is_resolved.sum())} of "
         f"{is_resolved.size}; loss {quantiles(runs['loss_at_end'].isel(width=-1))}"
     )
 

@@ -21,7 +21,7 @@ from ..judgments import Judged, Judgment, Reported
 from ..panels import AgainstWidth, AtEnd, Slope
 from ..runs import Runs, Values, quantiles
 from ..schemes import network
-from ..slopes import TOLERANCE, WITHIN, exponent, powers_as_text, told, verdict
+from ..slopes import TOLERANCE, WITHIN, exponent, power_as_text, powers_as_text, verdict
 from .common import ADAM, GD, MUON, NORMALIZED, ONE_RATE, ONE_RATE_ADAM, Case, optimizer, shape_of, task
 
 STEPS = 30
@@ -118,7 +118,7 @@ def _power(runs: Runs, falls: bool = False) -> tuple[str, bool | None]:
     fit = exponent(runs["best"])
     if np.isnan(fit.exponent):
         return "undefined: some networks do best at the end of the rates tried", None
-    return told(fit), _falls(fit) if falls else verdict([fit], [0.0])
+    return power_as_text(fit), _falls(fit) if falls else verdict([fit], [0.0])
 
 
 def _falls(fit: WidthExponent) -> bool | None:

@@ -87,8 +87,8 @@ def _tends(name: str, within: float, what: str = "", form: str = "") -> Judged:
 
     def find(runs: Runs) -> tuple[str, bool]:
         median = float(runs[variable].median())
-        told = f"{median:{form}}" if form else quantiles(runs[variable], "{:.3f}")
-        return told, abs(median / limits()[name] - 1) <= within
+        measured = f"{median:{form}}" if form else quantiles(runs[variable], "{:.3f}")
+        return measured, abs(median / limits()[name] - 1) <= within
 
     expected = lambda runs: f"→ {limits()[name]:.3f}, within {100 * within:g} % at n = {int(runs['samples'][0])}"
     last: Where = {"samples": lambda samples: samples == samples.max()}
