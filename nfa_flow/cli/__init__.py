@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         complain("Interrupted. The same command goes on from here.")
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(1)
     except Exception as error:
         if debug:

@@ -1,4 +1,4 @@
-"""Compiled programs that are kept from one call of the command line to the next: compilation is most of a short call.
+"""Compiled programs, kept between calls of the command line: most of the time of a short call is compilation.
 
 JAX reads and writes them. The library itself sets nothing: in Python, `jax_compilation_cache_dir` is the user's choice.
 """
@@ -43,15 +43,15 @@ def keep_programs(keep: bool) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ and _is_ready(folder()):
         jax.config.update("jax_compilation_cache_dir", str(folder()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a hundred small ones take long, too
-        # Of files that a kill has left half written; their programs are compiled again.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs also take long
+        # For files that a killed process left incomplete; their programs are compiled again.
         warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def _is_ready(path: Path) -> bool:
     """Whether programs can be kept there; creates the folder, and removes programs that are too old."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # private: who writes there decides what runs here
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # private: these files are executed
         for program in path.glob("*-cache"):
             if program.stat().st_mtime < time.time() - _DAYS * 24 * 3600:
                 program.unlink()

@@ -1,4 +1,4 @@
-"""What the commands share: settings of a run; data, network and method for these settings; cells and figures."""
+"""Shared by the commands: settings of a run; data, network and method for these settings; cells and figures."""
 
 import os
 from collections import Counter

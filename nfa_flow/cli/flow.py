@@ -28,7 +28,7 @@ from .common import (
 from .terminal import console, table
 
 FLOW = "exact flow"
-_OWN = {  # what decides this run and no other
+_OWN = {  # settings that affect only this run
     FLOW: ("t1", "rtol"),
     "gd": ("steps", "gd_rate"),
     "momentum": ("steps", "momentum_rate", "batch_size"),

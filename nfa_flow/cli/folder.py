@@ -14,7 +14,7 @@ from ..run.files import require_parents, standing, write_file
 
 FIGURE = "figure.png"
 _SETTINGS = "settings.json"
-_CONTENTS = "contents"  # digest of the data, by which settings of this command are known
+_CONTENTS = "contents"  # digest of the data; only settings files of this command have it
 
 Settings = Mapping[str, Any]
 

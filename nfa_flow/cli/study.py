@@ -1,4 +1,4 @@
-"""`nfa-flow study`: a paper's claims, measured."""
+"""`nfa-flow study`: measure the claims of a paper."""
 
 import time
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from .terminal import console, table
 
 @dataclass(frozen=True)
 class Study:
-    """Run the experiments of a study, draw their figures, and say which claims hold.
+    """Run the experiments of a study, draw their figures, and print which claims hold.
 
     Every finished run is kept. After an interruption the same command continues; if all runs are finished, it only
     draws the figures again.
     """
 
     name: tyro.conf.Positional[Literal["nfa", "rich-features", "spectral", "spikes"]]
-    """nfa: the Neural Feature Ansatz, exact flow against optimizers; rich-features: what features do as width grows;
-    spectral: norms of updates against width; spikes: one gradient step, predicted and seen"""
+    """nfa: the Neural Feature Ansatz, exact flow against optimizers; rich-features: change of features as width grows;
+    spectral: norms of updates against width; spikes: one gradient step, theory and simulation"""
     figure: tuple[str, ...] = ()
     """names of experiments, all by default"""
     quick: bool = False
     """few and small runs, in three minutes on two cores, instead of the full study"""
     tiny: bool = False
-    """the least that runs, which answers nothing"""
+    """the smallest runs, to try the command; their claims mean nothing"""
     out: Path | None = None
     """folder for stores, tables and figures; by default runs/NAME, runs/NAME-quick, or runs/NAME-tiny"""
     accept: tuple[str, ...] = ()

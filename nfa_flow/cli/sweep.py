@@ -32,7 +32,13 @@ from .workers import Sent, stop, workers
 
 _AXES = ("depth", "width", "activation", "init", "scale", "weight_decay")
 _AXES_OF_TEACHERS = ("samples", "noise")
-_STRUCTURE = ("depth", "width", "activation", "init", "samples")  # what decides shapes; the rest can share a program
+_STRUCTURE = (
+    "depth",
+    "width",
+    "activation",
+    "init",
+    "samples",
+)  # settings of shapes; the others share a program
 _SEED = "seed"
 
 
@@ -184,7 +190,7 @@ def _one_run(
     samples: Any = None,
     noise: Any = None,
 ) -> Any:
-    """What `nfa-flow flow` does with this seed and these settings."""
+    """The same run as that of `nfa-flow flow` with this seed and these settings."""
     import jax
 
     data_key, net_key, batch_key = jax.random.split(key, 3)

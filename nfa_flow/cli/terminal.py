@@ -15,7 +15,7 @@ _PLAIN = {
 
 
 def print_anywhere() -> None:
-    """Write characters that the encoding of stdout or stderr does not have in ASCII, instead of raising an error."""
+    """Write characters that are missing in the encoding of stdout or stderr in ASCII, instead of raising an error."""
     codecs.register_error("nfa_flow_plain", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

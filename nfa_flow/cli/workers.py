@@ -35,7 +35,7 @@ def workers(count: int, dtype: str, cache: bool, data: Any) -> AbstractContextMa
 def stop(executor: ProcessPoolExecutor | None) -> None:
     """End the workers at once, without waiting for their current runs."""
     if executor is not None:
-        executor.shutdown(wait=False, cancel_futures=True)  # first, so that it does not take their end for an accident
+        executor.shutdown(wait=False, cancel_futures=True)  # first, so that it does not report their end as a crash
         for worker in multiprocessing.active_children():
             worker.terminate()
 
@@ -44,9 +44,9 @@ _in_worker: dict[str, Any] = {}
 
 
 def _begin(dtype: str, cache: bool, pickled: bytes) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process, which Ctrl-C reaches too, decides what happens
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process receives Ctrl-C too, and handles it
     start_jax(dtype, cache=cache)
-    _in_worker["data"] = pickle.loads(pickled)  # before the precision is set, it would be float32
+    _in_worker["data"] = pickle.loads(pickled)  # after the precision is set, so that data stay float64
 
 
 def _received() -> Sent:

@@ -1,4 +1,4 @@
-"""Checks that figures share, each with one sentence for a mistake."""
+"""Checks of arguments that all figures share; each raises an error of one sentence."""
 
 from __future__ import annotations
 

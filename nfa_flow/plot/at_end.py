@@ -31,14 +31,14 @@ def at_end(
     label: str | None = None,
     quantiles: tuple[float, float] = _QUANTILES,
 ) -> Axes:
-    """A number that each run of a sweep has, such as an observable at its end, against one of its settings.
+    """One number of each run of a sweep, such as an observable at its end, against one of its settings.
 
     Medians over the seeds, joined by lines, with bars for the quantiles. Settings that are words are placed at equal
     distances, as are numbers of different magnitudes if zero is one of them. The vertical axis is logarithmic if
     positive values span two decades.
 
     **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable, drawn at its end, or of another number of each
-    run; `against`: the dimension along the horizontal axis; `over`: the dimension that the bars are over; `hue`: the
+    run; `against`: the dimension along the horizontal axis; `over`: the dimension of medians and bars; `hue`: the
     dimension shown by colors; `ax`: axes to draw into, otherwise new ones with a legend; `label`: of the vertical axis;
     `quantiles`: ends of the bars.
     **Returns:** the axes.
@@ -68,7 +68,7 @@ def draw_ends(
     hue: str | None = None,
     quantiles: tuple[float, float] = _QUANTILES,
 ) -> np.ndarray:
-    """Draw values over these dimensions as `at_end` does, and return the places of `against` along the axis."""
+    """Draw values over these dimensions like `at_end`, and return the positions of `against` along the axis."""
     places, is_numeric = _places(values[against].values)
     groups = [(None, values)] if hue is None else [(value, values.sel({hue: value})) for value in values[hue].values]
     drawn = [i for i, (_, group) in enumerate(groups) if np.isfinite(group.to_numpy()).any()]  # side by side

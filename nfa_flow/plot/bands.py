@@ -50,8 +50,8 @@ def bands(
     Quantiles are over the runs with a finite value at that time; the legend gives their number. Time is logarithmic; a
     dotted line shows the median at t = 0. The vertical axis is logarithmic if positive values span two decades.
 
-    **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable in it; `over`: the dimension that the bands are
-    over; `hue`: the dimension shown by colors, by default the first of the others with several values; one further
+    **Arguments:** `dataset`: of a sweep; `name`: of a scalar observable in it; `over`: the dimension of medians and
+    bands; `hue`: the dimension shown by colors, by default the first of the others with several values; one further
     dimension is shown by line styles; `ax`: axes to draw into; `label`: of the vertical axis; `quantiles`: ends of the
     band; `legend`: whether to draw a legend in the axes.
     **Returns:** the axes.
@@ -90,8 +90,8 @@ def sweep_overview(
 class _Curve:
     """Runs with the same settings; NaN for undefined values."""
 
-    setting: str  # what its color stands for
-    style: str  # what its line style stands for
+    setting: str  # the meaning of its color
+    style: str  # the meaning of its line style
     times: np.ndarray
     values: np.ndarray  # run × time
     color: Any
@@ -185,10 +185,10 @@ def _draw(ax: Axes, curves: Sequence[_Curve], quantiles: tuple[float, float]) ->
         times, values = curve.times[defined], curve.values[:, defined]
         values = np.where(np.isfinite(values), values, np.nan)
         ends = np.nanquantile(values, (quantiles[0], 0.5, quantiles[1]), axis=0)
-        low, median, high = ends.reshape(3, len(times))  # NumPy forgets the 3 where there is no time
+        low, median, high = ends.reshape(3, len(times))  # NumPy drops the 3 if there are no times
         later, style = times > 0, {"color": curve.color, "linestyle": curve.linestyle, "linewidth": 1.4}
         ax.plot(times[later], median[later], **style)
-        if later.any():  # an empty band would keep a logarithmic axis from being drawn
+        if later.any():  # an empty band would break a logarithmic axis
             ax.fill_between(times[later], low[later], high[later], color=curve.color, alpha=0.2, linewidth=0)
         for start in median[times == 0]:
             ax.axhline(start, color=curve.color, linestyle=":", linewidth=1, zorder=0)

@@ -56,7 +56,7 @@ def coordinate_check(check: CoordinateCheck) -> Figure:
 
 def _draw(ax: Axes, widths: tuple[int, ...], scaling: Scaling, what: str, color: Any) -> None:
     n = np.asarray(widths, float)
-    sizes = np.where(scaling.sizes > 0, scaling.sizes, np.nan)  # zero has no place here, nor what has blown up
+    sizes = np.where(scaling.sizes > 0, scaling.sizes, np.nan)  # zeros and diverged sizes cannot be drawn on this axis
     mean = np.exp(np.log(sizes).mean(axis=1))
     fitted = f"{round(scaling.exponent, 2) + 0.0:+.2f} ± {scaling.error:.2f}".replace("-", "−")  # and no −0.00
     ax.plot(n, mean, color=color, marker="o", markersize=3.5, label=f"{what}: {fitted}, {_VERDICTS[scaling.holds]}")
@@ -67,8 +67,8 @@ def _draw(ax: Axes, widths: tuple[int, ...], scaling: Scaling, what: str, color:
 
 
 def _span_alike(axes: Sequence[Axes]) -> None:
-    """Give all vertical axes as many decades as the one with most has, and at least two."""
-    is_empty = lambda ax: not np.all(np.isfinite(ax.dataLim.intervaly))  # where all sizes are zero
+    """Give all vertical axes the same number of decades: the largest one, at least two."""
+    is_empty = lambda ax: not np.all(np.isfinite(ax.dataLim.intervaly))  # if all sizes are zero
     limits = [(0.0, 0.0) if is_empty(ax) else np.log10(ax.get_ylim()) for ax in axes]
     half = max(2.0, *(high - low for low, high in limits)) / 2
     for ax, (low, high) in zip(axes, limits, strict=True):

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette, which color-blind readers can tell apart, and Tol's wine; black is kept for theory.
+# Okabe & Ito's palette, which color-blind readers can distinguish, and Tol's wine; black is for theory.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#882255")
 GRAY = "#777777"
 AT_START = "at $t=0$"
 TIME = "time $t$ (learning rate × step)"
-STEPS = "steps of an optimizer"  # what time is where it counts them
+STEPS = "steps of an optimizer"  # label of the time axis if time counts steps
 _MOST_COLUMNS = 6
 _FONT_SIZE = 9.0
 _LABELS = {
@@ -54,7 +54,7 @@ def new_figure(columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of `columns` axes in a row, row after row, in the house style."""
     import matplotlib.pyplot as plt
 
-    # Outside the context: a backend loaded inside would lose its own settings, and notebooks their figures, at its end.
+    # Outside the context: at its end a backend loaded inside would lose its settings, and notebooks would lose figures.
     figure = plt.figure(figsize=(3.6 * columns, 2.9 * rows), layout="constrained", dpi=150)
     with house_style():
         axes = figure.subplots(rows, columns, squeeze=False)
@@ -92,13 +92,13 @@ def legend_below(figure: Figure, entries: Mapping[str, Any], title: str | None =
         while (width := draw(columns, _FONT_SIZE)) > 1 and columns > 1:
             columns -= 1
         if width > 1:
-            draw(columns, 0.95 * _FONT_SIZE / width)  # letters do not shrink quite in proportion
-    rows = -(-len(entries) // columns)  # those after the first, and the title, are not to come from the axes
+            draw(columns, 0.95 * _FONT_SIZE / width)  # letters shrink a little less than in proportion
+    rows = -(-len(entries) // columns)  # further rows and the title make the figure higher, not the axes smaller
     figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1) + (0 if title is None else 0.4))
 
 
 def legend_inside(ax: Axes, entries: Mapping[str, Any], title: str | None = None) -> None:
-    """A small legend in the axes, transparent, because it may cover curves."""
+    """A small legend inside the axes, transparent because it may cover curves."""
     if entries:
         with house_style():
             small: Any = {"fontsize": 7.5, "title_fontsize": 7.5, "alignment": "left"}

@@ -87,7 +87,7 @@ def _counts_steps(run: Trajectory) -> bool:
 
 
 def _drawable(values: ArrayLike) -> np.ndarray:
-    """The values without the last ones of a run that blew up, which are too large for an axis."""
+    """The values without the last ones of a diverged run, which are too large for an axis."""
     drawable = np.array(values, float)
     drawable[~(np.abs(drawable) < _LARGEST)] = np.nan
     return drawable
