@@ -67,3 +67,8 @@ def agop_by_definition(f, x, weight=None):
     """Σ_i w_i J(x_i)ᵀJ(x_i), with the Jacobians of f by forward differentiation."""
     J = jax.vmap(jax.jacfwd(f))(x)
     return jnp.einsum("i,ica,icb->ab", jnp.full(len(x), 1 / len(x)) if weight is None else weight, J, J)
+
+
+def parameters(net):
+    """All trainable numbers of a network as one vector."""
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array))])

@@ -32,13 +32,7 @@ from .workers import Sent, stop, workers
 
 _AXES = ("depth", "width", "activation", "init", "scale", "weight_decay")
 _AXES_OF_TEACHERS = ("samples", "noise")
-_STRUCTURE = (
-    "depth",
-    "width",
-    "activation",
-    "init",
-    "samples",
-)  # settings of shapes; the others share a program
+_STRUCTURE = ("depth", "width", "activation", "init", "samples")  # decide shapes; the others can share a program
 _SEED = "seed"
 
 
