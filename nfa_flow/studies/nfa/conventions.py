@@ -141,7 +141,7 @@ def _claims(training: str) -> dict[str, Any]:
 
 CONVENTIONS = Experiment(
     "conventions",
-    "Do the published definitions of alignment score the same network alike?",
+    "Do the published definitions of alignment give the same network similar scores?",
     axes={"training": looped(TRAININGS, quick=[UNTRAINED, ADAM]), "seed": seeds(32)},
     one_run=one_run,
     panels=[_draw_scores],

@@ -169,7 +169,7 @@ def _power(power: float, of: str) -> dict[str, Any]:
 
 INITIALIZATION = Experiment(
     "initialization",
-    "What do the scale and the shape of the start make of the ansatz, without weight decay?",
+    "How do scale and shape of the initial weights change the ansatz, without weight decay?",
     axes={
         "init": batched(places(INITS), tiny=[_LOW_RANK, "Gaussian"]),
         "scale": batched(

@@ -275,7 +275,7 @@ def _as_text(compared: Comparison) -> str:
 
 LABEL_NOISE = Experiment(
     "label-noise",
-    "What does label noise do to the ansatz and the features, and is Adam steadier than SGD with momentum?",
+    "How does label noise affect the ansatz and the features: less under Adam than under SGD with momentum?",
     axes={
         "case": looped(CASES, quick=_QUICK, tiny=_QUICK),
         "noise": batched([0.0, 0.2, *COMPARED], quick=[0.0, *COMPARED], tiny=[0.0, *COMPARED]),

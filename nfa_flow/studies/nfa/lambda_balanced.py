@@ -148,7 +148,7 @@ _at_end = partial(AtEnd, against="b", baseline="untrained, Gaussian")
 
 LAMBDA_BALANCED = Experiment(
     "lambda-balanced",
-    "How does the ansatz bend where the balance of a linear network is not zero but bI?",
+    "What replaces the ansatz if the balance of a linear network is bI instead of zero?",
     axes={
         "b": batched([-10.0, -2.0, -0.5, 0.0, 0.5, 2.0, 10.0], tiny=[-2.0, 0.0, 2.0], label="balance $b$"),
         "seed": seeds(32),

@@ -155,7 +155,7 @@ _error: Any = {"label": ERROR_AT.format("1/k"), "axis": {"yscale": "linear", "yl
 
 LINEAR_LAYERS = Experiment(
     "linear-layers",
-    "How near to 1/k do k linear layers in front of a nonlinear one come, and what decides that?",
+    "How close is the exponent to 1/k for k linear layers in front of a nonlinear one, and what determines it?",
     axes={
         "head": looped(HEADS, quick=HEADS[:1]),
         "k": looped([1, 2, 3, 4], quick=[1, 3], tiny=[1, 2], label="linear layers $k$"),

@@ -135,7 +135,7 @@ _distribution = partial(
 
 RANDOM_RELU = Experiment(
     "random-relu",
-    "How common is it that a random ReLU network fits its data and violates the ansatz at every exponent?",
+    "How often does a random ReLU network fit its data and violate the ansatz at every exponent?",
     axes={
         "problem": looped(PROBLEMS, quick=["base"]),
         "training": looped(TRAININGS),

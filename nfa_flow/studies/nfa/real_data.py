@@ -166,7 +166,7 @@ def _claims(problem: str) -> dict[str, Any]:
 
 REAL_DATA = Experiment(
     "real-data",
-    "What is left of the ansatz on real data, by squared loss and by cross-entropy?",
+    "How well does the ansatz hold on real data, with squared loss and with cross-entropy?",
     axes={"problem": looped(PROBLEMS), "setup": looped(METHODS, quick=[FLOW]), "seed": seeds(16)},
     one_run=one_run,
     panels=[_row(problem) for problem in PROBLEMS],

@@ -96,7 +96,7 @@ def _outside(name: str) -> dict[str, str]:
 
 FEATURES = Experiment(
     "features",
-    "Do features move at every width, and stay linearly independent, and who learns to zero error?",
+    "Do features change at every width and stay linearly independent, and which networks reach zero error?",
     axes={"case": looped(CASES, quick=[FLOW]), "width": WIDTHS, "scheme": PLACES, "seed": seeds(8)},
     one_run=one_run,
     derive=_derive,

@@ -116,7 +116,7 @@ _at_1 = partial(Extrapolated, against="width", hue="layers", title="at $t = 1$: 
 
 INFINITE_WIDTH = Experiment(
     "infinite-width",
-    "How fast do linear networks under muP approach the infinite one, and its deviation from the ansatz?",
+    "How fast do linear networks under muP approach infinite width, and its deviation from the ansatz?",
     axes={
         "layers": looped(_LAYERS, quick=[2, 3], tiny=[2], label="layers $L$"),
         "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[64, 80, 96], label="width $n$"),

@@ -85,7 +85,7 @@ _WIDEST = Reported(_accuracy, of={"width": lambda width: width == width.max()})
 
 RICH_DATA = Experiment(
     "rich-data",
-    "Are features as rich on images: digits, and CIFAR-10 where the variable NFA_FLOW_CIFAR10 says where?",
+    "Are features as rich on images: digits, and CIFAR-10 if the variable NFA_FLOW_CIFAR10 names its folder?",
     axes={"images": _IMAGES, "width": WIDTHS, "scheme": PLACES, "seed": seeds(8)},
     one_run=one_run,
     derive=resolved,

@@ -192,7 +192,7 @@ def powers_claims(name: str) -> dict[str, Any]:
 
 NORMS = Experiment(
     "norms",
-    "In which parametrizations do weights and updates keep to the spectral condition as the width grows?",
+    "In which parametrizations do weights and updates satisfy the spectral condition as the width grows?",
     axes={
         "width": looped([64, 128, 256, 512, 1024], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
         "case": batched({name: PLACES[name] for name in SCHEMES}, tiny=SCHEMES),

@@ -137,7 +137,7 @@ _NAMES = list(CASES)
 
 TRANSFER = Experiment(
     "transfer",
-    "Does the best learning rate of a narrow network serve a wide one?",
+    "Is the best learning rate of a narrow network also the best of a wide one?",
     axes={
         "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
         "count": looped([len(CASES)], quick=[4], tiny=[2]),  # the number of cases that are compiled

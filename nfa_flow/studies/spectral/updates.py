@@ -68,7 +68,7 @@ _WHAT = f"{NAMES[0]}, 1 step, hidden layer: power of n of"
 
 UPDATES = Experiment(
     "updates",
-    "Do normalized updates and Muon keep to the condition, and are their updates like those of GD and Adam?",
+    "Do normalized updates and Muon satisfy the condition, and are their updates like those of GD and Adam?",
     axes={  # a step of Muon costs a dozen products of hidden matrices
         "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
         "case": batched({name: PLACES[name] for name in NAMES}, tiny=NAMES),

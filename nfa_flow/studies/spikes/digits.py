@@ -65,7 +65,7 @@ def _found(runs: Runs) -> str:
 
 DIGITS = Experiment(
     "digits",
-    "What spikes does a step leave in the features of real data?",
+    "Which spikes does a step cause in the features of real data?",
     axes={
         "samples": samples(1797, quick=300),
         "eta": batched(

@@ -71,7 +71,7 @@ def _claim(name: str) -> Tends:
 
 FREE_SPIKES = Experiment(
     "free-spikes",
-    "Do the losses with free spikes tend to their limits?",
+    "Do the losses with free spikes approach their limits?",
     axes={
         "samples": looped([375, 750, 1500, 3000], quick=[150, 300, 600], tiny=[40, 80, 160], label="samples $n$"),
         "seed": seeds(64, quick=16),

@@ -100,7 +100,7 @@ _DISTANCE = "relative distance of $G$ from $c_1 a \\beta^\\top$"
 
 GRADIENT = Experiment(
     "gradient",
-    "Of which rank-one matrix does the first gradient come near, and how do its rows scatter around it?",
+    "Which rank-one matrix does the first gradient approach, and how do its rows scatter around it?",
     axes={
         "samples": looped([250, 500, 1000, 2000], quick=[200, 400, 800], tiny=[40, 80, 160], label="samples $n$"),
         "seed": seeds(32),

@@ -99,7 +99,7 @@ def _beside(runs: Runs) -> str:
 
 RIDGE_ERROR = Experiment(
     "ridge-error",
-    "What does ridge regression gain from one step, and how much of it do the spikes explain?",
+    "How much does one step improve ridge regression, and how much of this do the spikes explain?",
     axes={
         "samples": samples(1500),
         "teacher": looped(TEACHERS),

@@ -59,7 +59,7 @@ def _are_there(runs: Runs) -> tuple[str, bool]:
 
 SPECTRA = Experiment(
     "spectra",
-    "What does one step do to the spectrum of the features, and is it where it is predicted?",
+    "How does one step change the spectrum of the features, and does theory predict it?",
     axes={
         "samples": samples(2000),
         "alpha": batched([0.1, 0.2, 0.3, 0.42], tiny=[0.2, 0.42], label=ALPHA),

@@ -91,7 +91,7 @@ def _as_many(statement: str, runs: Runs) -> list[Claim]:
 
 SPIKES = Experiment(
     "spikes",
-    "How many spikes does a step leave, how large are they, and what do they consist of?",
+    "How many spikes does a step cause, how large are they, and what is their direction?",
     axes={
         "samples": samples(2000),
         "activation": looped(["relu", "softplus", "tanh"], quick=["relu", "tanh"], tiny=["relu"]),

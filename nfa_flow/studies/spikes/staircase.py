@@ -55,7 +55,7 @@ def _distances(runs: Runs, expected: str) -> str:
 
 STAIRCASE = Experiment(
     "staircase",
-    "Is there a staircase in alpha at sizes within reach?",
+    "Is there a staircase in alpha at practical sizes?",
     axes={
         "samples": looped([250, 500, 1000, 2000, 4000], quick=[200, 800], tiny=[40, 80], label="samples $n$"),
         "alpha": batched(

@@ -40,7 +40,7 @@ _panel = partial(AtEnd, against="alpha", hue="way")
 
 STEPS = Experiment(
     "steps",
-    "Does one large step do what many small ones or the flow do in the same time?",
+    "Does one large step have the same effect as many small steps, or the flow, in the same time?",
     axes={
         "samples": samples(1000, quick=300),
         "way": looped(WAYS, quick=[_ONE, _FLOW]),
