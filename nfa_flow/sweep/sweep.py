@@ -1,6 +1,5 @@
 """One function over many settings: a labeled dataset that loses no finished run."""
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from .grid import Grid
 from .one_run import OneRun, check_signature
 from .plan import Group, make_plan
 from .progress import Tally, shown
-from .result import BATCH_NOTE, ERROR, RunResult
+from .result import BATCH_NOTE, ERROR, Results, RunResult
 from .workers.local import LocalWorkers
 from .workers.remote import RemoteWorkers, check_executor
 
@@ -148,17 +147,17 @@ def _unfinished(group: Group, results: Mapping[Index, RunResult]) -> Group:
 def _collect(
     workers: LocalWorkers | RemoteWorkers, keeper: "Keeper", tally: Tally, progress: bool | Callable[[Tally], None]
 ) -> None:
+    def keep(results: Results) -> None:
+        keeper.add(results)
+        for _, result in results:
+            tally.add(result)
+        tally.running = workers.running
+        show(tally)
+
     try:
-        with shown(tally, progress) as show, one_blas_thread(), contextlib.closing(workers.results()) as arriving:
-            for results in arriving:
-                keeper.add(results)
-                for _, result in results:
-                    tally.add(result)
-                tally.running = workers.running
-                show(tally)
+        with shown(tally, progress) as show, one_blas_thread():
+            workers.run(keep)
     finally:
-        if isinstance(workers, LocalWorkers):
-            keeper.add(workers.late_results())  # of lanes that ended while the threads were told to stop
         keeper.flush()
 
 

@@ -297,7 +297,7 @@ def test_mistakes_are_told_before_anything_is_run_or_stored(grid, options, messa
 
 
 def test_an_axis_that_is_called_as_an_observable_is_refused_before_the_first_run(monkeypatch):
-    monkeypatch.setattr(local.LocalWorkers, "results", lambda self: pytest.fail("it ran"))
+    monkeypatch.setattr(local.LocalWorkers, "run", lambda self, keep: pytest.fail("it ran"))
     one_run = lambda key, loss: linear(key, weight_decay=loss)
     with pytest.raises(ValueError, match="`observe` must be given names .* `loss`"):
         nf.sweep(one_run, nf.Grid(loss=[0.0, 0.1]), progress=False)

@@ -48,18 +48,44 @@ class AbstractEngine(abc.ABC):
 
     def __init__(self, fixed: Mapping[str, Any]):
         self._fixed = fixed
+        self._has_worked = False  # whether any lane has come to its end
 
     @abc.abstractmethod
     def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Runs:
         """Run lanes until `take` has none left, or until `cancelled()`; with the same `one_run` every time."""
 
     def work(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Iterator[Results]:
-        """The results of `runs` as they come, each with its share of the time since those before it."""
-        began = time.perf_counter()
-        for lanes, runs in self.runs(one_run, take, cancelled):
-            seconds = (time.perf_counter() - began) / len(lanes)
-            yield [(lane.index, self._result(run, seconds)) for lane, run in zip(lanes, runs, strict=True)]
+        """The results of `runs` as they arrive, each with its share of the time since the previous ones.
+
+        An error in Python fails the lanes that were taken and have no result yet, and the work continues with others.
+
+        **Raises:** `SystemExit` and `KeyboardInterrupt` of `one_run`, after the results of these lanes.
+        """
+        held: set[tuple[int, ...]] = set()
+
+        def take_noted(most: int) -> Sequence[Lane]:
+            lanes = take(most)
+            held.update(lane.index for lane in lanes)
+            return lanes
+
+        while True:
             began = time.perf_counter()
+            try:
+                for lanes, runs in self.runs(one_run, take_noted, cancelled):
+                    seconds = (time.perf_counter() - began) / len(lanes)
+                    held.difference_update(lane.index for lane in lanes)
+                    self._has_worked = True
+                    yield [(lane.index, self._result(run, seconds)) for lane, run in zip(lanes, runs, strict=True)]
+                    began = time.perf_counter()
+                return
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                # If no lane of the group has ever ended, its program is to blame: the other lanes would fail, too.
+                while isinstance(error, Exception) and not self._has_worked and take_noted(1):
+                    pass
+                yield [(index, failed(error)) for index in held]
+                if not isinstance(error, Exception):
+                    raise
+                held.clear()
 
     def _result(self, run: Trajectory | Exception, seconds: float) -> RunResult:
         return failed(run, seconds) if isinstance(run, Exception) else to_result(run, seconds, self.name)

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from ..engines.compiled import device_of_thread
 from ..engines.engine import Lane
 from ..one_run import OneRun
 from ..plan import Group
-from ..result import Results, failed
+from ..result import Results
 
 # What a context manager of JAX sets holds for its thread only.
 _THREAD_SETTINGS = (
@@ -56,34 +56,33 @@ class LocalWorkers:
         self.running = 0
         self._raised: BaseException | None = None  # in a thread, by what ends a program
 
-    def results(self) -> Generator[Results, None, None]:
-        """Results as they come, and an empty list every now and then; the workers stop when the caller does.
+    def run(self, keep: Callable[[Results], None]) -> None:
+        """Run all lanes. `keep` receives their results as they arrive, and an empty list every now and then.
 
-        **Raises:** what ended a thread, such as a `SystemExit` of `one_run`, after the results that there are.
+        If `keep` raises, the threads stop, and it receives what they have finished by then.
+
+        **Raises:** whatever ended a thread, such as a `SystemExit` of `one_run`, after the last results.
         """
         for thread in self._threads:
             thread.start()
         try:
             while any(thread.is_alive() for thread in self._threads):
-                with contextlib.suppress(queue.Empty):
-                    yield self._results.get(timeout=TICK_SECONDS)
-                    continue
-                yield []
-            yield self.late_results()
-            if self._raised is not None:
-                raise self._raised
+                keep(self._arrived(TICK_SECONDS))
         finally:
             self._cancelled.set()
             deadline = time.monotonic() + _PATIENCE_SECONDS
             for thread in self._threads:
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
+            while late := self._arrived():
+                keep(late)
+        if self._raised is not None:
+            raise self._raised
 
-    def late_results(self) -> Results:
-        """What came after the last time that somebody asked."""
-        late = []
-        while not self._results.empty():
-            late += self._results.get()
-        return late
+    def _arrived(self, timeout: float = 0.0) -> Results:
+        try:
+            return self._results.get(timeout > 0, timeout)
+        except queue.Empty:
+            return []
 
     def _work(self, device: Any, settings: Mapping[str, Any]) -> None:
         try:
@@ -108,8 +107,7 @@ class LocalWorkers:
             return job
 
     def _run(self, job: "_Job") -> None:
-        """Run lanes of a group until none are left. An error in Python fails the lanes that this thread has taken."""
-        held: set[tuple[int, ...]] = set()
+        """Run lanes of a group until none is left."""
 
         def take(most: int) -> list[Lane]:
             """Near the end, few enough that the other threads get some, too."""
@@ -117,27 +115,13 @@ class LocalWorkers:
                 share = 0 if self._cancelled.is_set() else min(most, -(-len(job.waiting) // len(self._threads)))
                 taken, job.waiting = job.waiting[:share], job.waiting[share:]
                 self.running += len(taken)
-            held.update(lane.index for lane in taken)
             return taken
 
-        def hand_over(results: Results) -> None:
-            held.difference_update(index for index, _ in results)
-            with self._lock:
-                self.running -= len(results)
-            self._results.put(results)
-
         try:
-            engine = engine_for(self._one_run, job.group)
-            for results in engine.work(self._one_run, take, self._cancelled.is_set):
-                job.has_worked = True
-                hand_over(results)
-        except BaseException as error:
-            # Where nothing of the group has worked so far, its program does not: those that wait would fail as well.
-            while isinstance(error, Exception) and not job.has_worked and take(len(job.group.lanes)):
-                pass
-            hand_over([(index, failed(error)) for index in held])
-            if not isinstance(error, Exception):
-                raise
+            for results in engine_for(self._one_run, job.group).work(self._one_run, take, self._cancelled.is_set):
+                with self._lock:
+                    self.running -= len(results)
+                self._results.put(results)
         finally:
             with self._lock:
                 job.threads -= 1
@@ -147,7 +131,7 @@ class _Job:
     """A group, its lanes that wait, and how many threads are at it."""
 
     def __init__(self, group: Group):
-        self.group, self.waiting, self.threads, self.has_worked = group, list(group.lanes), 0, False
+        self.group, self.waiting, self.threads = group, list(group.lanes), 0
 
 
 def _places() -> list[Any]:

@@ -11,7 +11,7 @@ import itertools
 import os
 import pickle
 import secrets
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..engines.choice import engine_for
 from ..identity.libraries import uses_float64
 from ..one_run import OneRun
 from ..plan import Group
-from ..result import Results, failed
+from ..result import Results
 from .local import TICK_SECONDS
 
 _MOST_LANES = 32
@@ -49,11 +49,13 @@ class RemoteWorkers:
         self._packed = _packer(executor)
         self.running = 0
 
-    def results(self) -> Generator[Results, None, None]:
-        """Results as they come, and an empty list every now and then; what has not begun is cancelled at the end.
+    def run(self, keep: Callable[[Results], None]) -> None:
+        """Run all lanes. `keep` receives their results as they arrive, and an empty list every now and then.
 
-        **Raises:** RuntimeError when the executor loses its workers, or cannot run the function; ValueError when the
-        function cannot be sent to them.
+        If anything raises, the pieces that have not begun are canceled.
+
+        **Raises:** whatever `keep` raises, and what `one_run` raises to end the program; RuntimeError if the executor
+        loses its workers or cannot run the function; ValueError if the function cannot be sent to them.
         """
         waiting: dict[Future, int] = {}
         attempt = secrets.token_hex(8)
@@ -66,12 +68,12 @@ class RemoteWorkers:
                 done, _ = wait(waiting, timeout=TICK_SECONDS, return_when=FIRST_COMPLETED)
                 self.running = sum(lanes for future, lanes in waiting.items() if future.running())
                 if not done:
-                    yield []
+                    keep([])
                 # An executor that breaks fails many at once, and the first of them ends the sweep.
                 for future in sorted(done, key=lambda each: each.cancelled() or each.exception() is not None):
                     del waiting[future]
                     results, raised = _outcome_of(future)
-                    yield results
+                    keep(results)
                     if raised is not None:
                         raise raised
         finally:
@@ -93,17 +95,15 @@ def run_piece(one_run: Any, piece: Any, x64: bool, attempt: str) -> _Outcome:
             f"set the environment variable JAX_ENABLE_X64={int(x64)} for the workers"
         )
     one_run, group = (_unpacked(each) if isinstance(each, bytes) else each for each in (one_run, piece))
-    waiting, results, raised = iter(group.lanes), [], None
+    waiting, results = iter(group.lanes), []
     try:
         with one_blas_thread():
             take = lambda most: list(itertools.islice(waiting, most))
             for done in engine_for(one_run, group).work(one_run, take, lambda: False):
                 results += done
-    except BaseException as error:
-        known = {index for index, _ in results}
-        results.extend((lane.index, failed(error)) for lane in group.lanes if lane.index not in known)
-        raised = None if isinstance(error, Exception) else error
-    return results, raised
+    except (SystemExit, KeyboardInterrupt) as error:  # not for this process, but for the one that called `sweep`
+        return results, error
+    return results, None
 
 
 def _packer(executor: Executor) -> Callable[[Any], Any]:
