@@ -1,7 +1,9 @@
 """The settings of a sweep: named axes, every combination of their values, one run each."""
 
+import hashlib
 import inspect
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,6 +83,11 @@ class Setting:
     labels: dict[str, Any]
     identities: dict[str, Any]
 
+    @property
+    def key(self) -> str:
+        """Identifies this run among all runs of one function."""
+        return hashlib.sha256(json.dumps(self.identities, sort_keys=True).encode()).hexdigest()[:32]
+
 
 class Grid:
     """Every combination of the values of named axes.
@@ -140,6 +147,12 @@ class Grid:
     def dimensions(self) -> dict[str, tuple[Any, ...]]:
         """Dimension → labels along it."""
         return {bundle[0].name: bundle[0].labels for bundle in self.bundles}
+
+    @property
+    def catalog(self) -> dict[str, Any]:
+        """What the runs are called, as JSON: `dimensions`, further `coordinates`, and the `keys` of all runs."""
+        coordinates = {name: [list(dims), labels.tolist()] for name, (dims, labels) in self.coordinates.items()}
+        return {"dimensions": self.dimensions, "coordinates": coordinates, "keys": [setting.key for setting in self]}
 
     @property
     def coordinates(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:

@@ -1,8 +1,7 @@
 """The user's function `one_run`, in one object from the call of `sweep` to the worker that calls it."""
 
 import inspect
-import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,23 +22,16 @@ Row = Mapping[str, Any]  # batched setting → number; "key" → the data of a P
 class OneRun:
     """What a sweep calls.
 
-    **Attributes:** `function`: the user's; `identity`: what decides its results besides the settings, as JSON;
-    `switches`: of JAX, as far as they hold for one thread only.
+    **Attributes:** `function`: the user's; `identity`: what decides its results besides the settings, as JSON.
     """
 
     function: Callable[..., Trajectory]
     identity: Mapping[str, Any]
-    switches: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, function: Callable[..., Trajectory]) -> "OneRun":
         """The function as it is now: it may refer to what changes later."""
         return cls(function, {"one_run": describe(function)} | environment())
-
-    @property
-    def fingerprint(self) -> Hashable:
-        """Of all that its programs depend on, besides the settings."""
-        return json.dumps(self.identity), self.switches
 
     def __call__(self, fixed: Mapping[str, Any], row: Row) -> Trajectory:
         """The run with these settings. **Raises:** what the function does; ValueError if it returns something else."""

@@ -54,7 +54,7 @@ class Plan:
             kinds = {name: type(value).__name__ for name, value in row.items()}
             name = json.dumps([{name: setting.identities[name] for name in fixed}, kinds])
             group = groups.setdefault(name, Group(name, fixed, [], self.batch))
-            group.lanes.append(Lane(setting.index, row))
+            group.lanes.append(Lane(setting.key, row))
         return list(groups.values())
 
     def _split(self, setting: Setting) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -65,4 +65,4 @@ def failed(error: BaseException, seconds: float = float("nan")) -> RunResult:
     return RunResult(nothing, nothing.astype(int), {}, ERROR, reason, float("nan"), seconds=seconds)
 
 
-Results = list[tuple[tuple[int, ...], RunResult]]  # place in the grid → result
+Results = list[tuple[str, RunResult]]  # key of a run → result

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from .store.keeper import Keeper
 
-Index = tuple[int, ...]
-
 
 class SweepInterrupted(KeyboardInterrupt):
     """Ctrl-C during a sweep. `dataset` holds the finished runs; with a store, the same call goes on from there."""
@@ -137,10 +135,10 @@ def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
     return load(path)
 
 
-def _unfinished(group: Group, results: Mapping[Index, RunResult]) -> Group:
+def _unfinished(group: Group, results: Mapping[str, RunResult]) -> Group:
     """What is left of a group, to be batched as before: results must not depend on when the sweep was interrupted."""
-    before = [results[lane.index].notes[BATCH_NOTE] for lane in group.lanes if lane.index in results]
-    lanes = [lane for lane in group.lanes if lane.index not in results]
+    before = [results[lane.key].notes[BATCH_NOTE] for lane in group.lanes if lane.key in results]
+    lanes = [lane for lane in group.lanes if lane.key not in results]
     return dataclasses.replace(group, lanes=lanes, batch=before[0] if before and group.batch == "auto" else group.batch)
 
 
@@ -161,7 +159,7 @@ def _collect(
         keeper.flush()
 
 
-def _require_one_without_error(results: Mapping[Index, RunResult]) -> None:
+def _require_one_without_error(results: Mapping[str, RunResult]) -> None:
     errors = [result.reason for result in results.values() if result.status == ERROR]
     if errors and len(errors) == len(results):
         raise RuntimeError(f"every run of the sweep raised an error, such as {errors[0]}")

@@ -5,6 +5,7 @@ networks alone; in lockstep on an accelerator, which is idle in most of its part
 (`python benchmarks/sweeps.py` measures both).
 """
 
+import json
 import threading
 import weakref
 from collections.abc import Hashable
@@ -14,6 +15,7 @@ import jax
 
 from ..one_run import OneRun
 from ..plan import Group
+from .compiled import switches_of_thread
 from .engine import AbstractEngine
 from .lockstep import InLockstep
 from .one_by_one import OneByOne
@@ -37,7 +39,8 @@ def engine_for(one_run: OneRun, group: Group) -> AbstractEngine:
     engine, function = _ENGINES[choose(group)], one_run.function
     if not type(function).__weakrefoffset__:  # nobody would notice its end
         return engine(group.fixed)
-    name = (id(function), one_run.fingerprint, group.name, engine.name)
+    switches = tuple(switches_of_thread().values())
+    name = (id(function), json.dumps(one_run.identity), switches, group.name, engine.name)
     with _lock:
         if name not in _engines:
             weakref.finalize(function, _engines.pop, name, None).atexit = False

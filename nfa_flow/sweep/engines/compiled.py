@@ -16,6 +16,13 @@ def device_of_thread() -> Any:
     return jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def switches_of_thread() -> dict[str, Any]:
+    """The values, in this thread, of those switches of JAX that a context manager sets for one thread only."""
+    names = ("enable_x64", "default_prng_impl", "threefry_partitionable", "default_matmul_precision")
+    names += ("numpy_dtype_promotion", "numpy_rank_promotion", "debug_nans", "debug_infs", "disable_jit")
+    return {name: getattr(jax.config, f"jax_{name}") for name in names}
+
+
 # LLVM takes longer to vectorize random numbers than a sweep takes to draw them.
 _HASTILY: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
 

@@ -23,9 +23,9 @@ from .stages import Stage
 
 @dataclass(frozen=True)
 class Lane:
-    """One run of a sweep on its way; `index` is its place in the grid."""
+    """One run of a sweep on its way; `key` identifies it."""
 
-    index: tuple[int, ...]
+    key: str
     row: Row
     finals: tuple[PyTree, ...] = ()
 
@@ -61,11 +61,11 @@ class AbstractEngine(abc.ABC):
 
         **Raises:** `SystemExit` and `KeyboardInterrupt` of `one_run`, after the results of these lanes.
         """
-        held: set[tuple[int, ...]] = set()
+        held: set[str] = set()
 
         def take_noted(most: int) -> Sequence[Lane]:
             lanes = take(most)
-            held.update(lane.index for lane in lanes)
+            held.update(lane.key for lane in lanes)
             return lanes
 
         while True:
@@ -73,16 +73,16 @@ class AbstractEngine(abc.ABC):
             try:
                 for lanes, runs in self.runs(one_run, take_noted, cancelled):
                     seconds = (time.perf_counter() - began) / len(lanes)
-                    held.difference_update(lane.index for lane in lanes)
+                    held.difference_update(lane.key for lane in lanes)
                     self._has_worked = True
-                    yield [(lane.index, self._result(run, seconds)) for lane, run in zip(lanes, runs, strict=True)]
+                    yield [(lane.key, self._result(run, seconds)) for lane, run in zip(lanes, runs, strict=True)]
                     began = time.perf_counter()
                 return
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 # If no lane of the group has ever ended, its program is to blame: the other lanes would fail, too.
                 while isinstance(error, Exception) and not self._has_worked and take_noted(1):
                     pass
-                yield [(index, failed(error)) for index in held]
+                yield [(key, failed(error)) for key in held]
                 if not isinstance(error, Exception):
                     raise
                 held.clear()

@@ -66,6 +66,16 @@ def assemble(
     return xarray.Dataset(table.variables, coords, {**attrs, **agreed})
 
 
+def assemble_cataloged(
+    catalog: Mapping[str, Any], results: Mapping[str, RunResult], attrs: Mapping[str, Any]
+) -> xarray.Dataset:
+    """The same for a `Grid.catalog`, and for runs by their keys."""
+    places = zip(catalog["keys"], np.ndindex(*map(len, catalog["dimensions"].values())), strict=True)
+    placed = {index: results[key] for key, index in places if key in results}
+    coordinates = {name: (tuple(dims), np.asarray(labels)) for name, (dims, labels) in catalog["coordinates"].items()}
+    return assemble(catalog["dimensions"], coordinates, placed, attrs)
+
+
 def summary(runs: Iterable[tuple[Mapping[str, Any], str, RunResult]]) -> list[dict[str, Any]]:
     """One row for each run, of numbers and words under the names that they have in the dataset.
 

@@ -1,7 +1,5 @@
 """Finished runs of a sweep as they come: into the store every now and then, and put together at the end."""
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -9,10 +7,10 @@ from typing import Any
 
 import xarray
 
-from ..grid import Grid, Setting
+from ..grid import Grid
 from ..result import ERROR, Results
 from .about import provenance
-from .assemble import assemble, summary
+from .assemble import assemble_cataloged, summary
 from .names import require_own_names
 from .store import Store, attributes_of_result
 
@@ -31,28 +29,25 @@ class Keeper:
     def __init__(
         self, grid: Grid, identity: Mapping[str, Any], path: str | os.PathLike | None, accept: Sequence[str] = ()
     ):
-        self._grid, self._identity, self._about = grid, dict(identity), provenance()
-        self._settings = {setting.index: setting for setting in grid}
-        self._keys = {index: _key(setting) for index, setting in self._settings.items()}
+        self._grid, self._catalog = grid, grid.catalog
+        self._identity, self._about = dict(identity), provenance()
+        self._labels = {setting.key: setting.labels for setting in grid}
         self._store = None if path is None else Store(path, self._identity, self._about, accept)
-        known = {} if self._store is None else self._store.results(set(self._keys.values()))
-        self.results = {index: known[key] for index, key in self._keys.items() if key in known}
-        self._unwritten: set[tuple[int, ...]] = set()
+        self.results = {} if self._store is None else self._store.results(self._labels.keys())
+        self._unwritten: set[str] = set()
         self._has_begun = False
         self._began = self._written = time.monotonic()
 
     @property
     def missing(self) -> int:
         """How many runs are not finished."""
-        return len(self._keys) - len(self.results)
+        return len(self._labels) - len(self.results)
 
     def begin(self) -> None:
         """Have a store for the runs to come, which shows what is there; before this, nothing is written."""
         self._has_begun = True
         if self._store is not None:
-            coordinates = {name: [list(dims), each.tolist()] for name, (dims, each) in self._grid.coordinates.items()}
-            names = {"dimensions": self._grid.dimensions, "coordinates": coordinates}
-            self._store.begin(names | {"keys": list(self._keys.values())})
+            self._store.begin(self._catalog)
             if self.missing:
                 self._store.show(self._dataset())
 
@@ -61,7 +56,7 @@ class Keeper:
         for _, result in results:
             require_own_names(result.observed, (*result.counts, *result.notes), self._grid.names)
         self.results.update(results)
-        self._unwritten |= {index for index, result in results if result.status != ERROR}
+        self._unwritten |= {key for key, result in results if result.status != ERROR}
         now = time.monotonic()
         if now - self._written > _FLUSH_SECONDS + _FLUSH_SHARE * (now - self._began):
             self.flush()
@@ -71,8 +66,7 @@ class Keeper:
         """Write what is not written yet. What Ctrl-C disturbs is tried again; what the disk refuses is told once."""
         try:
             if self._store is not None and self._unwritten:
-                runs = {self._keys[i]: (self._settings[i].labels, self.results[i]) for i in self._unwritten}
-                self._store.write(runs)
+                self._store.write({key: (self._labels[key], self.results[key]) for key in self._unwritten})
         except OSError:
             self._unwritten = set()
             raise
@@ -83,22 +77,17 @@ class Keeper:
         self.flush()
         dataset = self._dataset()
         if self._store is not None and self._has_begun and self.results:
-            indices = sorted(self.results)
+            finished = [key for key in self._labels if key in self.results]
             self._store.show(dataset)
-            self._store.summarize(summary((self._settings[i].labels, self._keys[i], self.results[i]) for i in indices))
+            self._store.summarize(summary((self._labels[key], key, self.results[key]) for key in finished))
         return dataset
 
     def describe(self) -> str:
         """Where things stand."""
-        finished = f"{len(self.results):,} of {len(self._keys):,} runs are finished"
+        finished = f"{len(self.results):,} of {len(self._labels):,} runs are finished"
         return f"{finished} and kept in {self._store.path}: the same call goes on" if self._store else finished
 
     def _dataset(self) -> xarray.Dataset:
         accepted = [] if self._store is None else self._store.accepted
         attributes = attributes_of_result(self._identity, self._about, accepted)
-        return assemble(self._grid.dimensions, self._grid.coordinates, self.results, attributes)
-
-
-def _key(setting: Setting) -> str:
-    """Of a run in the store, whose other settings are those of all its runs."""
-    return hashlib.sha256(json.dumps(setting.identities, sort_keys=True).encode()).hexdigest()[:32]
+        return assemble_cataloged(self._catalog, self.results, attributes)

@@ -4,13 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray
 
 from ...checks import wrong
 from ...run.files import read_folder, require_path
 from .arrays import Damaged, attributes_of, is_whole, read_dataset
-from .assemble import MISSING, assemble
+from .assemble import MISSING, assemble_cataloged
 from .old_formats import load_old
 from .parts import about_part
 from .store import FORMAT, OF_A_RESULT, OF_A_STORE, RUNS, is_store, parts_of, results_in, what_else
@@ -29,19 +28,18 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
         shown, grid = read_folder(path, _shown)
     except Damaged as error:
         raise ValueError(f"{error}: run the sweep again, which writes its result anew.") from error
-    keys = dict(zip(grid["keys"], np.ndindex(*map(len, grid["dimensions"].values())), strict=True))
+    keys = grid["keys"]
     if shown is not None:
-        missing = {key for key, index in keys.items() if shown["status"].values[index] == MISSING}
+        missing = {key for key, status in zip(keys, shown["status"].values.flat, strict=False) if status == MISSING}
         finished = {key for part in parts_of(path) for key in about_part(part)["keys"]} if missing else set()
         if len(missing) < len(keys) and missing.isdisjoint(finished):
             return shown
-    results = {keys[key]: result for key, result in results_in(path, keys.keys()).items()}
+    results = results_in(path, set(keys))
     if not results:
         raise FileNotFoundError(f"No run of the sweep at {path} has finished yet: run the sweep again.")
-    coordinates = {name: (tuple(dims), np.asarray(labels)) for name, (dims, labels) in grid["coordinates"].items()}
     root = attributes_of(path)
     attrs = {name: root[name] for name in OF_A_RESULT if name in root}
-    return assemble(grid["dimensions"], coordinates, results, attrs)
+    return assemble_cataloged(grid, results, attrs)
 
 
 def _shown(path: Path) -> tuple[xarray.Dataset | None, dict[str, Any]]:

@@ -14,7 +14,7 @@ import xarray
 from ...run.storage import READ
 from ..result import RunResult
 from .arrays import Damaged, attributes_of, read_dataset
-from .assemble import assemble
+from .assemble import assemble_cataloged
 
 
 def load_old(path: Path) -> xarray.Dataset:
@@ -25,13 +25,9 @@ def load_old(path: Path) -> xarray.Dataset:
         results = {key: result for part in sorted((path / "runs").glob("*/")) for key, result in _runs_of(part)}
         if not results or not (path / "grid").exists():
             raise FileNotFoundError(f"No run of the sweep at {path} has finished.")
-        grid = attributes_of(path / "grid")
+        return assemble_cataloged(attributes_of(path / "grid"), results, {})
     except Damaged as error:
         raise ValueError(f"{error}.") from error
-    places = zip(grid["keys"], np.ndindex(*map(len, grid["dimensions"].values())), strict=True)
-    found = {index: results[key] for key, index in places if key in results}
-    coordinates = {name: (tuple(dims), np.asarray(labels)) for name, (dims, labels) in grid["coordinates"].items()}
-    return assemble(grid["dimensions"], coordinates, found, {})
 
 
 def _runs_of(part: Path) -> list[tuple[str, RunResult]]:

@@ -5,7 +5,6 @@ device by itself, nothing is exchanged between devices.
 """
 
 import contextlib
-import dataclasses
 import os
 import queue
 import threading
@@ -16,24 +15,12 @@ from typing import Any
 import jax
 
 from ..engines.choice import engine_for
-from ..engines.compiled import device_of_thread
+from ..engines.compiled import device_of_thread, switches_of_thread
 from ..engines.engine import Lane
 from ..one_run import OneRun
 from ..plan import Group
 from ..result import Results
 
-# What a context manager of JAX sets holds for its thread only.
-_THREAD_SETTINGS = (
-    "enable_x64",
-    "default_prng_impl",
-    "threefry_partitionable",
-    "default_matmul_precision",
-    "numpy_dtype_promotion",
-    "numpy_rank_promotion",
-    "debug_nans",
-    "debug_infs",
-    "disable_jit",
-)
 TICK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0
 
@@ -45,13 +32,13 @@ class LocalWorkers:
     """
 
     def __init__(self, one_run: OneRun, groups: Sequence[Group]):
-        settings = {name: getattr(jax.config, f"jax_{name}") for name in _THREAD_SETTINGS}
-        self._one_run = dataclasses.replace(one_run, switches=tuple(settings.values()))
+        switches = switches_of_thread()
+        self._one_run = one_run
         self._jobs = [_Job(group) for group in groups]
         self._results: queue.Queue[Results] = queue.Queue()
         self._lock, self._cancelled = threading.Lock(), threading.Event()
         self._threads = [
-            threading.Thread(target=self._work, args=(device, settings), daemon=True) for device in _places()
+            threading.Thread(target=self._work, args=(device, switches), daemon=True) for device in _places()
         ]
         self.running = 0
         self._raised: BaseException | None = None  # in a thread, by what ends a program
@@ -73,21 +60,21 @@ class LocalWorkers:
             deadline = time.monotonic() + _PATIENCE_SECONDS
             for thread in self._threads:
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
-            while late := self._arrived():
-                keep(late)
+            while not self._results.empty():
+                keep(self._arrived())
         if self._raised is not None:
             raise self._raised
 
     def _arrived(self, timeout: float = 0.0) -> Results:
         try:
-            return self._results.get(timeout > 0, timeout)
+            return self._results.get(timeout=timeout)
         except queue.Empty:
             return []
 
-    def _work(self, device: Any, settings: Mapping[str, Any]) -> None:
+    def _work(self, device: Any, switches: Mapping[str, Any]) -> None:
         try:
             with contextlib.ExitStack() as stack:
-                for name, value in settings.items():
+                for name, value in switches.items():
                     stack.enter_context(getattr(jax, name)(value))
                 stack.enter_context(jax.default_device(device))
                 while (job := self._next_job()) is not None:

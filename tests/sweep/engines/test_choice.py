@@ -60,7 +60,7 @@ def test_programs_are_forgotten_with_their_function(batch, monkeypatch):
 def test_the_programs_used_last_are_kept(group, monkeypatch):
     monkeypatch.setattr(choice, "_engines", {})
     monkeypatch.setattr(choice, "_MOST_ENGINES", 2)
-    engine_of = lambda fingerprint: choice.engine_for(OneRun(linear, {"scale": fingerprint}), group)
+    engine_of = lambda scale: choice.engine_for(OneRun(linear, {"scale": scale}), group)
     first, second = map(engine_of, "ab")
     assert engine_of("a") is first
     engine_of("c")

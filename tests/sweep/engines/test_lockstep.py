@@ -34,9 +34,9 @@ def test_no_lane_is_lost_and_few_places_wait_for_the_longest_lanes(monkeypatch):
 
     engine = lockstep.InLockstep(group.fixed)
     for done in engine.work(OneRun(one_run, {}), take, lambda: False):
-        assert not {index for index, _ in done} & set(results)
+        assert not {key for key, _ in done} & set(results)
         results.update(done)
-    assert results.keys() == {setting.index for setting in GRID}
+    assert results.keys() == {setting.key for setting in GRID}
     assert set(sizes) <= {1, 2, 4} and sizes == sorted(sizes, reverse=True) and sizes[-1] < 4
     steps = [result.counts["steps"] for result in results.values()]
     assert engine.needed_steps == sum(steps)
