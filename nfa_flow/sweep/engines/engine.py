@@ -16,7 +16,6 @@ from jaxtyping import PyTree
 from ...run.trajectory import Trajectory
 from ..one_run import OneRun, Row
 from ..result import Results, RunResult, failed, to_result
-from .compiled import Compiled
 from .rows import rows_on_host
 from .stages import Stage
 
@@ -95,8 +94,8 @@ class CompiledStage(NamedTuple):
     """A stage with its programs for batches of rows."""
 
     stage: Stage
-    prepare: Compiled
-    advance: Compiled
+    prepare: Callable
+    advance: Callable
 
     def trajectories(self, arrays: PyTree, count: int) -> list[Trajectory]:
         """The trajectories in the first rows of the last stage's arrays, brought to the host at once."""

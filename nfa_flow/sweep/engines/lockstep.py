@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from ...run.status import RUNNING
 from ..one_run import OneRun
-from .compiled import Compiled
+from .compiled import hastily_compiled
 from .engine import AbstractCompiledEngine, CompiledStage, Lane, Runs, Take
 from .rows import put_row, row_of, rows_on_host, stack
 from .stages import Stage
@@ -34,8 +34,8 @@ class InLockstep(AbstractCompiledEngine):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self._gather = Compiled(row_of)
-        self._place = Compiled(put_row)
+        self._gather = jax.jit(row_of)
+        self._place = jax.jit(put_row)
         self._accounts = threading.Lock()
         # Steps of all places of the buckets, and those of them that lanes needed.
         self.computed_steps = self.needed_steps = 0
@@ -60,7 +60,8 @@ class InLockstep(AbstractCompiledEngine):
         self, stage: CompiledStage, waiting: Sequence[Lane], take: Take, cancelled: Callable[[], bool], size: int
     ) -> Iterator[list[Lane]]:
         """Blocks of lanes as they reach the end of this stage's run."""
-        shared, bucket, budget, spent = _shared(stage, waiting[0]), _Bucket(size), _SHORTEST_SLICE, 0.0
+        shared, bucket, budget = _shared(stage, waiting[0]), _Bucket(size), _SHORTEST_SLICE
+        first = spent = 0.0  # seconds of the first slice with this size, where it is compiled, and of the later ones
         while not cancelled():
             while bucket.wants_more and (waiting or (waiting := take(bucket.free))):
                 entering, waiting = waiting[: bucket.free], waiting[bucket.free :]
@@ -68,30 +69,31 @@ class InLockstep(AbstractCompiledEngine):
                 bucket.enter(entering, rows, self._place)
             if bucket.occupied == 0:
                 return
-            # What is left takes about as long as what was: worth a compilation of another size, or not.
-            if bucket.wants_more and spent > stage.advance.seconds_per_program:
-                spent = 0.0 if bucket.shrink(self._gather) else spent
-            spent += self._advance(stage, shared, bucket, budget)
+            # The remaining lanes take about as long as the previous ones: is that worth another compilation?
+            if bucket.wants_more and spent > first and bucket.shrink(self._gather):
+                first = spent = 0.0
+            seconds = self._advance(stage, shared, bucket, budget)
+            first, spent = (first, spent + seconds) if first else (seconds, 0.0)
             if lanes := bucket.leave(self._gather):
                 lengths = [int(lane.finals[-1].steps) for lane in lanes]
                 budget = max(_SHORTEST_SLICE, int(np.mean(lengths)) // _SLICES_PER_LANE)
                 yield lanes
 
     def _advance(self, stage: CompiledStage, shared: PyTree, bucket: "_Bucket", budget: int) -> float:
-        """Make at most `budget` steps in every lane of the bucket. Returns the seconds that took, compilation aside."""
-        began, before, own = time.perf_counter() - stage.advance.compile_seconds, bucket.steps, bucket.rows[0]
+        """Make at most `budget` steps in every lane of the bucket. Returns how many seconds that took."""
+        began, before, own = time.perf_counter(), bucket.steps, bucket.rows[0]
         budgets = np.where(bucket.taken, budget, 0).astype(np.int32)
         bucket.rows = (own, jax.block_until_ready(stage.advance(shared, own, bucket.rows[1], budgets)))
         steps = bucket.steps - before
         with self._accounts:
             self.needed_steps += int(steps.sum())
             self.computed_steps += int(steps.max()) * bucket.size
-        return time.perf_counter() - stage.advance.compile_seconds - began
+        return time.perf_counter() - began
 
     def compiled(self, stage: Stage) -> CompiledStage:
         """See `AbstractCompiledEngine.compiled`."""
-        prepare = Compiled(jax.vmap(stage.prepare, in_axes=(None, 0, 0)), hastily=True)
-        return CompiledStage(stage, prepare, Compiled(jax.vmap(stage.advance, in_axes=(None, 0, 0, 0)), donate=(2,)))
+        prepare, advance = jax.vmap(stage.prepare, (None, 0, 0)), jax.vmap(stage.advance, (None, 0, 0, 0))
+        return CompiledStage(stage, hastily_compiled(prepare), jax.jit(advance, donate_argnums=2))
 
 
 class _Bucket:
@@ -126,7 +128,7 @@ class _Bucket:
     def steps(self) -> np.ndarray:
         return np.asarray(self.rows[1].steps)
 
-    def enter(self, lanes: Sequence[Lane], rows: PyTree, place: Compiled) -> None:
+    def enter(self, lanes: Sequence[Lane], rows: PyTree, place: Callable) -> None:
         """Give lanes, with their prepared rows, the first free places."""
         places = np.flatnonzero(~self.taken)[: len(lanes)]
         out_of_range = np.full(self.size - len(lanes), self.size)
@@ -134,7 +136,7 @@ class _Bucket:
         for i, lane in zip(places, lanes, strict=True):
             self.lanes[i] = lane
 
-    def leave(self, gather: Compiled) -> list[Lane]:
+    def leave(self, gather: Callable) -> list[Lane]:
         """The lanes whose run has ended, with its final state; their places are free."""
         ended = np.flatnonzero(self.taken & (np.asarray(self.rows[1].status) != RUNNING))
         if not ended.size:
@@ -145,7 +147,7 @@ class _Bucket:
             self.lanes[i] = None
         return [lane.after(final) for lane, final in zip(left, finals, strict=True) if lane is not None]
 
-    def shrink(self, gather: Compiled) -> bool:
+    def shrink(self, gather: Callable) -> bool:
         """Down to the next power of two that holds the lanes; whether that is smaller."""
         kept, size = np.flatnonzero(self.taken), _power_of_two(2 * self.occupied - 1)
         if size == self.size:

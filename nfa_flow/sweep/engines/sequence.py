@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PyTree
 from ...run.status import RUNNING
 from ...run.trajectory import Trajectory
 from ..one_run import OneRun
-from .compiled import Compiled
+from .compiled import hastily_compiled
 from .engine import AbstractCompiledEngine, CompiledStage, Lane, Runs, Take
 from .rows import in_sequence, put_row, row_of, stack
 from .stages import Stage
@@ -77,7 +77,7 @@ class InSequence(AbstractCompiledEngine):
 
             return jax.lax.fori_loop(0, count, one, (states, budget))[0]
 
-        return CompiledStage(stage, Compiled(prepare, hastily=True), Compiled(advance, donate=(2,)))
+        return CompiledStage(stage, hastily_compiled(prepare), jax.jit(advance, donate_argnums=2))
 
 
 def _integrate(

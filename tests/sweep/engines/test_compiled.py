@@ -1,4 +1,7 @@
-"""Compilation ahead of time: once for each signature, and with options that the installed JAX may not know."""
+"""Compilation: once for all threads, and with options that the installed JAX may not know."""
+
+import concurrent.futures
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +24,19 @@ def options(monkeypatch):
 
 def test_options_unknown_to_this_jax_are_left_out(options):
     options({"xla_backend_optimization_level": "0", "xla_no_such_option": "1"})
-    double = compiled.Compiled(lambda x: 2 * x, hastily=True)
+    double = compiled.hastily_compiled(lambda x: 2 * x)
     np.testing.assert_array_equal(double(jnp.arange(3)), [0, 2, 4])
     assert compiled._hasty_options() == {"xla_backend_optimization_level": "0"}
 
 
-def test_each_signature_compiles_once():
-    total = compiled.Compiled(lambda x: x.sum())
-    assert total(jnp.ones(3)) == 3 and total(jnp.zeros(3)) == 0 and len(total._programs) == 1
-    assert total(jnp.ones(4)) == 4 and len(total._programs) == 2
+def test_threads_that_need_one_program_compile_it_once(compilations):
+    total, start, numbers = compiled.hastily_compiled(lambda x: jnp.sin(x @ x).sum()), threading.Barrier(4), np.eye(3)
+
+    def call(_):
+        start.wait()
+        return float(total(numbers))
+
+    compilations()
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(call, range(4)))) == 1
+    assert compilations() == 1
