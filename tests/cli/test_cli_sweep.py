@@ -30,10 +30,9 @@ def said_and_finished(call, tmp_path_factory):
     return said([*call, "--out", str(store)]), store
 
 
-def interrupted(self):
-    """In the place of a method that gives results, Ctrl-C before the first."""
+def interrupted(self, keep):
+    """In the place of a method that runs lanes, Ctrl-C before the first result."""
     raise KeyboardInterrupt
-    yield
 
 
 def table(output):
@@ -85,13 +84,13 @@ def test_the_runs_are_those_of_the_flow_command(call, finished):
 
 
 def test_a_second_call_finds_everything_done(call, said_and_finished, copy, capsys, monkeypatch):
-    monkeypatch.setattr(local.LocalWorkers, "results", interrupted)
+    monkeypatch.setattr(local.LocalWorkers, "run", interrupted)
     main([*call, "--out", str(copy)])
     assert table(capsys.readouterr().out) == table(said_and_finished[0])
 
 
 def test_a_call_with_more_seeds_goes_on_and_when_interrupted_tells_what_is_kept(call, copy, capsys, monkeypatch):
-    monkeypatch.setattr(local.LocalWorkers, "results", interrupted)
+    monkeypatch.setattr(local.LocalWorkers, "run", interrupted)
     with pytest.raises(SystemExit) as raised:
         main([*call, "--out", str(copy), "--seeds", "3"])
     assert raised.value.code == 130

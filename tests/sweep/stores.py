@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import xarray
 
 from nfa_flow.sweep.result import RunResult
 from nfa_flow.sweep.store.store import Store
@@ -35,6 +36,7 @@ GRID = {"dimensions": {"seed": [0, 1]}, "coordinates": {}, "keys": ["key0", "key
 def open_store(path, accept=(), **changed):
     store = Store(path, SETTINGS | changed, {"device": "cpu"}, accept)
     store.begin(GRID)
+    store.show(xarray.Dataset({"status": ("seed", ["missing", "missing"])}), GRID)
     return store
 
 
@@ -43,7 +45,7 @@ def write(store, runs):
 
 
 def conclude(store, dataset, rows=()):
-    store.show(dataset)
+    store.show(dataset, GRID)
     store.summarize(rows)
 
 

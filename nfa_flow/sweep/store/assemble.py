@@ -1,5 +1,6 @@
 """Finished runs as one labeled dataset, with a dimension for each axis of the sweep, and as the rows of a table."""
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import xarray
 from ...checks import wrong
 from ...run.trees import has_nan
 from ..result import RunResult
-from .names import name_at_end, own_name, require_own_names, used_twice
+from .names import name_at_end, own_name, require_own_names
 
 MISSING = "missing"
 
@@ -43,13 +44,13 @@ def assemble(
     shape = tuple(len(labels) for labels in axes.values())
     results = {index: results[index] for index in sorted(results)}
     taken = {*axes, *coordinates}
-    for run in results.values():
-        require_own_names(run.observed, (*run.counts, *run.notes), taken)
+    observed = _names(run.observed for run in results.values())
+    require_own_names(observed, _names((*run.counts, *run.notes) for run in results.values()), taken)
     time = _common_times(results.values())
     reached = {index: len(run.times) if time is None else _on_grid(run, time) for index, run in results.items()}
     sizes = {"time": max(reached.values(), default=0)}
     table = _Table(tuple(axes), shape)
-    for name in dict.fromkeys(name for run in results.values() for name in run.observed):
+    for name in observed:
         values = {index: run.observed[name] for index, run in results.items() if name in run.observed}
         table.add_observable(name, values, reached, sizes)
     if time is None:
@@ -107,14 +108,14 @@ class _Table:
     def add(self, name: str, pieces: Pieces, sizes: Sizes, attrs: Mapping[str, Any] | None = None) -> None:
         """A variable of numbers, with further dimensions of the given sizes."""
         array = _gather(self.shape, tuple(sizes.values()), pieces)
-        self._put(name, (*self.axes, *sizes), array, attrs)
+        self.variables[name] = xarray.Variable((*self.axes, *sizes), array, attrs)
 
     def add_words(self, name: str, words: Mapping[Index, str], default: str) -> None:
         """A variable of strings."""
         array = np.full(self.shape, default, object)
         for index, word in words.items():
             array[index] = word
-        self._put(name, self.axes, array, None)
+        self.variables[name] = xarray.Variable(self.axes, array)
 
     def add_observable(self, name: str, pieces: Pieces, reached: Mapping[Index, int], sizes: Sizes) -> None:
         """An observable at the times that the runs reached, and at their ends."""
@@ -130,11 +131,6 @@ class _Table:
         ends = {index: np.asarray(piece[-1]) for index, piece in pieces.items() if len(piece)}
         self.add(name, series, {**sizes, **longest}, attrs | {"status": _status(series.values())})
         self.add(name_at_end(name), ends, longest, attrs | {"status": _status(ends.values())})
-
-    def _put(self, name: str, dims: tuple[str, ...], array: np.ndarray, attrs: Mapping[str, Any] | None) -> None:
-        if name in self.variables:
-            raise used_twice(name)
-        self.variables[name] = xarray.Variable(dims, array, attrs)
 
 
 def _gather(shape: tuple[int, ...], own: tuple[int, ...], pieces: Pieces) -> np.ndarray:
@@ -168,7 +164,7 @@ def _on_grid(run: RunResult, times: np.ndarray) -> int:
 
 
 def _add_counts(table: _Table, results: Results, taken: Collection[str]) -> None:
-    for name in dict.fromkeys(name for run in results.values() for name in run.counts):
+    for name in _names(run.counts for run in results.values()):
         counts = {index: run.counts.get(name) for index, run in results.items()}
         known = {i: np.asarray(count) for i, count in counts.items() if count is not None}
         table.add(own_name(name, taken), known, {})
@@ -178,7 +174,7 @@ def _add_notes(table: _Table, results: Results, taken: Collection[str]) -> dict[
     """The notes on which all runs agree that got far enough to have any; the others become variables."""
     agreed = {}
     runs = [run for run in results.values() if run.notes]
-    for name in dict.fromkeys(name for run in runs for name in run.notes):
+    for name in _names(run.notes for run in runs):
         values = {run.notes.get(name) for run in runs}
         if len(values) == 1:
             agreed[own_name(name, taken)] = runs[0].notes[name]
@@ -186,6 +182,11 @@ def _add_notes(table: _Table, results: Results, taken: Collection[str]) -> dict[
             words = {i: run.notes[name] for i, run in results.items() if name in run.notes}
             table.add_words(own_name(name, taken), words, "")
     return agreed
+
+
+def _names(names_of_runs: Iterable[Iterable[str]]) -> list[str]:
+    """All names that any run has, in the order of the runs."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(names_of_runs)))
 
 
 def _status(arrays: Iterable[np.ndarray]) -> str:

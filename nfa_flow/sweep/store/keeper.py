@@ -49,7 +49,7 @@ class Keeper:
         if self._store is not None:
             self._store.begin(self._catalog)
             if self.missing:
-                self._store.show(self._dataset())
+                self._store.show(self._dataset(), self._catalog)
 
     def add(self, results: Results) -> None:
         """Keep these; runs that raised an error are not stored, to be tried again when the sweep goes on."""
@@ -78,7 +78,7 @@ class Keeper:
         dataset = self._dataset()
         if self._store is not None and self._has_begun and self.results:
             finished = [key for key in self._labels if key in self.results]
-            self._store.show(dataset)
+            self._store.show(dataset, self._catalog)
             self._store.summarize(summary((self._labels[key], key, self.results[key]) for key in finished))
         return dataset
 

@@ -17,7 +17,8 @@ def require_own_names(observed: Iterable[str], others: Iterable[str], taken: Col
     for name in observed:
         for variable in (name, name_at_end(name)):
             if variable in used:
-                raise used_twice(name)
+                must_be = "given names that nothing else in the dataset has"
+                raise wrong("observe", must_be, f"`{name}`, which is used otherwise")
             used.add(variable)
 
 
@@ -32,8 +33,3 @@ def own_name(name: str, taken: Collection[str]) -> str:
 def name_at_end(name: str) -> str:
     """Of the last value of an observable."""
     return f"{name}_at_end"
-
-
-def used_twice(name: str) -> ValueError:
-    """What is raised for a name that something else has."""
-    return wrong("observe", "given names that nothing else in the dataset has", f"`{name}`, which is used otherwise")

@@ -69,10 +69,9 @@ class Store:
         """Where the summary is."""
         return self.path.with_name(self.path.name.removesuffix(".zarr") + ".csv")
 
-    def begin(self, grid: Mapping[str, Any]) -> None:
-        """Create the store if it is not there, and say what the runs of this sweep are called.
+    def begin(self, catalog: Mapping[str, Any]) -> None:
+        """Create the store if it is not there. `catalog`: that of the `Grid`.
 
-        **Arguments:** `grid`: as `assemble` needs it, with the keys of all runs, as JSON.
         **Raises:** OSError where the store cannot be written; as the class, where another process created it meanwhile.
         """
         with self._partial() as partial:
@@ -80,17 +79,10 @@ class Store:
             if not _is_occupied(self.path):
                 (partial / "store" / RUNS).mkdir(parents=True)
                 write_group(partial / "store", self._root(), {})
-                write_group(partial / "store" / RUNS, grid)
+                write_group(partial / "store" / RUNS, catalog)
                 # Renaming onto an empty folder replaces it; where another process was faster, its store stays.
                 rename_unless_there(partial / "store", self.path.resolve())
             self.accepted = self._compare()
-            with self._alone():
-                self._take_result_away(partial)
-                with suppress(Damaged):
-                    if attributes_of(self.path / RUNS) == json.loads(json.dumps(grid)):
-                        return
-                write_group(partial, grid)
-                os.replace(partial / METADATA, self.path / RUNS / METADATA)
 
     def keys(self) -> set[str]:
         """The keys of all finished runs, those that other processes wrote since included."""
@@ -118,15 +110,28 @@ class Store:
                 write_dataset(part, partial / name, {"made_with": made_with, "keys": keys})
                 rename_unless_there(partial / name, self.path / RUNS / name)
 
-    def show(self, dataset: xarray.Dataset) -> None:
-        """Replace the result that the store shows. **Raises:** OSError saying what is in the store and what to do."""
+    def show(self, dataset: xarray.Dataset, catalog: Mapping[str, Any]) -> None:
+        """Replace the result that the store shows, and the catalog of its runs.
+
+        Meanwhile the store shows its settings alone, and a reader takes the finished runs from the parts.
+
+        **Raises:** OSError that says what is in the store and what to do.
+        """
         with self._partial() as partial:
-            write_dataset(dataset, partial / "new", self._root())
+            new, none = partial / "new", partial / "none"
+            write_dataset(dataset, new, self._root())
+            (new / RUNS).mkdir()
+            write_group(new / RUNS, catalog)
+            none.mkdir()
+            write_group(none, self._root(), {})
             with self._alone():
-                self._take_result_away(partial)
-                for array in _arrays_in(partial / "new"):
+                os.replace(none / METADATA, self.path / METADATA)
+                for array in _arrays_in(self.path):
+                    os.rename(array, none / array.name)
+                os.replace(new / RUNS / METADATA, self.path / RUNS / METADATA)
+                for array in _arrays_in(new):
                     os.rename(array, self.path / array.name)
-                os.replace(partial / "new" / METADATA, self.path / METADATA)
+                os.replace(new / METADATA, self.path / METADATA)
 
     def summarize(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the summary, a CSV file beside the store with one row for each run. **Raises:** as `show`."""
@@ -137,13 +142,6 @@ class Store:
                 table.writeheader()
                 table.writerows(rows)
             os.replace(partial / "summary.csv", self.csv_path)
-
-    def _take_result_away(self, partial: Path) -> None:
-        """The store has no result then, but its settings: a reader takes what is finished from the parts."""
-        write_group(partial, self._root(), {})
-        os.replace(partial / METADATA, self.path / METADATA)
-        for array in _arrays_in(self.path):
-            os.rename(array, partial / f"old {array.name}")
 
     def _root(self) -> dict[str, Any]:
         about = attributes_of_result(self._settings, self._about, self.accepted)

@@ -237,7 +237,7 @@ def test_a_full_or_forbidden_disk_is_explained_and_costs_no_run(code, advice, tm
 
     with monkeypatch.context() as patched:
         patched.setattr(xarray.Dataset, "to_zarr", refuse)
-        for call in (lambda: write(store, make_runs(2)), lambda: store.show(xarray.Dataset())):
+        for call in (lambda: write(store, make_runs(2)), lambda: store.show(xarray.Dataset(), {})):
             with pytest.raises(
                 OSError, match=f"{os.strerror(code)}. The 2 finished runs in it are intact. {advice}"
             ) as e:

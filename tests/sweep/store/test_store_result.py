@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -77,13 +78,19 @@ def test_a_new_result_replaces_the_old_one(tmp_path):
     assert leftovers_in(tmp_path) == []
 
 
-def test_without_a_result_the_finished_runs_are_read(tmp_path):
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_without_a_result_the_finished_runs_are_read(tmp_path, monkeypatch):
     store = open_store(tmp_path / "a.zarr")
     with pytest.raises(FileNotFoundError, match="No run of the sweep at .* has finished yet: run the sweep again"):
         load(store.path)
     conclude(store, dataset(), [])
     write(store, make_runs(1, 2))  # of which the grid has the first
-    store.begin(GRID)  # after which the process is killed
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", killed)
+        store.show(dataset(2.0), GRID)
     found = load(store.path)
     assert found["status"].values.tolist() == ["missing", "completed"] and found["seed"].values.tolist() == [0, 1]
     np.testing.assert_array_equal(found["loss"].sel(seed=1), make_runs(1)["key1"].observed["loss"])
