@@ -21,8 +21,8 @@ from .values import digest
 
 NUMERICAL = ("jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "optax", "numpy", "scipy")
 _PACKAGE = __name__.partition(".")[0]
-_DECIDE_NOTHING = ("cli", "plot", "studies")
-_OWN = (f"{_PACKAGE}.studies.", f"{_PACKAGE}.cli.")  # count as a user's own
+_OWN = ("training", "studies", "cli")  # folders that are described like the user's own modules
+_NOT_DIGESTED = (*_OWN, "plot")
 _SCRIPTS = ("__main__", "__mp_main__")  # of whatever program unpickles what a script or a notebook defined
 
 
@@ -50,7 +50,7 @@ def library_sources() -> dict[str, str]:
     """Digest of this library's sources, by the folder or file at its top."""
     (root,) = places_of(_PACKAGE)
     parts = sorted(each for each in root.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists())
-    return {each.stem: digest_of_sources(each) for each in parts if each.stem not in _DECIDE_NOTHING}
+    return {each.stem: digest_of_sources(each) for each in parts if each.stem not in _NOT_DIGESTED}
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def is_of_library(module: str | None, file: str | None = None) -> bool:
     if package in _SCRIPTS:
         return False
     if package == _PACKAGE:
-        return not f"{name}.".startswith(_OWN)
+        return not f"{name}.".startswith(tuple(f"{_PACKAGE}.{folder}." for folder in _OWN))
     file = file or getattr(sys.modules.get(name), "__file__", None) or next(map(str, places_of(package)), None)
     return package in sys.stdlib_module_names if file is None else _is_installed(file)
 
