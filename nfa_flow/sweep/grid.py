@@ -22,11 +22,12 @@ _RESERVED = ("key", "time", "step", "times", "status", "reason", "end_time", "ru
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its values as `one_run` gets them, the label of each (a number, a word) as the results show it, and its
-    identity in a store: what is behind the label, for values other than numbers and words.
+    """One axis.
 
-    `kind`: whether runs with different values are integrated side by side ("batched") or after one another ("looped");
-    None where the sweep is to find out.
+    **Attributes:** `values`: as `one_run` gets them; `labels`: a number or a word for each value, which the results
+    show; `identities`: a description of each value by which runs are recognized, because a label may keep its name
+    while the value behind it changes; `kind`: "batched" if runs with different values are integrated side by side,
+    "looped" if one after another, None if the sweep decides.
     """
 
     name: str
@@ -38,19 +39,19 @@ class Axis:
 
 @dataclass(frozen=True)
 class Declared:
-    """Values of an axis together with how they are to be worked off."""
+    """Values of an axis together with its kind."""
 
     values: Any
     kind: Kind
 
 
 def batched(values: Iterable[Any]) -> Declared:
-    """Values of an axis that must be integrated side by side: `one_run` must accept them as JAX scalars."""
+    """Values of an axis that are integrated side by side: `one_run` must accept them as JAX scalars."""
     return Declared(values, "batched")
 
 
 def looped(values: Iterable[Any] | Mapping[str, Any]) -> Declared:
-    """Values of an axis that `one_run` needs as they are; each is compiled for itself."""
+    """Values of an axis that `one_run` gets as Python values; each value is compiled separately."""
     return Declared(values, "looped")
 
 
@@ -96,19 +97,19 @@ class Grid:
     dimensions of the result.
 
     **Arguments:**
-    - an axis is a list of numbers, words, functions or other values (these are labeled by a mapping, such as
-      `init={"balanced": nf.nets.Balanced(0.3), "gaussian": nf.nets.Gaussian()}`);
-    - `seed`: whole numbers; `one_run` gets `key=jax.random.key(seed)` (and `seed` too if it has such a parameter). The
+    - An axis is a list of numbers, words or functions. Other values need labels, given by a mapping, such as
+      `init={"balanced": nf.nets.Balanced(0.3), "gaussian": nf.nets.Gaussian()}`.
+    - `seed`: whole numbers; `one_run` gets `key=jax.random.key(seed)`, and also `seed` if it has such a parameter. The
       key depends on nothing else: runs of one seed share their randomness across all other settings, and a new value on
-      an axis changes no other run. Without this axis, the key of seed 0;
-    - a function, such as `power=lambda depth: 1 / depth`, is a setting that depends on others; not a dimension (its
-      parameters are axes, or have defaults);
-    - `nf.zipped(…)` first: axes that advance together.
-    - `nf.batched(values)` or `nf.looped(values)` decide how an axis is worked off; otherwise the sweep batches seeds,
-      and each axis of fractions that `one_run` accepts as JAX scalars. Whole numbers are looped: write 1.0 where that
-      will do.
+      an axis changes no other run. Without this axis, the key is that of seed 0.
+    - A function, such as `power=lambda depth: 1 / depth`, is a setting that depends on others, and no dimension. Each
+      of its parameters is an axis or has a default.
+    - `nf.zipped(…)`, before all other arguments: axes that advance together.
+    - `nf.batched(values)` and `nf.looped(values)` decide whether runs with different values share a program. Otherwise
+      the sweep batches seeds, and each axis of fractions that `one_run` accepts as JAX scalars. Whole numbers are
+      looped: write 1.0 instead of 1 if they may be batched.
 
-    **Raises:** ValueError naming the axis for one that is empty, has the same value twice, or has an unusable name.
+    **Raises:** ValueError that names the axis, if it is empty, has the same value twice, or has an unusable name.
     """
 
     def __init__(self, *together: Zipped, **axes: Any):
@@ -135,28 +136,28 @@ class Grid:
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """All axes, zipped ones one by one."""
+        """All axes; zipped ones are listed one by one."""
         return tuple(axis for bundle in self.bundles for axis in bundle)
 
     @property
     def names(self) -> set[str]:
-        """Of all axes, and of the settings that depend on them."""
+        """The names of all axes, and of the settings that depend on them."""
         return {axis.name for axis in self.axes} | set(self.derived)
 
     @property
     def dimensions(self) -> dict[str, tuple[Any, ...]]:
-        """Dimension → labels along it."""
+        """Dimension → labels along this dimension."""
         return {bundle[0].name: bundle[0].labels for bundle in self.bundles}
 
     @property
     def catalog(self) -> dict[str, Any]:
-        """What the runs are called, as JSON: `dimensions`, further `coordinates`, and the `keys` of all runs."""
+        """All labels and keys, as JSON: `dimensions`, further `coordinates`, and the `keys` of all runs in order."""
         coordinates = {name: [list(dims), labels.tolist()] for name, (dims, labels) in self.coordinates.items()}
         return {"dimensions": self.dimensions, "coordinates": coordinates, "keys": [setting.key for setting in self]}
 
     @property
     def coordinates(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-        """Further labels along the dimensions: of the axes zipped to another, and of numbers that depend on axes."""
+        """Further labels along the dimensions: of axes that are zipped to another one, and of dependent settings."""
         found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
             axis.name: ((bundle[0].name,), np.asarray(axis.labels)) for bundle in self.bundles for axis in bundle[1:]
         }
@@ -195,9 +196,9 @@ class Grid:
         return f"Grid({len(self)} runs: {sizes or 'one setting'})"
 
     def _tabulate(self, rule: Callable) -> tuple[list[int], dict[tuple[int, ...], Any]]:
-        """The dimensions that a rule depends on, and what it gives, by the place along them.
+        """The dimensions that a rule depends on, and its values by the place along them.
 
-        A parameter that no axis has the name of keeps its default.
+        A parameter without an axis of its name keeps its default.
         """
         parameters = inspect.signature(rule).parameters
         taken = {i: [axis for axis in bundle if axis.name in parameters] for i, bundle in enumerate(self.bundles)}
@@ -242,7 +243,7 @@ def _make_axis(name: str, values: Any) -> Axis:
 
 
 def _alike(values: list[Any]) -> tuple[Any, ...]:
-    """Whole numbers among fractions become fractions, so that an axis has one type."""
+    """The values of an axis in one type: whole numbers among fractions become fractions."""
     kinds = {type(value) for value in values}
     return tuple(float(value) for value in values) if kinds == {int, float} else tuple(values)
 
@@ -259,7 +260,7 @@ def _label(name: str, value: Any) -> Any:
 
 def _identity(label: Any, value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
-        value = float(value)  # 1 and 1.0 are one value, also when the axis gets a fraction later
+        value = float(value)  # 1 and 1.0 are the same value, even if the axis gets a fraction later
     return value if _is_plain(value) else {"label": label, "value": describe_value(value)}
 
 
@@ -268,5 +269,5 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Scalars of numpy and JAX as Python's own."""
+    """Python's own number, for a scalar of numpy or JAX."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

@@ -1,4 +1,4 @@
-"""The user's function `one_run`, in one object from the call of `sweep` to the worker that calls it."""
+"""The user's function `one_run`, in one object from the call of `sweep` to the worker that runs it."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -20,9 +20,10 @@ Row = Mapping[str, Any]  # batched setting → number; "key" → the data of a P
 
 @dataclass(frozen=True)
 class OneRun:
-    """What a sweep calls.
+    """The user's function with a description of everything that decides its results.
 
-    **Attributes:** `function`: the user's; `identity`: what decides its results besides the settings, as JSON.
+    **Attributes:** `function`: the function; `identity`: everything except the settings that decides its results, as
+    JSON.
     """
 
     function: Callable[..., Trajectory]
@@ -30,11 +31,11 @@ class OneRun:
 
     @classmethod
     def of(cls, function: Callable[..., Trajectory]) -> "OneRun":
-        """The function as it is now: it may refer to what changes later."""
+        """With the identity of now: the function may refer to values that change later."""
         return cls(function, {"one_run": describe(function)} | environment())
 
     def __call__(self, fixed: Mapping[str, Any], row: Row) -> Trajectory:
-        """The run with these settings. **Raises:** what the function does; ValueError if it returns something else."""
+        """The trajectory of one run. **Raises:** any error of the function; ValueError if it returns anything else."""
         run = self.function(**{**fixed, **row, KEY: jax.random.wrap_key_data(row[KEY])})
         if not isinstance(run, Trajectory):
             raise wrong("one_run", "a function that returns a `Trajectory`", f"one that returns {type(run).__name__}")
@@ -42,7 +43,7 @@ class OneRun:
 
 
 def check_signature(function: Callable, grid: Grid) -> bool:
-    """Whether the user's function wants the seed beside its key. **Raises:** ValueError unless the grid fits it."""
+    """Whether the function takes the seed besides its key. **Raises:** ValueError unless the grid fits the function."""
     if not callable(function):
         raise wrong("one_run", "a function (key, **settings) -> Trajectory", repr(function))
     parameters = inspect.signature(function).parameters.values()

@@ -1,8 +1,8 @@
-"""What of a sweep can be batched: found by tracing `one_run` with each setting abstract in turn.
+"""Find the settings that can be batched, by tracing `one_run` with abstract values of them.
 
-Settings that `one_run` accepts as JAX scalars become rows of a batch. All others (widths, depths, activations, whatever
-Python has to know) split the sweep into groups, each compiled for itself. A function that cannot be traced at all is
-called run by run.
+Settings that `one_run` accepts as JAX scalars become rows of a batch. All others (widths, depths, activations,
+everything that Python has to know) split the sweep into groups, which are compiled separately. A function that cannot
+be traced at all is called run by run.
 """
 
 import json
@@ -21,15 +21,16 @@ from .grid import SEED, Grid, Setting
 from .one_run import KEY, OneRun, check_signature
 from .store.names import require_own_names
 
-# What JAX raises where Python needs a number that it does not know yet, or kept one too long.
+# Errors of JAX if Python needs a number that is not known yet, or has kept an abstract one for too long.
 _TRACING = (jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError, jax.errors.JAXIndexError)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Lanes that one compiled program serves: they differ in batched settings only.
+    """Lanes that share one compiled program, because they differ only in batched settings.
 
-    `name`: of all that the program depends on besides `one_run`; `batch`: how, or "auto".
+    **Attributes:** `name`: identifies everything besides `one_run` on which the program depends; `fixed`: the settings
+    that all lanes share; `batch`: how they are batched, or "auto".
     """
 
     name: str
@@ -40,14 +41,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which settings are batched, and how; `batched` is None where `one_run` has to be called run by run."""
+    """The batched settings, or None if `one_run` has to be called run by run; and how they are batched."""
 
     batched: frozenset[str] | None
     passes_seed: bool
     batch: str = "auto"
 
     def groups(self, settings: Iterable[Setting]) -> list[Group]:
-        """The runs with these settings, by what their programs have in common."""
+        """The runs with these settings, in groups that share a program."""
         groups: dict[str, Group] = {}
         for setting in settings:
             fixed, row = self._split(setting)
@@ -73,10 +74,10 @@ def key_data(seed: int) -> np.ndarray:
 
 
 def make_plan(one_run: OneRun, grid: Grid, batch: str) -> Plan:
-    """Find out what can be batched, and that `one_run` accepts the values of each axis.
+    """Find the settings that can be batched, and check that `one_run` accepts the values of each axis.
 
-    **Raises:** ValueError for axes that `one_run` does not take or needs and does not get, values that it refuses, and
-    axes declared as batched, or a `batch`, that it cannot be traced with.
+    **Raises:** ValueError for axes that `one_run` does not take or that are missing, values that it refuses, and if it
+    cannot be traced with an axis declared as batched, or with this `batch`.
     """
     passes_seed = check_signature(one_run.function, grid)
     if batch == "off" or _is_debugging():
@@ -98,16 +99,16 @@ def make_plan(one_run: OneRun, grid: Grid, batch: str) -> Plan:
 
 
 def _is_debugging() -> bool:
-    """Whether JAX is to stop at the very operation that fails, which it can in plain calls alone.
+    """Whether JAX has to stop at the operation that fails, which is possible in plain calls only.
 
-    Inside compiled batches NaN stands for what a run has not reached.
+    Compiled batches use NaN for times that a run has not reached.
     """
     return any(getattr(jax.config, f"jax_{name}") for name in ("debug_nans", "debug_infs", "disable_jit"))
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Traces `one_run` to its end: at the first place of the grid, or at another one."""
+    """Traces `one_run` to its end, with the first setting of the grid or another one."""
 
     one_run: OneRun
     grid: Grid
@@ -118,7 +119,7 @@ class _Trial:
         return next(iter(self.grid))
 
     def refusal(self, batched: Collection[str] = (), setting: Setting | None = None) -> Exception | None:
-        """What `one_run` raises when these settings are abstract."""
+        """The error that `one_run` raises if these settings are abstract, or None."""
         (group,) = Plan(frozenset(batched), self.passes_seed).groups([setting or self.first])
         lane = group.lanes[0]
         try:
@@ -131,9 +132,9 @@ class _Trial:
 
 
 def _batchable(trial: _Trial) -> frozenset[str]:
-    """All candidates where that works together, as a rule; otherwise those that work alone, if these work together.
+    """The settings that can be batched together: usually all candidates, otherwise those that can be batched alone.
 
-    Whole numbers are not among them, unless declared: they count layers and samples, and JAX computes with them in
+    Whole numbers are candidates only if they are declared: they count layers and samples, and JAX computes with them in
     another way than Python does (10**-1 is 0).
     """
     kinds = {axis.name: axis.kind for axis in trial.grid.axes}
@@ -152,19 +153,19 @@ def _batchable(trial: _Trial) -> frozenset[str]:
             must_be = f"an axis whose values leave all shapes alone when it is declared batched ({_short(error)})"
             raise wrong(name, must_be, f"{first[name]!r}, …") from error
         if error is not None:
-            warnings.warn(f"each value of `{name}` is compiled for itself: {_short(error)}", stacklevel=5)
+            warnings.warn(f"each value of `{name}` is compiled separately: {_short(error)}", stacklevel=5)
     alone = {name for name, error in errors.items() if error is None}
     works = trial.refusal(alone) is None
     return frozenset(name for name in alone if works or kinds.get(name) == "batched")
 
 
 def _rehearse(trial: _Trial) -> None:
-    """Let `one_run` check the values of each axis (of numbers, the ends), as it does when they are not abstract."""
+    """Trace `one_run` with the actual values of each axis (smallest and largest number), which it may check."""
     first = trial.first.index
     for dimension, bundle in enumerate(trial.grid.bundles):
         if bundle[0].name == SEED and not trial.passes_seed:
             continue
-        for place in _telling(bundle[0].values):
+        for place in _extreme(bundle[0].values):
             index = tuple(place if d == dimension else i for d, i in enumerate(first))
             if index != first and (error := trial.refusal(setting=trial.grid.setting(index))) is not None:
                 refused = ", ".join(f"{axis.name} = {axis.labels[place]}" for axis in bundle)
@@ -172,7 +173,8 @@ def _rehearse(trial: _Trial) -> None:
                 raise ValueError(message) from error
 
 
-def _telling(values: Sequence[Any]) -> Sequence[int]:
+def _extreme(values: Sequence[Any]) -> Sequence[int]:
+    """The places of the smallest and the largest number; all places if there are other values."""
     if not all(_is_number(value) for value in values):
         return range(len(values))
     return sorted({int(np.argmin(values)), int(np.argmax(values))})

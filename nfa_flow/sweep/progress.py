@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: lanes done, running and failed, time left, gradient evaluations per second."""
+"""The progress of a sweep: runs done, running and failed, time left, gradient evaluations per second."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,8 +8,8 @@ from .result import RunResult
 
 
 class Tally:
-    """Counts of a sweep so far: of its `total` runs, `done` are finished, `failed` among them, and `kept` of them were
-    before it began; `running` are under way."""
+    """Counts of a sweep so far: of its `total` runs, `done` are finished, `failed` of these have failed, and `kept` of
+    them were finished before it began; `running` are being computed."""
 
     def __init__(self, total: int, kept: int):
         self.total, self.done, self.failed, self.kept, self.running = total, kept, 0, kept, 0
@@ -23,7 +23,7 @@ class Tally:
         self._gradients += (counts.get("gradient_evaluations") or 0) + (counts.get("hessian_vector_products") or 0)
 
     def describe(self) -> str:
-        """One line that fits a terminal; products with the Hessian count as gradients."""
+        """The counts in one line that fits a terminal; a product with the Hessian counts as a gradient."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         here, left = self.done - self.kept, self.total - self.done
         parts = [f"{self.done:,} of {self.total:,} runs", f"{self.running} running"]
@@ -34,7 +34,7 @@ class Tally:
 
 @contextmanager
 def shown(tally: Tally, progress: bool | Callable[[Tally], None]) -> Iterator[Callable[[Tally], None]]:
-    """What to tell of a sweep every now and then: a bar on stderr, a function of the user's, or nobody."""
+    """A function that shows a tally: on a bar on stderr, by the user's function, or not at all."""
     if not isinstance(progress, bool):
         yield progress
         return
@@ -47,7 +47,7 @@ def shown(tally: Tally, progress: bool | Callable[[Tally], None]) -> Iterator[Ca
 
 @contextmanager
 def bar(name: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar on stderr; the function given brings it up to date, told the fraction done and what to say."""
+    """A progress bar on stderr, and the function that updates it with the finished fraction and a text."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 

@@ -1,4 +1,4 @@
-"""One finished run of a sweep as plain numpy: what is stored, sent between processes and assembled."""
+"""One finished run of a sweep as plain numpy arrays, which are stored, sent between processes and assembled."""
 
 from dataclasses import dataclass, field
 
@@ -11,16 +11,16 @@ from ..run.trees import flatten
 
 ERROR = "error"
 _RENAMED = {"reason": "solver_reason"}  # the reason of a result is that of its end
-BATCH_NOTE = "batching"  # the note that tells how a run was batched; a `gradient_descent` has a `batch` of its own
+BATCH_NOTE = "batching"  # the note that says how a run was batched; `batch` is a note of `gradient_descent` itself
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a sweep keeps of a `Trajectory`: everything but the networks.
+    """The data of a `Trajectory` that a sweep keeps: everything but the networks.
 
     **Attributes:** `times`, `steps`, `observed`: as in `Trajectory.reached()`, trees flattened to `observable.leaf`;
-    `status`: as in `Trajectory`, or "error" where Python raised; `reason`: one sentence on how the run ended;
-    `counts`, `notes`: as in `Trajectory`, without seconds; `seconds`: of this run, or its share of a batch.
+    `status`: as in `Trajectory`, or "error" after an exception; `reason`: one sentence that says how the run ended;
+    `counts`, `notes`: as in `Trajectory`, without seconds; `seconds`: of this run, or its share of those of a batch.
     """
 
     times: Float[np.ndarray, " t"]
@@ -35,12 +35,12 @@ class RunResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the run got to its end, or to where its stop rule wanted it."""
+        """Whether the run reached its end, or ended by a stop rule."""
         return self.status in SUCCEEDED
 
 
 def to_result(run: Trajectory, seconds: float, batch: str) -> RunResult:
-    """The result of one run, which was batched in this way; its arrays are brought to the host."""
+    """The result of a run, with its arrays on the host. `batch`: how the run was batched."""
     run = run.reached()
     stats = {name: value for name, value in run.stats.items() if name != "seconds"}
     notes = dict(run.notes)
@@ -59,7 +59,7 @@ def to_result(run: Trajectory, seconds: float, batch: str) -> RunResult:
 
 
 def failed(error: BaseException, seconds: float = float("nan")) -> RunResult:
-    """The result of a run in which Python raised `error`."""
+    """The result of a run that raised `error`."""
     nothing = np.zeros(0)
     reason = f"{type(error).__name__}: {error}"
     return RunResult(nothing, nothing.astype(int), {}, ERROR, reason, float("nan"), seconds=seconds)

@@ -1,4 +1,4 @@
-"""One function over many settings: a labeled dataset that loses no finished run."""
+"""The functions `sweep` and `load_sweep`: from one function and a grid to a labeled dataset of all runs."""
 
 import dataclasses
 import os
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SweepInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a sweep. `dataset` holds the finished runs; with a store, the same call goes on from there."""
+    """Ctrl-C during a sweep. `dataset` holds the finished runs; with a store, the same call continues from there."""
 
     def __init__(self, dataset: "xarray.Dataset", message: str):
         super().__init__(message)
@@ -45,49 +45,49 @@ def sweep(
 ) -> "xarray.Dataset":
     """Call `one_run(key=…, **settings)` for all settings of a grid.
 
-    Runs that differ in numbers only (seeds, decay rates, scales) share one compiled program, with adaptive steps of
-    their own; those that differ in structure are compiled each. All cores or accelerators of this machine are used,
-    without processes of their own. A run that fails is recorded with its reason and disturbs no other.
+    Runs that differ only in numbers (seeds, decay rates, scales) share one compiled program, but each has its own
+    adaptive steps; runs that differ in structure are compiled separately. All cores or accelerators of this machine are
+    used, without further processes. A run that fails is recorded with its reason and disturbs no other run.
 
     **Arguments:**
     - `one_run`: your function, from a PRNG key and settings to the `Trajectory` of `gradient_flow` or
-      `gradient_descent`, or of several of them one after another. It is traced by JAX, as under `jax.jit`, where that
-      is possible, and called run by run where it is not. Batched, `except RunError` inside it cannot work: where a
-      run fails, the whole has failed.
+      `gradient_descent`, or of several of them one after another. JAX traces it, as under `jax.jit`; if that is not
+      possible, it is called run by run. A traced function cannot catch a `RunError`: if one of the integrations inside
+      it fails, the whole run has failed.
     - `grid`: the settings.
-    - `store`: a Zarr store (a folder) that keeps every finished run. The same call goes on from what is there, also
-      with values added to the grid. `xr.open_zarr(store)` opens the result, as it was when a sweep last began or ended;
-      finished runs are in its group `runs`. Two processes may use one store at the same time. Each runs whatever was
-      missing when it started, so some runs may be computed twice. Where anything else that decides the results differs
-      from what the finished runs were computed with, the store is refused with the names of what differs: your
-      functions and what they refer to, the sources of this library, versions of packages, precision, random numbers.
-    - `accept`: names of differences that you know of, as the refusal gives them, or the first part of a name
-      (`"one_run"`, `"versions.jax"`): the finished runs are kept, and what was accepted is written into the store.
+    - `store`: a Zarr store (a folder) that keeps every finished run. The same call continues from the finished runs,
+      and values may be added to the grid. `xr.open_zarr(store)` opens the result, as it was when a sweep last began or
+      ended; finished runs are in its group `runs`. Two processes may use one store at the same time. Each runs whatever
+      was missing when it started, so some runs may be computed twice. The finished runs must have been computed with
+      the same functions of yours (and everything that these refer to), sources of this library, versions of packages,
+      precision and random numbers. Otherwise the store is refused, and the error names the differences.
+    - `accept`: names of differences that do not matter, as in the error, or the first part of a name (`"one_run"`,
+      `"versions.jax"`). The finished runs are kept, and the accepted differences are written into the store.
     - `executor`: any `concurrent.futures.Executor` to run on instead, such as a `ProcessPoolExecutor` that spawns, or
       `client.get_executor()` of dask, which waits for workers that have not started yet; one worker per core or
-      accelerator is best. `one_run` is sent with every part of the work, so large data are better loaded inside it than
-      bound to it.
+      accelerator is best. `one_run` is sent with every piece of the work, so load large data inside it instead of
+      binding them to it.
     - `batch`: "sequential" runs lanes one after another in a compiled loop on every core; "vmap" in lockstep,
-      refilling and shrinking the batch as lanes end; "off" calls `one_run` plainly, several at once in threads, so that
-      it must not rely on random numbers with a global state; "auto" is "sequential" on a CPU and "vmap" on an
-      accelerator. Under `jax_debug_nans`, `jax_debug_infs` and `jax_disable_jit` always "off".
-    - `progress`: show a progress bar on stderr; or a function that is called several times a second with the counts so
-      far (`total`, `done`, `failed`, `running`), in this thread.
+      refilling and shrinking the batch as lanes end; "off" calls `one_run` itself, several calls at once in threads, so
+      it must not use random numbers with a global state; "auto" is "sequential" on a CPU and "vmap" on an accelerator.
+      Under `jax_debug_nans`, `jax_debug_infs` and `jax_disable_jit` it is always "off".
+    - `progress`: whether to show a progress bar on stderr; or a function that is called in this thread several times a
+      second with the counts so far (`total`, `done`, `failed`, `running`).
 
-    **Returns:** a dataset with the grid's axes and `time` as dimensions (NaN where a run has no value) of all
-    observables, and `<observable>_at_end`, `status`, `reason`, `end_time` and counts of each run. Where save times
-    differ between runs, `time` has no labels and `times` is a variable. A count or note of a name that an axis has is
-    `<name>_of_run`. Networks are not kept: observe what you need of them. A table of all runs is the CSV file beside
-    the store.
+    **Returns:** a dataset of all observables, whose dimensions are the axes of the grid and `time`, and of
+    `<observable>_at_end`, `status`, `reason`, `end_time` and counts of each run. Values that a run does not have are
+    NaN. If save times differ between runs, `time` has no labels and `times` is a variable. If a count or note has the
+    name of an axis, it is called `<name>_of_run`. Networks are not kept: observe everything that you need of them. The
+    CSV file beside the store is a table of all finished runs.
 
-    Results do not depend on other lanes. They equal those of a single call to rounding, which an adaptive solver may
-    amplify: explicit solvers to about 1e-12, `NDF` to its tolerance where rounding decides about one more iteration.
-    "sequential" gives the same bits however runs are spread; "vmap" may sum in another order. Solver, default
-    tolerance and notes are those of a single call.
+    Results do not depend on other lanes. They equal those of a single call up to rounding, which an adaptive solver may
+    amplify: to about 1e-12 with explicit solvers, and up to its tolerance with `NDF`, because rounding may decide
+    whether it iterates once more. "sequential" gives the same bits however the runs are distributed; "vmap" may sum in
+    another order. Solver, default tolerance and notes are those of a single call.
 
-    **Raises:** ValueError for bad arguments, and for a store of other settings; OSError when the store cannot be
-    written (finished runs stay); RuntimeError when every run raised an error, or the executor lost its workers;
-    `SweepInterrupted` on Ctrl-C; `SystemExit` of `one_run`, whose run is recorded as an error.
+    **Raises:** ValueError for bad arguments, and for a store with other settings; OSError if the store cannot be
+    written (the finished runs stay); RuntimeError if every run raised an error, or the executor lost its workers;
+    `SweepInterrupted` on Ctrl-C; `SystemExit` of `one_run`, after its run has been recorded as an error.
     """
     if not isinstance(grid, Grid):
         raise wrong("grid", "a `Grid`", repr(grid))
@@ -113,7 +113,7 @@ def sweep(
                 _collect(workers, keeper, Tally(len(grid), len(keeper.results)), progress)
             _require_one_without_error(keeper.results)
             return keeper.conclude()
-        except SystemExit:  # of `one_run`: its run is recorded
+        except SystemExit:  # of `one_run`, whose run is recorded
             keeper.conclude()
             raise
         except KeyboardInterrupt:
@@ -121,14 +121,14 @@ def sweep(
 
 
 def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
-    """The dataset of the last sweep on this store, of all its runs, or of those that are finished by now.
+    """The dataset of the last sweep on this store, with the runs that are finished by now.
 
-    Nothing is run. After a kill, and while another process runs the sweep, `status` is "missing" for the other runs;
-    `xr.open_zarr(path)` shows the runs that were finished when that sweep began, until a sweep ends. Where the last
-    sweep had fewer values than an earlier one, the other runs stay stored, but are not in its dataset.
+    Nothing is run. After a kill, and while another process runs the sweep, the `status` of the other runs is "missing".
+    Until a sweep ends, `xr.open_zarr(path)` shows only the runs that were finished when it began. If the last sweep had
+    fewer values than an earlier one, the other runs stay in the store, but are not in this dataset.
 
-    **Raises:** FileNotFoundError where there is no sweep, or none of whose runs has finished; ValueError where there is
-    something else, and for a damaged file, which it names.
+    **Raises:** FileNotFoundError if there is no sweep at `path`, or no run of it has finished; ValueError if there is
+    something else, or a damaged file, which the message names.
     """
     from .store.load import load
 
@@ -136,7 +136,7 @@ def load_sweep(path: str | os.PathLike) -> "xarray.Dataset":
 
 
 def _unfinished(group: Group, results: Mapping[str, RunResult]) -> Group:
-    """What is left of a group, to be batched as before: results must not depend on when the sweep was interrupted."""
+    """The unfinished lanes of a group, batched as before: results must not depend on when a sweep was interrupted."""
     before = [results[lane.key].notes[BATCH_NOTE] for lane in group.lanes if lane.key in results]
     lanes = [lane for lane in group.lanes if lane.key not in results]
     return dataclasses.replace(group, lanes=lanes, batch=before[0] if before and group.batch == "auto" else group.batch)

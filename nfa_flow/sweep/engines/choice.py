@@ -1,7 +1,7 @@
-"""Which engine integrates a group of lanes: in sequence, in lockstep, or by plain calls.
+"""The choice of the engine of a group, which is kept with all its compiled programs.
 
-The rule of "auto": in sequence on a CPU, where every core takes lanes of its own and lockstep pays for the smallest
-networks alone; in lockstep on an accelerator, which is idle in most of its parts while it integrates one small network
+The rule of "auto" is: in sequence on a CPU, because every core takes lanes of its own, and lockstep is faster for the
+smallest networks only; in lockstep on an accelerator, because most of it is idle while it integrates one small network
 (`python benchmarks/sweeps.py` measures both).
 """
 
@@ -27,24 +27,24 @@ BATCHES = get_args(Batch)
 _ENGINES = {engine.name: engine for engine in (InSequence, InLockstep, OneByOne)}
 _MOST_ENGINES = 64
 
-_engines: dict[Hashable, AbstractEngine] = {}  # compiled programs outlive a sweep, as those of `jax.jit` do
+_engines: dict[Hashable, AbstractEngine] = {}  # kept after a sweep, as `jax.jit` keeps its programs
 _lock = threading.Lock()
 
 
 def engine_for(one_run: OneRun, group: Group) -> AbstractEngine:
-    """The engine of a group; as before, with all it has compiled, while the function lives and others are not too many.
+    """The engine of a group: the same one for every call, as long as the function exists and was used recently.
 
-    It belongs to this very function, because a description may miss a difference from another one.
+    It belongs to one function object, because two functions with the same identity may still differ.
     """
     engine, function = _ENGINES[choose(group)], one_run.function
-    if not type(function).__weakrefoffset__:  # nobody would notice its end
+    if not type(function).__weakrefoffset__:  # the engine could not be dropped together with the function
         return engine(group.fixed)
     switches = tuple(switches_of_thread().values())
     name = (id(function), json.dumps(one_run.identity), switches, group.name, engine.name)
     with _lock:
         if name not in _engines:
             weakref.finalize(function, _engines.pop, name, None).atexit = False
-        # The last one used is the last to be forgotten.
+        # The engine that was used last is dropped last.
         _engines[name] = _engines.pop(name, None) or engine(group.fixed)
         for oldest in list(_engines)[:-_MOST_ENGINES]:
             _engines.pop(oldest, None)

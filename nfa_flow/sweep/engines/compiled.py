@@ -1,4 +1,4 @@
-"""How programs are compiled, and what they depend on besides their arguments: settings of the thread that calls them.
+"""The compilation of programs, and the settings of a thread on which programs depend besides their arguments.
 
 `jax.jit` compiles once for each device and all argument shapes; threads that need the same program wait for each other.
 """

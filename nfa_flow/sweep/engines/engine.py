@@ -1,7 +1,7 @@
-"""What brings lanes through the stages of `one_run`: the part that both ways of batching share.
+"""Engines: they compute lanes, stage by stage.
 
-A lane is one run of a sweep on its way: one row of settings, and the final states of the runs inside `one_run` that are
-already integrated. An engine does not keep `one_run`, nor the data in it, alive: whoever works, brings it.
+A lane is one run of a sweep while it is computed: one row of settings, and the final states of those integrations
+inside `one_run` that have ended. An engine gets `one_run` with every call and does not keep it, nor the data in it.
 """
 
 import abc
@@ -22,23 +22,23 @@ from .stages import Stage
 
 @dataclass(frozen=True)
 class Lane:
-    """One run of a sweep on its way; `key` identifies it."""
+    """One run of a sweep while it is computed; `key` identifies it."""
 
     key: str
     row: Row
     finals: tuple[PyTree, ...] = ()
 
     def after(self, final: PyTree) -> "Lane":
-        """The lane behind its next run, which ended in this state."""
+        """The lane after its next integration, which ended in this state."""
         return replace(self, finals=(*self.finals, final))
 
 
-Take = Callable[[int], Sequence[Lane]]  # at most this many of the lanes that are left; none left: empty
-Runs = Iterator[tuple[Sequence[Lane], Sequence[Trajectory | Exception]]]  # lanes at their ends, and what came of them
+Take = Callable[[int], Sequence[Lane]]  # the next lanes, at most this many; empty if none is left
+Runs = Iterator[tuple[Sequence[Lane], Sequence[Trajectory | Exception]]]  # finished lanes, and the outcome of each
 
 
 class AbstractEngine(abc.ABC):
-    """Runs lanes of one group: those that differ in their batched settings only. Threads may share it.
+    """Runs the lanes of one group. Threads may share it.
 
     **Arguments:** `fixed`: the settings that all lanes of the group have in common.
     """
@@ -47,11 +47,11 @@ class AbstractEngine(abc.ABC):
 
     def __init__(self, fixed: Mapping[str, Any]):
         self._fixed = fixed
-        self._has_worked = False  # whether any lane has come to its end
+        self._has_worked = False  # whether any lane has ever ended
 
     @abc.abstractmethod
     def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Runs:
-        """Run lanes until `take` has none left, or until `cancelled()`; with the same `one_run` every time."""
+        """Run lanes until none is left, or until `cancelled()`. Every call gets the same `one_run`."""
 
     def work(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Iterator[Results]:
         """The results of `runs` as they arrive, each with its share of the time since the previous ones.
@@ -98,12 +98,12 @@ class CompiledStage(NamedTuple):
     advance: Callable
 
     def trajectories(self, arrays: PyTree, count: int) -> list[Trajectory]:
-        """The trajectories in the first rows of the last stage's arrays, brought to the host at once."""
+        """The trajectories in the first rows of the arrays of the last stage, transferred to the host together."""
         return [self.stage.trajectory(row) for row in rows_on_host(arrays, count)]
 
 
 class AbstractCompiledEngine(AbstractEngine):
-    """An engine that integrates the runs inside `one_run` itself, in programs made once for all threads."""
+    """An engine that integrates the runs inside `one_run` itself, by programs that all threads share."""
 
     def __init__(self, fixed: Mapping[str, Any]):
         super().__init__(fixed)

@@ -1,7 +1,7 @@
 """All lanes of a bucket in lockstep by `jax.vmap`, each with its own adaptive steps: the way for accelerators.
 
-The bucket makes a few steps at a time. Lanes that have ended leave it, waiting ones take their places, and when none
-wait any more the bucket shrinks to the next power of two: one compilation per size.
+The lanes of a bucket make a few steps at a time. Lanes that have ended leave the bucket, and waiting lanes take their
+places. When no lane waits any more, the bucket shrinks to the next power of two, which costs one compilation per size.
 """
 
 import threading
@@ -23,8 +23,8 @@ from .stages import Stage
 _MOST_ROWS = 1024
 _MOST_BYTES = 2**31
 _SHORTEST_SLICE = 8
-_SLICES_PER_LANE = 16  # a lane waits half a slice, on average, from its end to its leaving
-_REFILL = 8  # wait until an eighth of the places is free
+_SLICES_PER_LANE = 16  # after its end, a lane occupies its place for half a slice on average
+_REFILL = 8  # refill when an eighth of the places is free
 
 
 class InLockstep(AbstractCompiledEngine):
@@ -37,11 +37,11 @@ class InLockstep(AbstractCompiledEngine):
         self._gather = jax.jit(row_of)
         self._place = jax.jit(put_row)
         self._accounts = threading.Lock()
-        # Steps of all places of the buckets, and those of them that lanes needed.
+        # The steps of all places of all buckets, and the part of them that lanes used.
         self.computed_steps = self.needed_steps = 0
 
     def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool], size: int | None = None) -> Runs:
-        """See `AbstractEngine.runs`; `size`: of the buckets, once it is known."""
+        """Run lanes, as in `AbstractEngine.runs`. `size`: that of the buckets, if it is known."""
         lanes = take(size or _MOST_ROWS)
         if not lanes:
             return
@@ -59,18 +59,18 @@ class InLockstep(AbstractCompiledEngine):
     def _integrated(
         self, stage: CompiledStage, waiting: Sequence[Lane], take: Take, cancelled: Callable[[], bool], size: int
     ) -> Iterator[list[Lane]]:
-        """Blocks of lanes as they reach the end of this stage's run."""
+        """Blocks of lanes that have reached the end of this stage."""
         shared, bucket, budget = _shared(stage, waiting[0]), _Bucket(size), _SHORTEST_SLICE
         first = spent = 0.0  # seconds of the first slice with this size, where it is compiled, and of the later ones
         while not cancelled():
-            while bucket.wants_more and (waiting or (waiting := take(bucket.free))):
+            while bucket.has_room and (waiting or (waiting := take(bucket.free))):
                 entering, waiting = waiting[: bucket.free], waiting[bucket.free :]
                 rows = stage.prepare(shared, *_batch(entering, bucket.size))
                 bucket.enter(entering, rows, self._place)
             if bucket.occupied == 0:
                 return
             # The remaining lanes take about as long as the previous ones: is that worth another compilation?
-            if bucket.wants_more and spent > first and bucket.shrink(self._gather):
+            if bucket.has_room and spent > first and bucket.shrink(self._gather):
                 first = spent = 0.0
             seconds = self._advance(stage, shared, bucket, budget)
             first, spent = (first, spent + seconds) if first else (seconds, 0.0)
@@ -80,7 +80,7 @@ class InLockstep(AbstractCompiledEngine):
                 yield lanes
 
     def _advance(self, stage: CompiledStage, shared: PyTree, bucket: "_Bucket", budget: int) -> float:
-        """Make at most `budget` steps in every lane of the bucket. Returns how many seconds that took."""
+        """Make at most `budget` steps in every lane of the bucket. **Returns:** the duration in seconds."""
         began, before, own = time.perf_counter(), bucket.steps, bucket.rows[0]
         budgets = np.where(bucket.taken, budget, 0).astype(np.int32)
         bucket.rows = (own, jax.block_until_ready(stage.advance(shared, own, bucket.rows[1], budgets)))
@@ -91,13 +91,13 @@ class InLockstep(AbstractCompiledEngine):
         return time.perf_counter() - began
 
     def compiled(self, stage: Stage) -> CompiledStage:
-        """See `AbstractCompiledEngine.compiled`."""
+        """The stage with programs for all rows of a bucket."""
         prepare, advance = jax.vmap(stage.prepare, (None, 0, 0)), jax.vmap(stage.advance, (None, 0, 0, 0))
         return CompiledStage(stage, hastily_compiled(prepare), jax.jit(advance, donate_argnums=2))
 
 
 class _Bucket:
-    """Places for lanes, and the rows of arrays that belong to them: (own part of the problem, state)."""
+    """Places for lanes, and for each place a row of arrays: (the lane's own part of the problem, its state)."""
 
     def __init__(self, size: int):
         self.lanes: list[Lane | None] = [None] * size
@@ -120,8 +120,8 @@ class _Bucket:
         return self.size - self.occupied
 
     @property
-    def wants_more(self) -> bool:
-        """Whether enough places are free to be worth a refill."""
+    def has_room(self) -> bool:
+        """Whether enough places are free for a refill."""
         return self.free >= max(1, self.size // _REFILL)
 
     @property
@@ -129,7 +129,7 @@ class _Bucket:
         return np.asarray(self.rows[1].steps)
 
     def enter(self, lanes: Sequence[Lane], rows: PyTree, place: Callable) -> None:
-        """Give lanes, with their prepared rows, the first free places."""
+        """Put lanes, with their prepared rows, into the first free places."""
         places = np.flatnonzero(~self.taken)[: len(lanes)]
         out_of_range = np.full(self.size - len(lanes), self.size)
         self.rows = rows if self.rows is None else place(self.rows, np.concatenate([places, out_of_range]), rows)
@@ -137,7 +137,7 @@ class _Bucket:
             self.lanes[i] = lane
 
     def leave(self, gather: Callable) -> list[Lane]:
-        """The lanes whose run has ended, with its final state; their places are free."""
+        """Remove and return the lanes that have ended, with their final states."""
         ended = np.flatnonzero(self.taken & (np.asarray(self.rows[1].status) != RUNNING))
         if not ended.size:
             return []
@@ -148,7 +148,7 @@ class _Bucket:
         return [lane.after(final) for lane, final in zip(left, finals, strict=True) if lane is not None]
 
     def shrink(self, gather: Callable) -> bool:
-        """Down to the next power of two that holds the lanes; whether that is smaller."""
+        """Shrink to the next power of two that holds the lanes. **Returns:** whether the size has changed."""
         kept, size = np.flatnonzero(self.taken), _power_of_two(2 * self.occupied - 1)
         if size == self.size:
             return False
@@ -166,5 +166,5 @@ def _batch(lanes: Sequence[Lane], size: int) -> tuple[PyTree, PyTree]:
 
 
 def _power_of_two(most: int) -> int:
-    """The largest one up to `most`."""
+    """The largest power of two up to `most`."""
     return 1 << (most.bit_length() - 1)

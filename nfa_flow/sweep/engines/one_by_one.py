@@ -1,4 +1,4 @@
-"""Plain calls of `one_run`, for functions that JAX cannot trace; every core calls it for lanes of its own."""
+"""Plain calls of `one_run`, for functions that JAX cannot trace. Every core calls it for lanes of its own."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ class OneByOne(AbstractEngine):
     name = "off"
 
     def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Runs:
-        """See `AbstractEngine.runs`."""
+        """Run lanes, as in `AbstractEngine.runs`."""
         while not cancelled() and (lanes := take(1)):
             yield lanes, [self._call(one_run, lanes[0].row)]
 

@@ -1,6 +1,6 @@
-"""One lane after another inside a compiled loop: no lane waits for another, each gets the arithmetic of a single run.
+"""One lane after another inside a compiled loop: no lane waits for another, each has the arithmetic of a single run.
 
-On a CPU this is the fastest way for all but the smallest networks; every core works on lanes of its own.
+On a CPU this is the fastest way, except for the smallest networks; every core runs lanes of its own.
 """
 
 import time
@@ -23,7 +23,7 @@ _MOST_ROWS = 32
 _MOST_BYTES = 2**26
 _FIRST_BUDGET = 64
 _SLICE_SECONDS = 0.3
-_SHORT, _LONG = 0.5, 2.0  # seconds for a batch: a kill loses the longer ones, Python's overhead the shorter ones
+_SHORT, _LONG = 0.5, 2.0  # seconds for a batch: a kill loses a longer one, Python's overhead dominates a shorter one
 
 
 class InSequence(AbstractCompiledEngine):
@@ -32,7 +32,7 @@ class InSequence(AbstractCompiledEngine):
     name = "sequential"
 
     def runs(self, one_run: OneRun, take: Take, cancelled: Callable[[], bool]) -> Runs:
-        """See `AbstractEngine.runs`."""
+        """Run lanes, as in `AbstractEngine.runs`, in batches that take neither too long nor too short."""
         size = 1
         while lanes := take(size):
             began = time.perf_counter()
@@ -61,13 +61,13 @@ class InSequence(AbstractCompiledEngine):
             first = first.after(row_of(state, 0))
 
     def compiled(self, stage: Stage) -> CompiledStage:
-        """See `AbstractCompiledEngine.compiled`."""
+        """The stage with programs that loop over the rows of a batch."""
 
         def prepare(shared: PyTree, rows: PyTree, finals: PyTree, count: Int[Array, ""]) -> PyTree:
             return in_sequence(lambda row: stage.prepare(shared, *row), (rows, finals), count)
 
         def advance(shared: PyTree, own: PyTree, states: PyTree, count: Array, budget: Array) -> PyTree:
-            """Spend the budget on the first row until it ends, then on the next."""
+            """Use the budget for the first row until this has ended, then for the next one."""
 
             def one(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
                 states, left = carry
@@ -83,7 +83,7 @@ class InSequence(AbstractCompiledEngine):
 def _integrate(
     stage: CompiledStage, shared: PyTree, own: PyTree, state: PyTree, count: int, cancelled: Callable[[], bool]
 ) -> PyTree | None:
-    """The final states of all rows; None where it was cancelled on the way."""
+    """The final states of all rows, or None if it was canceled before."""
     budget, limit = _FIRST_BUDGET, jnp.asarray(count, jnp.int32)
     while np.any(np.asarray(state.status)[:count] == RUNNING):
         if cancelled():

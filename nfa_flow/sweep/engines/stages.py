@@ -1,9 +1,10 @@
 """A user's function `one_run` cut into stages that can be compiled, each up to the next integration inside it.
 
-`one_run` is an ordinary Python function that calls `gradient_flow` or `gradient_descent`, once or several times. Called
-for each run by itself, it would integrate one run at a time, and compile again whatever depends on the settings. To
-integrate many runs side by side, a sweep has to stop the function where it starts an integration, integrate from
-outside, and let the function go on. A Python function cannot be stopped halfway, but it can be called again:
+`one_run` is an ordinary Python function that calls `gradient_flow` or `gradient_descent`, once or several times. If it
+was called for each run separately, it would integrate one run at a time, and compile everything again that depends on
+the settings. To integrate many runs side by side, a sweep has to stop the function when it starts an integration,
+integrate from outside, and let the function continue. A Python function cannot be stopped halfway, but it can be called
+again:
 
     one_run(key, scale)                 called 1st time    2nd time          3rd time
     ───────────────────────────────     ───────────────    ──────────────    ──────────────
@@ -13,17 +14,18 @@ outside, and let the function go on. A Python function cannot be stopped halfway
     b = gradient_flow(net, …)                              ╰→ Suspended      │ final state 2
     return b                                                                 ╰→ stage 3: the Trajectory
 
-The first call leaves at its first integration by raising `Suspended` (`nfa_flow.run.suspend`), which carries all that
-is needed to integrate: the problem, the initial state and the function `advance`. The second call gets the final state
-of that integration in its place, passes it at once, and leaves at the second one; and so on, until `one_run` returns.
+The first call ends at its first integration by raising `Suspended` (`nfa_flow.run.suspend`), which carries everything
+that is needed to integrate: the problem, the initial state and the function `advance`. The second call gets the final
+state of this integration instead, passes it at once, and ends at the second integration. This is repeated until
+`one_run` returns.
 
-All these calls are traces: the settings are abstract, and what a call has computed when it leaves is recorded by JAX as
-a program. So each stage is called once, whatever the number of runs, and gives a program from the numbers that differ
-between runs (a row: the batched settings and the key) and the final states before it, to the problem and initial state
-of its integration: `prepare`. The program `advance` brings such a state further by some steps. An engine maps both over
-many rows. In the last stage `prepare` gives the arrays of the trajectory.
+All these calls are traces: the settings are abstract, and JAX records the computation of a call as a program. So each
+stage is traced once for any number of runs. Its program `prepare` computes the problem and the initial state of the
+integration, from the numbers that differ between runs (a row: the batched settings and the key) and the previous final
+states. Its program `advance` makes some steps from such a state. An engine maps both over many rows. In the last stage,
+`prepare` computes the arrays of the trajectory.
 
-What does not depend on the row (the data, as a rule) is found in the traced program, computed once and shared.
+Everything that does not depend on the row (usually the data) is found in the traced program, computed once and shared.
 """
 
 import dataclasses
@@ -47,10 +49,10 @@ from .compiled import device_of_thread
 
 
 class Stage:
-    """From one run inside `one_run` to the next, for one row of settings at a time.
+    """The part of `one_run` from one integration to the next, for one row of settings.
 
-    `finals` are the final states of the runs before, or their shapes. The caller maps and compiles `prepare` and
-    `advance`.
+    `finals` are the final states of the previous integrations, or their shapes. The caller maps and compiles `prepare`
+    and `advance`.
     """
 
     def __init__(self, one_run: OneRun, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]):
@@ -81,13 +83,14 @@ class Stage:
         self.row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((self._own_shapes, shapes[1])))
 
     def _leave(self, one_run: OneRun, fixed: Mapping[str, Any], row: Row, finals: Sequence[PyTree]) -> PyTree:
-        """(program, state) of the next run; or None and (trajectory, those of earlier runs that raise if they fail)."""
+        """(program, state) of the next integration. In the last stage: None, and the trajectory with those of previous
+        integrations that raise an error if they fail."""
         try:
             with replaying(finals) as replay:
                 run = one_run(fixed, row)
         except Suspended as suspended:
-            # With everything that `advance` takes from closures as leaves: a loss, an observable or an optimizer of the
-            # user's may hold numbers that differ between rows.
+            # The arrays in closures of `advance` become leaves: a loss, an observable or an optimizer of the user may
+            # hold numbers that differ between rows.
             inputs = suspended.problem, suspended.state, jnp.zeros((), jnp.int32)
             advance = eqx.filter_closure_convert(suspended.advance, *inputs)
             return (suspended.problem, advance), suspended.state
@@ -97,9 +100,9 @@ class Stage:
         return None, (_without_nets(run), tuple(map(_without_nets, earlier)))
 
     def shared(self, row: Row, finals: Sequence[PyTree]) -> PyTree:
-        """What all rows have in common, on the device of this thread, computed from any of them.
+        """The arrays that all rows have in common, on the device of this thread, computed from any row.
 
-        Constants are passed on without a copy.
+        Constants are not copied.
         """
         common = lambda *inputs: eqx.filter(self._evaluate(*inputs)[0], self._computed)
         device = device_of_thread()
@@ -110,7 +113,7 @@ class Stage:
             return self._shared[device]
 
     def prepare(self, shared: PyTree, row: Row, finals: Sequence[PyTree]) -> tuple[PyTree, PyTree]:
-        """(what differs between rows in the problem, state); in the last stage (None, arrays of the trajectory)."""
+        """(the part of the problem that differs between rows, state); at the end (None, arrays of the trajectory)."""
         problem, state = self._evaluate(shared[0], row, finals)
         return jax.tree.map(_key_data, eqx.filter(problem, self._varies)), state
 
@@ -122,7 +125,7 @@ class Stage:
     def trajectory(self, arrays: PyTree) -> Trajectory:
         """The trajectory with these arrays, without its networks.
 
-        Where an earlier run inside `one_run` failed and would have raised, that of the first such run.
+        If a previous integration inside `one_run` failed and would have raised an error, its trajectory instead.
         """
         run, earlier = eqx.combine(arrays, self._static[1])
         failed = (each for each in earlier if int(each.status_code) not in (COMPLETED, STOPPED))
@@ -143,14 +146,14 @@ def _without_nets(run: Trajectory) -> Trajectory:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Its shape and type; a Python number keeps the weak type that lets a network decide the precision."""
+    """Shape and type of a leaf. A Python number keeps its weak type, so that the network decides the precision."""
     is_number = isinstance(leaf, bool | int | float)
     aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=is_number or aval.weak_type)
 
 
 def _depends_on_inputs(jaxpr: Jaxpr) -> list[bool]:
-    """Which outputs of a program depend on its inputs, constants aside. A nested call counts as one operation."""
+    """For each output of a program, whether it depends on the inputs. A nested call counts as one operation."""
     known = set(jaxpr.invars)
     for equation in jaxpr.eqns:
         if any(isinstance(v, Var) and v in known for v in equation.invars):

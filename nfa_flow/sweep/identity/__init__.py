@@ -1,1 +1,1 @@
-"""What decides the results of a sweep: the function, the settings, the libraries; and how two of these differ."""
+"""Descriptions of everything that decides the results of a sweep: functions, settings, libraries; and differences."""

@@ -1,10 +1,11 @@
-"""What a function computes, in words that can be compared.
+"""Descriptions of functions and values that can be compared between processes.
 
-A stored sweep is resumed only by the function that began it. That function is described by its text, and by everything
-that the text refers to by name: constants, data, and functions of the user's own, described likewise. The user's own
-are those of the function's package and all that is not installed; libraries count by name, and by version elsewhere.
-Other objects count by what pickling keeps of them; one that cannot be pickled equals no other. Where a description is
-not certain it errs on this side: a store is refused once too often, and `accept=` is the way on.
+A stored sweep is continued only by the function that began it. A function is described by its text, and by everything
+that the text refers to by name: constants, data, and further functions of the user, which are described in the same
+way. The user's functions are those in the package of the function, and all that are not installed; functions of
+libraries are described by name, and their packages by version. Other objects are described by the data that pickling
+keeps of them; an object that cannot be pickled equals no other. So a description may differ without need, but is not
+equal without reason: a store is rather refused once too often, and `accept=` keeps its runs.
 """
 
 import dataclasses
@@ -25,26 +26,26 @@ from .values import array_text, digest, is_array, is_plain, literal, shortened
 
 NAME, SOURCE = "name", "source"
 
-_SHOWN = (dict, list, tuple, types.SimpleNamespace)  # objects of libraries that are described by item
+_SHOWN = (dict, list, tuple, types.SimpleNamespace)  # types of libraries whose objects are described by item
 _SETTING: Any = type(jax.default_matmul_precision("highest"))
-_unknown: dict[int, tuple[str, Any]] = {}  # id → (what stands for an unknown content, the object, which keeps the id)
+_unknown: dict[int, tuple[str, Any]] = {}  # id → (text for an unknown content, the object, so that its id stays)
 
 
 def describe(function: Callable) -> dict[str, str]:
-    """Everything that decides what a function does, one entry each; it is the same in every process.
+    """Everything that decides the results of a function, one entry each; the same in every process.
 
-    `name`, `source` (its text without comments and documentation) and `code` (a digest of its bytecode) are its own;
-    every other entry is called as in its code: closure variables, default arguments, global names, and with a dot what
-    belongs to them (`helper.source`). `packages.…` are the libraries that it refers to.
+    `name`, `source` (the text without comments and documentation) and `code` (a digest of the bytecode) are entries of
+    the function itself. All other entries have the names that the code uses: closure variables, default arguments and
+    global names, and parts of these after a dot (`helper.source`). `packages.…` are the libraries that it refers to.
 
-    **Arguments:** `function`: any callable: also a lambda, a method, a partial, a module, a transformed function.
-    **Returns:** name → description; numbers and words as they are, arrays and long texts by their digest.
+    **Arguments:** `function`: any callable, such as a lambda, a method, a partial, a module or a transformed function.
+    **Returns:** name → description; numbers and words themselves, digests of arrays and long texts.
     """
     return _entries(function, _home(function))
 
 
 def describe_value(value: Any) -> str | dict[str, str]:
-    """The same for any value: one line where that says it all, otherwise entries as of `describe`."""
+    """The description of any value: one line if that is complete, otherwise entries as in `describe`."""
     entries = _entries(value, "")
     return entries[NAME] if list(entries) == [NAME] else entries
 
@@ -57,7 +58,7 @@ def _entries(value: Any, home: str) -> dict[str, str]:
 
 
 def _home(function: Any) -> str:
-    """The package of a function, of the innermost one where it is wrapped, unless it is this one."""
+    """The package of a function, or of the innermost function inside a wrapped one; "" for this package."""
     while inner := getattr(function, "__wrapped__", getattr(function, "func", getattr(function, "__func__", None))):
         function = inner
     is_whole = isinstance(function, types.FunctionType) and "<locals>" not in function.__qualname__
@@ -66,16 +67,16 @@ def _home(function: Any) -> str:
 
 
 class _Description:
-    """Entries of a value and of what it refers to."""
+    """The entries of a value and of everything that it refers to."""
 
     def __init__(self, home: str):
-        self._home = home  # the package whose code is described even where it is installed
+        self._home = home  # the package whose code is described even if it is installed
         self.entries: dict[str, str] = {}
-        self.packages: set[str] = set()  # of libraries, by name
-        self._seen: dict[int, tuple[str, Any]] = {}  # id → (key, the object, which keeps the id its own)
+        self.packages: set[str] = set()  # names of libraries
+        self._seen: dict[int, tuple[str, Any]] = {}  # id → (key, the object, so that no other one gets its id)
 
     def add(self, key: str, value: Any) -> None:
-        """Describe a value under this key, what belongs to it under keys with a dot."""
+        """Describe a value under this key, and its parts under keys with a dot."""
         while _checks_types(value):
             value = value.__wrapped__
         if is_plain(value):
@@ -91,7 +92,7 @@ class _Description:
             self._add_new(key, value)
 
     def name_of(self, value: Any) -> str:
-        """What a function, class or module is called, which is described, too, if it is not yet."""
+        """The key of the description of a function, class or module, which is added if there is none yet."""
         name = _qualified(value)
         if self._is_offered(value):
             return name
@@ -101,7 +102,7 @@ class _Description:
 
     def _put(self, key: str, text: str) -> str:
         key = key or NAME
-        while key in self.entries:  # a global that is called as a default argument is
+        while key in self.entries:  # such as a global variable with the name of a default argument
             key += "'"
         self.entries[key] = text if key.endswith(SOURCE) else shortened(text)  # so that lines can be compared
         return key
@@ -111,7 +112,7 @@ class _Description:
             self.add(f"{key}.{name}" if key else str(name), value)
 
     def _is_of_library(self, value: Any) -> bool:
-        """Whether a library has a module, class or function, wherever it was bound since."""
+        """Whether a module, class or function is from a library, even if the user has bound it to another name."""
         namespace = getattr(value, "__globals__", None)
         name = getattr(value, "__module__", None) or getattr(value, "__name__", None)
         name, file = (name, None) if namespace is None else (namespace.get("__name__"), namespace.get("__file__"))
@@ -121,7 +122,7 @@ class _Description:
         return found
 
     def _is_offered(self, value: Any) -> bool:
-        """Whether a library has it under a name, rather than made it of arguments."""
+        """Whether a library has it under a name, and has not created it from arguments."""
         return self._is_of_library(value) and "<locals>" not in _qualified(value)
 
     def _add_new(self, key: str, value: Any) -> None:
@@ -148,7 +149,7 @@ class _Description:
             self._add_object(key, value)
 
     def _add_function(self, key: str, function: types.FunctionType) -> None:
-        if self._is_of_library(function):  # what one of its functions made of arguments, such as an optimizer
+        if self._is_of_library(function):  # created from arguments by a function of the library, as in an optimizer
             self._put(key, _qualified(function))
             self._add_each(key, closure(function) | defaults(function))
         else:
@@ -159,7 +160,7 @@ class _Description:
             self._add_names(key, function)
 
     def _add_names(self, key: str, function: types.FunctionType) -> None:
-        """What a function refers to: variables of the functions around it, and global ones."""
+        """Describe the variables that a function refers to: those of the functions around it, and global ones."""
         names, found = function.__globals__ | closure(function), {}
         for name, *attributes in sorted(references(function.__code__)):
             if name in names and not name.startswith("__"):  # __name__ depends on the process
@@ -171,7 +172,7 @@ class _Description:
         self._add_each(key, found)
 
     def _add_object(self, key: str, value: Any) -> None:
-        """By its parts where they are the user's own and they are all of it, otherwise by a digest of its content."""
+        """Describe an object by its parts if it is the user's and has no other content, otherwise by a digest."""
         is_ours, parts = not self._is_of_library(type(value)), _parts(value)
         placed = self._put(key, type(value).__qualname__ if is_ours else _qualified(type(value)))
         if is_ours:
@@ -184,11 +185,11 @@ class _Description:
     def _content(self, value: Any) -> str:
         try:
             return self.hashed(value)
-        except Exception:  # it is the object's own code that fails, in whatever way
+        except Exception:  # any error of the object's own code
             return _unknown.setdefault(id(value), (f"of unknown content, {uuid.uuid4()}", value))[0]
 
     def hashed(self, value: Any) -> str:
-        """Digest of all that pickling keeps of a value, where code counts by its name and is described beside."""
+        """A digest of all data that pickling keeps of a value. Code is in it by name, and has entries of its own."""
         file = io.BytesIO()
         _Pickler(file, self).dump(value)
         return digest(file.getvalue())
@@ -199,13 +200,13 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO, description: _Description):
         super().__init__(file, protocol=4)
-        self.fast = True  # nothing depends on which parts are one object; what holds itself cannot be pickled so
+        self.fast = True  # equal parts give the same bytes as shared parts; a value that contains itself fails
         self._description = description
 
     def persistent_id(self, obj: Any) -> Any:
-        """What stands for an object; None where its own pickling does."""
+        """The text to write instead of an object; None if the object is pickled in the usual way."""
         if isinstance(obj, logging.Logger):
-            return "logger"  # which decides no result, and whose name often is the process's
+            return "logger"  # decides no result, and its name often is that of the process
         if isinstance(obj, set | frozenset):
             return sorted(map(self._description.hashed, obj))
         if is_array(obj):
@@ -214,7 +215,7 @@ class _Pickler(pickle.Pickler):
 
 
 def is_code(value: Any) -> bool:
-    """Whether it is a function, class or module, or a function in another form, such as a compiled one."""
+    """Whether a value is a function, class or module, or a function in another form, such as a compiled one."""
     if isinstance(value, types.ModuleType | type):
         return True
     is_bound = not isinstance(getattr(value, "__self__", None), types.ModuleType | type | None)
@@ -222,7 +223,7 @@ def is_code(value: Any) -> bool:
 
 
 def _qualified(value: Any) -> str:
-    """Where a library keeps it: `numpy.linalg.norm`."""
+    """The name of a function, class or module in its library: `numpy.linalg.norm`."""
     if isinstance(value, types.ModuleType):
         return value.__name__
     if isinstance(value, types.FunctionType):
@@ -231,7 +232,7 @@ def _qualified(value: Any) -> str:
 
 
 def _checks_types(value: Any) -> bool:
-    """Whether it is another function with its types checked, by beartype or jaxtyping, which decides no result."""
+    """Whether a value is a function whose types beartype or jaxtyping checks, which does not change its results."""
     if not isinstance(value, types.FunctionType) or not hasattr(value, "__wrapped__"):
         return False
     by_jaxtyping = str(value.__globals__.get("__name__")).startswith("jaxtyping.")
@@ -239,9 +240,9 @@ def _checks_types(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Mapping[Any, Any] | None:
-    """What people wrote into an object, by name or place; None where it may hold more than can be seen so."""
+    """The parts of an object, by name or place; None if it may have further content."""
     cls: Any = type(value)
-    if isinstance(value, _SETTING):  # of JAX, for what it decorates
+    if isinstance(value, _SETTING):  # a setting of JAX that decorates a function
         return {value.state.__name__: value.new_val}
     if cls is dict:
         return value if all(map(is_plain, value)) else dict(enumerate(value.items()))

@@ -1,8 +1,8 @@
-"""What decides the results of a sweep besides the user's function: sources and versions of libraries, settings of JAX.
+"""Everything besides the user's function that decides results: sources and versions of libraries, settings of JAX.
 
-This library counts by the text of its files, because a version number stays the same while a solver is repaired. Every
-file counts, comments included, except those of the command line, of figures and of studies: an experiment is described
-by its own text. The numerical packages count by version, other installed packages by version and text.
+This library is described by the text of its files, because a version number stays the same while a solver is repaired.
+All files and comments are included, except for the command line, figures, training methods and studies: an experiment
+is described by its own text. The numerical packages are described by version, other installed packages also by text.
 """
 
 import functools
@@ -23,11 +23,11 @@ NUMERICAL = ("jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "opt
 _PACKAGE = __name__.partition(".")[0]
 _OWN = ("training", "studies", "cli")  # folders that are described like the user's own modules
 _NOT_DIGESTED = (*_OWN, "plot")
-_SCRIPTS = ("__main__", "__mp_main__")  # of whatever program unpickles what a script or a notebook defined
+_SCRIPTS = ("__main__", "__mp_main__")  # a script or a notebook, even if another program unpickles its functions
 
 
 def environment() -> dict[str, Any]:
-    """The part of a store's identity that does not depend on the user's function; one entry for each thing."""
+    """The part of an identity that does not depend on the user's function, with one entry for each item."""
     return {
         _PACKAGE: library_sources(),
         "versions": {name: version_of(name) for name in NUMERICAL},
@@ -47,7 +47,7 @@ def uses_float64() -> bool:
 
 @functools.cache
 def library_sources() -> dict[str, str]:
-    """Digest of this library's sources, by the folder or file at its top."""
+    """Digests of the sources of this library, one for each folder and each file at its top."""
     (root,) = places_of(_PACKAGE)
     parts = sorted(each for each in root.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists())
     return {each.stem: digest_of_sources(each) for each in parts if each.stem not in _NOT_DIGESTED}
@@ -55,9 +55,9 @@ def library_sources() -> dict[str, str]:
 
 @functools.cache
 def package_text(package: str) -> str | None:
-    """Version and digest of the Python sources of an installed package, for results that depend on it.
+    """Version and digest of the Python sources of an installed package.
 
-    None for what counts elsewhere: Python itself, this library and the numerical packages.
+    None for packages that are described elsewhere: Python itself, this library and the numerical packages.
     """
     if package in sys.stdlib_module_names or package in (_PACKAGE, *NUMERICAL):
         return None
@@ -66,7 +66,7 @@ def package_text(package: str) -> str | None:
 
 @functools.cache
 def version_of(package: str) -> str:
-    """Version of the distribution that brings a package."""
+    """The version of the distribution that contains a package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -75,14 +75,14 @@ def version_of(package: str) -> str:
 
 
 def package_of(module: str | None) -> str:
-    """The name of the package that a module is in."""
+    """The name of the package that contains a module."""
     return (module or "").partition(".")[0]
 
 
 def is_of_library(module: str | None, file: str | None = None) -> bool:
-    """Whether a module is a library's: Python's own, an installed package's, or this package's except its experiments.
+    """Whether a module belongs to a library: Python, an installed package, or this package without its experiments.
 
-    **Arguments:** `file`: of the module, where it is known; otherwise it is found by the name.
+    **Arguments:** `file`: the file of the module, if it is known; otherwise it is found by the name.
     """
     name = module or ""
     package = package_of(name)
@@ -103,10 +103,10 @@ def _is_installed(file: str) -> bool:
 
 
 def places_of(package: str) -> tuple[Path, ...]:
-    """The folders of a package, or its file, imported or not; none where it has none."""
+    """The folders of a package, or its file, imported or not; empty if it has none."""
     try:
         spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # not there any more, or made by hand
+    except (ImportError, ValueError):  # removed since, or created by hand
         return ()
     if spec is None:
         return ()
@@ -115,7 +115,7 @@ def places_of(package: str) -> tuple[Path, ...]:
 
 
 def digest_of_sources(*places: Path) -> str:
-    """Of all Python files in these folders, whatever their line ends are, and of the names of these files."""
+    """A digest of the names and contents of all Python files in these folders, independent of line ends."""
     files = [(place, file) for place in places for file in sorted(place.rglob("*.py") if place.is_dir() else [place])]
     content = lambda file: hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
     return digest("".join(f"{file.relative_to(place.parent).as_posix()} {content(file)}" for place, file in files))

@@ -1,4 +1,4 @@
-"""Code taken apart: its text, what it was given, and the names that it refers to."""
+"""The parts of a function: its text, its bytecode, the values that it was given, and the names that it refers to."""
 
 import ast
 import dataclasses
@@ -13,13 +13,13 @@ from typing import Any
 
 from .values import digest, literal
 
-_texts: dict[int, tuple[str, types.CodeType]] = {}  # what was read once stays, whatever is written to the file then
+_texts: dict[int, tuple[str, types.CodeType]] = {}  # read once: the file may be edited later
 
 
 def source(code: types.CodeType) -> str:
-    """The text of a function as its file or notebook has it, without comments and documentation, for people to read.
+    """The text of a function in its file or notebook, without comments and documentation, for people to read.
 
-    "" where there is none, and for a lambda, whose line has other things in it, too.
+    "" if there is no text, and for a lambda, because its line contains other code, too.
     """
     if id(code) not in _texts:
         _texts[id(code)] = _text(code), code
@@ -39,7 +39,7 @@ def _text(code: types.CodeType) -> str:
 
 
 def code(code: types.CodeType) -> str:
-    """Digest of what runs, whatever the file has now; documentation does not count."""
+    """A digest of the bytecode, even if the file has been edited since; documentation is left out."""
     return digest(repr(_bytecode(code)))
 
 
@@ -58,7 +58,7 @@ def closure(function: types.FunctionType) -> dict[str, Any]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             filled[name] = cell.cell_contents
-        except ValueError:  # the enclosing function has not come to this variable yet
+        except ValueError:  # the enclosing function has not assigned this variable yet
             continue
     return filled
 
@@ -71,7 +71,7 @@ def defaults(function: types.FunctionType) -> dict[str, Any]:
 
 
 def references(code: types.CodeType) -> set[tuple[str, ...]]:
-    """Names in the code that it does not define, each with the attributes taken of it: ("module", "function")."""
+    """Names that the code uses but does not define, each with the attributes that it takes: ("module", "function")."""
     found: list[tuple[str, ...]] = []
     for each in _nested(code):
         goes_on = False
@@ -88,7 +88,7 @@ def references(code: types.CodeType) -> set[tuple[str, ...]]:
 
 
 def imports(function: types.FunctionType) -> dict[str, Any]:
-    """What the body of a function imports, by name: modules, and what is taken from them."""
+    """The modules that the body of a function imports, and the objects that it imports from them, by name."""
     found: dict[str, Any] = {}
     for each in _nested(function.__code__):
         steps = list(dis.get_instructions(each))
@@ -101,7 +101,7 @@ def imports(function: types.FunctionType) -> dict[str, Any]:
                 name = importlib.util.resolve_name(name, function.__globals__.get("__package__"))
                 module = importlib.import_module(name)
                 found |= {f"{name}.{each}": getattr(module, each) for each in names} if names else {name: module}
-            except Exception:  # as the function's own import will, where it comes to that
+            except Exception:  # the import inside the function would fail, too
                 found[name] = "cannot be imported"
     return dict(sorted(found.items()))
 
@@ -115,7 +115,7 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def members(owner: types.ModuleType | type) -> dict[str, Any]:
-    """What was written in a module, or in the body of a class, as far as it decides anything; and bases of a class."""
+    """Everything in a module or in the body of a class that may decide results; and the bases of a class."""
     if isinstance(owner, types.ModuleType):
         return {name: each for name, each in sorted(vars(owner).items()) if not name.startswith("__")}
     found = {f"base.{base.__name__}": base for base in owner.__bases__ if base is not object}
@@ -125,7 +125,7 @@ def members(owner: types.ModuleType | type) -> dict[str, Any]:
         for attribute in ("fget", "func", "__func__"):  # of a property, a cached one, a static or class method
             member = getattr(member, attribute, member)
         is_special = name.startswith("__")
-        if isinstance(member, types.FunctionType):  # all but what a dataclass or a named tuple makes from its fields
+        if isinstance(member, types.FunctionType):  # except those that a dataclass or named tuple generates
             code = inspect.unwrap(member).__code__
             is_made = (is_special and code.co_filename.startswith("<")) or code.co_qualname.startswith("namedtuple.")
             found |= {} if makes_methods and is_made else {name: member}

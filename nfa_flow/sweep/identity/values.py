@@ -1,4 +1,4 @@
-"""Values whose text says all of them, and digests of what is too long to read."""
+"""The text of a value that describes it completely, and digests of values that are too long to read."""
 
 import enum
 import hashlib
@@ -19,14 +19,14 @@ _BRACKETS = {list: "[{}]", tuple: "({})", set: "{{{}}}", frozenset: "{{{}}}"}
 
 
 def is_plain(value: Any) -> bool:
-    """Whether its `literal` says all of it."""
+    """Whether the `literal` of a value describes it completely."""
     if type(value) is dict:
         return is_plain([*value.keys(), *value.values()])
     return all(map(is_plain, value)) if type(value) in _BRACKETS else isinstance(value, _ATOMS)
 
 
 def literal(value: Any) -> str:
-    """Its repr, with sets in an order that is not of this process."""
+    """The repr of a value, with sets in the same order in every process."""
     if type(value) is dict:
         return f"{{{', '.join(f'{literal(name)}: {literal(each)}' for name, each in value.items())}}}"
     if type(value) not in _BRACKETS:
@@ -36,12 +36,12 @@ def literal(value: Any) -> str:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of numbers or of PRNG keys."""
+    """Whether a value is an array of numbers or of PRNG keys."""
     return is_key(value) or (hasattr(type(value), "__array__") and not isinstance(value, Mapping | np.generic))
 
 
 def array_text(value: Any) -> str:
-    """Type and shape of an array or a PRNG key, and its numbers where they are few, otherwise their digest."""
+    """Type and shape of an array or a PRNG key, with its numbers if they are few, otherwise with their digest."""
     array = np.asarray(jax.random.key_data(value) if is_key(value) else value)
     kind = f"{getattr(value, 'dtype', array.dtype)}{list(np.shape(value))}"
     if array.size <= _MOST_NUMBERS:
@@ -50,10 +50,10 @@ def array_text(value: Any) -> str:
 
 
 def digest(content: str | bytes) -> str:
-    """Sixteen characters that differ where the content does."""
+    """Sixteen characters that differ if the contents differ."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
 def shortened(text: str) -> str:
-    """The text, or how it begins and its digest."""
+    """The text, or its beginning and its digest if it is long."""
     return text if len(text) <= _LONGEST else f"{text.splitlines()[0][:80]} … {len(text)} characters {digest(text)}"

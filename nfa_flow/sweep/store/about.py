@@ -1,4 +1,4 @@
-"""Where results come from: versions, device and revision, kept beside them."""
+"""The origin of results, which is stored with them: versions, device and revision."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ _PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax", "numpy", "xarray", 
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, device, machine, and the git revision of the working folder where there is one."""
+    """Versions, device, machine, and the git revision of the working folder, if it has one."""
     from ... import __version__  # also of a checkout that is not installed
 
     device = jax.local_devices()[0]
@@ -26,7 +26,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The commit, with "+" where files differ from it."""
+    """The commit, with "+" if files differ from it."""
     try:
         commit = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain")

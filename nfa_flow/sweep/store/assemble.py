@@ -1,4 +1,4 @@
-"""Finished runs as one labeled dataset, with a dimension for each axis of the sweep, and as the rows of a table."""
+"""All runs as one labeled dataset, with a dimension for each axis; and finished runs as rows of a table."""
 
 import itertools
 import math
@@ -29,17 +29,18 @@ def assemble(
 ) -> xarray.Dataset:
     """One dataset of all runs.
 
-    Each observable is a variable along the axes, time and axes of its own, `name[1]`, …, which are as long as the
-    longest of any run; `name_at_end` is its last value. `status` and `reason` say how a run ended, `end_time` when.
-    Counts and notes are variables too, except that a note on which all runs agree is an attribute; where an axis has
-    that name, they are called `name_of_run`. What a run did not reach, or does not have, is NaN or "".
+    Each observable is a variable along the axes, time and its own axes `name[1]`, …, which have the largest length of
+    any run; `name_at_end` is its last value. `status`, `reason` and `end_time` say how and when a run ended. Counts and
+    notes are variables, too, but a note that is the same for all runs is an attribute; if an axis has the same name,
+    they are called `name_of_run`. Values that a run did not reach, or does not have, are NaN or "".
 
-    Where the runs were observed at the same times, as far as they got, `time` is a coordinate; where a run that ended
-    early was observed once more at its end, that is in `name_at_end` alone. Otherwise `times` is a variable.
+    If all runs were observed at the same times, as far as they went, `time` is a coordinate. A run that ended early was
+    also observed at its end; this value is only in `name_at_end`. If the times differ, `times` is a variable.
 
     **Arguments:** `axes`: dimension → labels along it; `coordinates`: further labels, with their dimensions; `results`:
-    place along the axes → run, where those that have not run are left out; `attrs`: of the dataset.
-    **Raises:** ValueError naming an observable whose number of axes differs between runs, or a name that is used twice.
+    place along the axes → run, without missing runs; `attrs`: attributes of the dataset.
+    **Raises:** ValueError that names an observable whose number of axes differs between runs, or whose name is used
+    twice.
     """
     shape = tuple(len(labels) for labels in axes.values())
     results = {index: results[index] for index in sorted(results)}
@@ -70,7 +71,7 @@ def assemble(
 def assemble_cataloged(
     catalog: Mapping[str, Any], results: Mapping[str, RunResult], attrs: Mapping[str, Any]
 ) -> xarray.Dataset:
-    """The same for a `Grid.catalog`, and for runs by their keys."""
+    """The same from a `Grid.catalog`, and from runs by their keys."""
     places = zip(catalog["keys"], np.ndindex(*map(len, catalog["dimensions"].values())), strict=True)
     placed = {index: results[key] for key, index in places if key in results}
     coordinates = {name: (tuple(dims), np.asarray(labels)) for name, (dims, labels) in catalog["coordinates"].items()}
@@ -78,9 +79,9 @@ def assemble_cataloged(
 
 
 def summary(runs: Iterable[tuple[Mapping[str, Any], str, RunResult]]) -> list[dict[str, Any]]:
-    """One row for each run, of numbers and words under the names that they have in the dataset.
+    """One row for each run, with numbers and words under their names in the dataset.
 
-    **Arguments:** `runs`: the settings of each run, its key, and its result.
+    **Arguments:** `runs`: the settings, the key and the result of each run.
     """
     return [
         {
@@ -134,7 +135,7 @@ class _Table:
 
 
 def _gather(shape: tuple[int, ...], own: tuple[int, ...], pieces: Pieces) -> np.ndarray:
-    """Each piece at its place, from the start of every axis; the rest is NaN."""
+    """One array with each piece at its place, from the start of every axis; the rest is NaN."""
     dtype = np.result_type(*(piece.dtype for piece in pieces.values())) if pieces else np.dtype(float)
     gapless = len(pieces) == math.prod(shape) and all(piece.shape == own for piece in pieces.values())
     if not gapless and not np.issubdtype(dtype, np.inexact):
@@ -146,18 +147,18 @@ def _gather(shape: tuple[int, ...], own: tuple[int, ...], pieces: Pieces) -> np.
 
 
 def _common_times(runs: Iterable[RunResult]) -> np.ndarray | None:
-    """The times that all runs share, each as far as it got; None where they do not."""
+    """The times that all runs share, each as far as it went; None if they differ."""
     observed = [run for run in runs if len(run.times)]
     if not observed:
         return np.zeros(0)
-    # Of runs with equally many times, one that got to its end, or further, knows better what the next time would be.
+    # Of two runs with equally many times, the last time of a completed or longer run is more likely a shared one.
     longest = max(observed, key=lambda run: (len(run.times), run.status == "completed", run.times[-1])).times
     shared = all(_on_grid(run, longest) + (run.status != "completed") >= len(run.times) for run in observed)
     return longest if shared else None
 
 
 def _on_grid(run: RunResult, times: np.ndarray) -> int:
-    """How many of the run's times, from the first on, are those of all runs."""
+    """The number of times of the run, from the first one, that agree with the shared times."""
     shorter = min(len(run.times), len(times))
     differing = np.flatnonzero(run.times[:shorter] != times[:shorter])
     return int(differing[0]) if differing.size else shorter
@@ -171,7 +172,7 @@ def _add_counts(table: _Table, results: Results, taken: Collection[str]) -> None
 
 
 def _add_notes(table: _Table, results: Results, taken: Collection[str]) -> dict[str, str]:
-    """The notes on which all runs agree that got far enough to have any; the others become variables."""
+    """Add notes that differ between runs, and return the others; runs without notes do not count."""
     agreed = {}
     runs = [run for run in results.values() if run.notes]
     for name in _names(run.notes for run in runs):
@@ -194,6 +195,6 @@ def _status(arrays: Iterable[np.ndarray]) -> str:
 
 
 def _words_as_objects(labels: Sequence | np.ndarray) -> np.ndarray:
-    """Zarr v3 has no specification for numpy's strings of fixed length, and warns; xarray writes objects without."""
+    """Words as Python objects, which xarray writes without a warning: Zarr v3 does not specify numpy's strings."""
     array = np.asarray(labels)
     return array.astype(object) if array.dtype.kind == "U" else array

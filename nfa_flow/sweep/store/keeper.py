@@ -1,4 +1,4 @@
-"""Finished runs of a sweep as they come: into the store every now and then, and put together at the end."""
+"""Finished runs of a sweep as they arrive: written into the store from time to time, and assembled at the end."""
 
 import os
 import time
@@ -15,15 +15,15 @@ from .names import require_own_names
 from .store import Store, attributes_of_result
 
 _FLUSH_SECONDS = 1.0
-_FLUSH_SHARE = 0.02  # of the time so far: what a kill may lose, so that long sweeps do not make millions of files
+_FLUSH_SHARE = 0.02  # of the time so far: a kill loses no more, and a long sweep does not write millions of files
 
 
 class Keeper:
-    """Knows which runs of a grid are finished.
+    """Keeps the finished runs of a grid.
 
-    **Arguments:** `grid`; `identity`: what decides the results besides the settings, as JSON; `path`: of the store, or
-    None to keep everything in memory; `accept`: as in `Store`.
-    **Raises:** as `Store`.
+    **Arguments:** `grid`; `identity`: everything except the settings that decides the results, as JSON; `path`: that of
+    the store, or None to keep everything in memory; `accept`: as in `Store`.
+    **Raises:** the errors of `Store`.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Keeper:
 
     @property
     def missing(self) -> int:
-        """How many runs are not finished."""
+        """The number of runs that are not finished."""
         return len(self._labels) - len(self.results)
 
     def begin(self) -> None:
-        """Have a store for the runs to come, which shows what is there; before this, nothing is written."""
+        """Create the store, and let it show the finished runs. Nothing is written before."""
         self._has_begun = True
         if self._store is not None:
             self._store.begin(self._catalog)
@@ -52,7 +52,7 @@ class Keeper:
                 self._store.show(self._dataset(), self._catalog)
 
     def add(self, results: Results) -> None:
-        """Keep these; runs that raised an error are not stored, to be tried again when the sweep goes on."""
+        """Keep results. Runs that raised an error are not stored, so the next call tries them again."""
         for _, result in results:
             require_own_names(result.observed, (*result.counts, *result.notes), self._grid.names)
         self.results.update(results)
@@ -63,7 +63,7 @@ class Keeper:
             self._written = now
 
     def flush(self) -> None:
-        """Write what is not written yet. What Ctrl-C disturbs is tried again; what the disk refuses is told once."""
+        """Write the runs that are not written yet. After Ctrl-C it is tried again, after an error of the disk not."""
         try:
             if self._store is not None and self._unwritten:
                 self._store.write({key: (self._labels[key], self.results[key]) for key in self._unwritten})
@@ -73,7 +73,7 @@ class Keeper:
         self._unwritten = set()
 
     def conclude(self) -> xarray.Dataset:
-        """All results, labeled; also in the store, with a table of the runs beside it."""
+        """The dataset of all runs, which is also written into the store, with a table of the runs beside it."""
         self.flush()
         dataset = self._dataset()
         if self._store is not None and self._has_begun and self.results:
@@ -83,7 +83,7 @@ class Keeper:
         return dataset
 
     def describe(self) -> str:
-        """Where things stand."""
+        """How many runs are finished, and where they are kept."""
         finished = f"{len(self.results):,} of {len(self._labels):,} runs are finished"
         return f"{finished} and kept in {self._store.path}: the same call goes on" if self._store else finished
 

@@ -1,4 +1,4 @@
-"""Read a stored sweep: its result, and what was finished since that was written."""
+"""Read a stored sweep: its result, and runs that were finished after the result was written."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ from .store import FORMAT, OF_A_RESULT, OF_A_STORE, RUNS, is_store, parts_of, re
 
 
 def load(path: str | os.PathLike) -> xarray.Dataset:
-    """See `load_sweep`."""
+    """The dataset of a stored sweep, as `load_sweep` returns it."""
     path = require_path("path", path)
     if not path.exists():
         raise FileNotFoundError(f"There is no sweep at {path}.")
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
 
 
 def _shown(path: Path) -> tuple[xarray.Dataset | None, dict[str, Any]]:
-    """The result that the store shows, or None while it is replaced; and what the runs are called."""
+    """The result that the store shows, or None while it is being replaced; and the catalog of the runs."""
     grid = attributes_of(path / RUNS)
     if not is_whole(attributes_of(path)):
         return None, grid

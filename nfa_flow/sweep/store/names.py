@@ -1,4 +1,4 @@
-"""What things are called in the dataset of a sweep, so that no two have one name."""
+"""Names in the dataset of a sweep, so that no name is used twice."""
 
 from collections.abc import Collection, Iterable
 
@@ -8,10 +8,10 @@ _OF_EVERY_RUN = ("time", "times", "step", "status", "reason", "end_time")
 
 
 def require_own_names(observed: Iterable[str], others: Iterable[str], taken: Collection[str]) -> None:
-    """Raise unless each observable of a run has a name of its own in the dataset.
+    """Raise ValueError unless each observable of a run has its own name in the dataset.
 
-    **Arguments:** `observed`: names of the observables; `others`: of counts and notes; `taken`: of the axes and of
-    further labels.
+    **Arguments:** `observed`: names of the observables; `others`: names of counts and notes; `taken`: names of the axes
+    and of further labels.
     """
     used = {*taken, *_OF_EVERY_RUN, *(own_name(name, taken) for name in others)}
     for name in observed:
@@ -23,7 +23,7 @@ def require_own_names(observed: Iterable[str], others: Iterable[str], taken: Col
 
 
 def own_name(name: str, taken: Collection[str]) -> str:
-    """Of a count or note: the steps at each time are there too, and axes have the names that the user gave them."""
+    """The name of a count or note: different from `step`, the steps at each time, and from the names of the axes."""
     name = "total_steps" if name == "steps" else name
     while name in taken:
         name += "_of_run"
@@ -31,5 +31,5 @@ def own_name(name: str, taken: Collection[str]) -> str:
 
 
 def name_at_end(name: str) -> str:
-    """Of the last value of an observable."""
+    """The name of the last value of an observable."""
     return f"{name}_at_end"

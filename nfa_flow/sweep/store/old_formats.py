@@ -1,7 +1,7 @@
-"""Stores of earlier versions, for `load_sweep` alone: a sweep goes on in a store of the present format.
+"""Stores of earlier versions, which `load_sweep` can read, but in which no sweep continues.
 
-Until format 2, the result was a group of its own, and a part was rows of bytes with their layout in its attributes. The
-first format, without a number, did not know what computed its runs.
+Until format 2, the result was a separate group, and a part was rows of bytes with their layout in its attributes. The
+first format, without a number, did not describe the function that computed its runs.
 """
 
 import math
@@ -18,7 +18,7 @@ from .assemble import assemble_cataloged
 
 
 def load_old(path: Path) -> xarray.Dataset:
-    """The result in a store, or what was finished of it. **Raises:** FileNotFoundError where nothing was."""
+    """The result in a store, or the dataset of the finished runs. **Raises:** FileNotFoundError if there is none."""
     try:
         if (path / "result").exists():
             return read_dataset(path / "result")

@@ -1,7 +1,7 @@
-"""Parts of a store: finished runs of equal shapes as one labeled dataset, written once and never changed again.
+"""Parts of a store: finished runs of equal shapes as one labeled dataset, written once and never changed.
 
-A part has the dimension `run`, and along it the settings of each run, its times and observables, how it ended, its
-counts and notes, under the names of the whole result: `xr.open_zarr(path / "runs" / part)`.
+A part has the dimension `run`. For each run it has the settings, times, observables, status, counts and notes, under
+the same names as in the result: `xr.open_zarr(path / "runs" / part)`.
 """
 
 from collections.abc import Mapping, Set
@@ -20,14 +20,14 @@ _Labels = Mapping[str, Any]
 
 
 def layout_of(result: RunResult) -> tuple[Any, ...]:
-    """What runs of one part have in common."""
+    """The names, shapes and types that are the same for all runs of a part."""
     arrays = {"": result.times, " ": result.steps, **result.observed}
     shapes = tuple((name, array.dtype.name, array.shape) for name, array in arrays.items())
     return shapes, tuple((name, type(count)) for name, count in result.counts.items()), tuple(result.notes)
 
 
 def part_of(runs: Mapping[str, tuple[_Labels, RunResult]]) -> xarray.Dataset:
-    """The part of some runs of one layout, each with its settings, by the names that identify them."""
+    """The part with some runs of one layout, given as key → (settings, result)."""
     settings, results = zip(*runs.values(), strict=True)
     first, taken = results[0], settings[0].keys()
     counts = {name: None if count is None else own_name(name, taken) for name, count in first.counts.items()}
@@ -47,9 +47,9 @@ def part_of(runs: Mapping[str, tuple[_Labels, RunResult]]) -> xarray.Dataset:
 
 
 def results_of(part: Path, keys: Set[str]) -> dict[str, RunResult]:
-    """Those of these runs that are in a part, bit for bit as they were written.
+    """The runs with these keys in a part, bit for bit as they were written.
 
-    **Raises:** ValueError naming the file that is damaged.
+    **Raises:** ValueError that names a damaged file.
     """
     if keys.isdisjoint(about_part(part)["keys"]):
         return {}
@@ -78,7 +78,7 @@ def results_of(part: Path, keys: Set[str]) -> dict[str, RunResult]:
 
 
 def about_part(part: Path) -> dict[str, Any]:
-    """The attributes of a part: among them the `keys` of its runs. **Raises:** ValueError naming a damaged file."""
+    """The attributes of a part, including the `keys` of its runs. **Raises:** ValueError that names a damaged file."""
     try:
         return attributes_of(part)
     except Damaged as error:

@@ -1,10 +1,11 @@
-"""The finished runs of one sweep on disk: kept whatever is killed, and written by any number of processes.
+"""The finished runs of one sweep on disk: safe from any kill, and written by any number of processes.
 
 A store is a Zarr group. Its arrays are the labeled result, as it was when a sweep last began or ended: after a kill it
-still shows the runs that were finished when that sweep began. Beside them, the group `runs` holds the finished runs in
-parts that are never changed again. Each part is written beside the store and renamed into place, so a reader sees all
-of it or nothing, and writers need no locks. A part is named after its runs and what they were computed with; whoever
-comes second with the same runs drops theirs. The attributes of `runs` say what the runs of the last sweep are called.
+shows the runs that were finished when that sweep began. Beside these arrays, the group `runs` holds the finished runs
+in parts that are never changed. Each part is written beside the store and renamed into place, so a reader sees all of
+it or nothing, and writers need no locks. The name of a part is a digest of its runs and of everything with which they
+were computed; a process that comes second with the same runs drops its part. The attributes of `runs` are the catalog
+of the runs of the last sweep.
 """
 
 import csv
@@ -23,19 +24,19 @@ import xarray
 
 from ...checks import wrong
 from ...run.files import partial_folder, remove_abandoned, rename_unless_there
-from ..identity.differences import differences, is_accepted, told
+from ..identity.differences import as_text, differences, is_accepted
 from ..identity.values import digest
 from ..result import RunResult
 from .arrays import METADATA, Damaged, attributes_of, write_dataset, write_group
 from .parts import about_part, layout_of, part_of, results_of
 
-FORMAT = 3  # of what is written; see `old_formats`
+FORMAT = 3  # earlier ones are in `old_formats`
 RUNS = "runs"
 OF_A_STORE = ("format", "how_to_read", "written")  # attributes of the root besides those of the result
-OF_A_RESULT = ("settings", "about", "accepted")  # which the root has also while it shows no result
+OF_A_RESULT = ("settings", "about", "accepted")  # attributes of the root even while it shows no result
 _HOW_TO_READ = "xr.open_zarr(path) for the result; nf.load_sweep(path) also while the sweep runs and after a kill"
-_COLUMNS_OF_A_SUMMARY = ("key", "status")  # by which it is known
-_LONGEST_TURN = 10.0  # seconds that anybody takes to put a result in its place
+_COLUMNS_OF_A_SUMMARY = ("key", "status")  # by which a summary is recognized
+_LONGEST_TURN = 10.0  # seconds: no process takes longer to replace a result
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Change the permissions there"),
@@ -47,11 +48,11 @@ class Store:
 
     Nothing is written before `begin`.
 
-    **Arguments:** `path`: the store's folder, created if it is not there; `settings`: what decides the results, as
-    JSON; `about`: what is worth knowing besides (versions, device), as JSON; `accept`: names of settings, each with all
-    that belongs to it, that may differ from those of the finished runs.
-    **Raises:** ValueError where `path` holds something else, or runs with other settings, and where another file has
-    the name of the summary.
+    **Arguments:** `path`: the folder of the store, created if it does not exist; `settings`: everything that decides
+    the results, as JSON; `about`: further information (versions, device), as JSON; `accept`: names of settings that may
+    differ from those of the finished runs; a name includes all settings that begin with it and a dot.
+    **Raises:** ValueError if `path` holds something else, or runs with other settings, or if another file has the name
+    of the summary.
     """
 
     def __init__(
@@ -62,17 +63,18 @@ class Store:
         remove_abandoned(self.path.resolve())
         if self.csv_path.exists() and not _is_summary(self.csv_path):
             raise wrong("store", f"a path whose summary replaces no other file ({self.csv_path})", str(self.path))
-        self.accepted = self._compare()  # the differences that were accepted so far: when, and what of them
+        self.accepted = self._compare()  # the differences that were accepted so far, with dates
 
     @property
     def csv_path(self) -> Path:
-        """Where the summary is."""
+        """The path of the summary."""
         return self.path.with_name(self.path.name.removesuffix(".zarr") + ".csv")
 
     def begin(self, catalog: Mapping[str, Any]) -> None:
-        """Create the store if it is not there. `catalog`: that of the `Grid`.
+        """Create the store if it does not exist. `catalog`: that of the `Grid`.
 
-        **Raises:** OSError where the store cannot be written; as the class, where another process created it meanwhile.
+        **Raises:** OSError if the store cannot be written; ValueError, as for the class, if another process has created
+        another one meanwhile.
         """
         with self._partial() as partial:
             # In this order: another process may put its store there at any moment, whole.
@@ -80,24 +82,24 @@ class Store:
                 (partial / "store" / RUNS).mkdir(parents=True)
                 write_group(partial / "store", self._root(), {})
                 write_group(partial / "store" / RUNS, catalog)
-                # Renaming onto an empty folder replaces it; where another process was faster, its store stays.
+                # Renaming replaces an empty folder; if another process was faster, its store stays.
                 rename_unless_there(partial / "store", self.path.resolve())
             self.accepted = self._compare()
 
     def keys(self) -> set[str]:
-        """The keys of all finished runs, those that other processes wrote since included."""
+        """The keys of all finished runs, including those that other processes have written."""
         return {key for part in parts_of(self.path) for key in about_part(part)["keys"]}
 
     def results(self, keys: Set[str]) -> dict[str, RunResult]:
-        """Those of these runs that are finished, bit for bit as they were written."""
+        """The finished runs with these keys, bit for bit as they were written."""
         return results_in(self.path, keys)
 
     def write(self, runs: Mapping[str, tuple[Mapping[str, Any], RunResult]]) -> None:
-        """Add finished runs, each with its settings; those of equal shapes become one part.
+        """Add finished runs, given as key → (settings, result); runs of equal shapes become one part.
 
         Writing the same runs again changes nothing.
 
-        **Raises:** OSError saying what is in the store and what to do.
+        **Raises:** OSError that says what is in the store and what to do.
         """
         alike: dict[tuple[Any, ...], list[str]] = {}
         for key in sorted(runs):
@@ -134,7 +136,7 @@ class Store:
                 os.replace(new / METADATA, self.path / METADATA)
 
     def summarize(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the summary, a CSV file beside the store with one row for each run. **Raises:** as `show`."""
+        """Replace the summary, a CSV file beside the store with a row for each run. **Raises:** OSError, as `show`."""
         columns = list(dict.fromkeys(name for row in rows for name in row)) or _COLUMNS_OF_A_SUMMARY
         with self._partial() as partial:
             with open(partial / "summary.csv", "w", newline="", encoding="utf-8") as file:
@@ -148,7 +150,7 @@ class Store:
         return about | dict(zip(OF_A_STORE, (FORMAT, _HOW_TO_READ, _now()), strict=True))
 
     def _compare(self) -> list[dict[str, Any]]:
-        """What has been accepted, by now; raise where a difference is not, or where there is no such store."""
+        """The accepted differences. **Raises:** ValueError for other differences, and if this is no such store."""
         if not _is_occupied(self.path):
             return []
         if not is_store(self.path):
@@ -162,7 +164,7 @@ class Store:
         if refused:
             raise ValueError(
                 "`store` must be a new path or the store of this very sweep, "
-                f"but was {self.path}, whose settings differ:\n{told(refused)}\n"
+                f"but was {self.path}, whose settings differ:\n{as_text(refused)}\n"
                 f"To keep its {kept} finished runs knowingly, add accept={json.dumps(list(refused))} "
                 f"(on the command line: --accept {' '.join(refused)})."
             )
@@ -174,11 +176,11 @@ class Store:
             "finished_runs": kept,
             "differences": {name: {"was": old, "is": new} for name, (old, new) in found.items()},
         }
-        return [*accepted, entry] if kept else []  # of a store without runs nothing needs to be accepted
+        return [*accepted, entry] if kept else []  # without finished runs, nothing needs to be accepted
 
     @contextmanager
     def _partial(self) -> Iterator[Path]:
-        """A folder of our own on the disk of the store, but outside of it: Zarr would list it. Gone afterwards."""
+        """A temporary folder on the disk of the store, but outside of it, because Zarr would list it."""
         try:
             with partial_folder(self.path.resolve()) as partial:
                 yield partial
@@ -187,7 +189,7 @@ class Store:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """While no other process replaces the result; one that was killed in its turn is not waited for."""
+        """Inside, no other process replaces the result, except after it has waited for a process that was killed."""
         turn, deadline = self.path / ".turn", time.monotonic() + _LONGEST_TURN
         while time.monotonic() < deadline:
             with suppress(FileExistsError):
@@ -203,32 +205,32 @@ class Store:
         said, advice = error.strerror or str(error), _ADVICE.get(error.errno or 0, "Free space or change permissions")
         try:
             kept = f" The {len(self.keys())} finished runs in it are intact." if is_store(self.path) else ""
-        except OSError:  # out of reach altogether
+        except OSError:  # the store cannot even be read
             kept = ""
         return OSError(f"The store {self.path} cannot be written: {said}.{kept} {advice} and run the same call again.")
 
 
 def attributes_of_result(settings: Any, about: dict[str, Any], accepted: list[dict[str, Any]]) -> dict[str, str]:
-    """What the dataset of a sweep says of what it was made with."""
+    """Attributes of the dataset of a sweep that say how it was computed."""
     said = {"settings": json.dumps(settings), "about": json.dumps(about)}
     return said | ({"accepted": json.dumps(accepted)} if accepted else {})
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Of all that decides the results, for the parts of a store."""
+    """A digest of everything that decides the results, which parts have as an attribute."""
     return digest(json.dumps(settings, sort_keys=True))
 
 
 def made_with(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The settings of a store, and the differences from them that were accepted."""
+    """The settings of a store, and the accepted differences from them."""
     root = attributes_of(path)
     return json.loads(root["settings"]), json.loads(root.get("accepted", "[]"))
 
 
 def parts_of(path: Path) -> list[Path]:
-    """The parts of a store that belong to its settings, or to settings that were accepted, ordered by name.
+    """The parts of a store that were computed with its settings or with accepted ones.
 
-    So which of two parts with the same run comes first does not depend on the disk.
+    They are ordered by name, so that the order of two parts with the same run does not depend on the disk.
     """
     try:
         names = sorted(name for name in os.listdir(path / RUNS) if "." not in name)
@@ -241,9 +243,9 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def results_in(path: Path, keys: Set[str]) -> dict[str, RunResult]:
-    """Those of these runs that a store holds. **Raises:** ValueError naming a file that is damaged."""
+    """The runs with these keys in a store. **Raises:** ValueError that names a damaged file."""
     results: dict[str, RunResult] = {}
-    for part in reversed(parts_of(path)):  # of one run in two parts, the first counts
+    for part in reversed(parts_of(path)):  # if two parts have the same run, the first one counts
         results |= results_of(part, keys)
     return results
 
@@ -257,7 +259,7 @@ def is_store(path: Path) -> bool:
 
 
 def what_else(path: Path) -> str:
-    """What a path that is no store holds, in words."""
+    """The content of a path that is no store, in words."""
     was_one = (path / RUNS / METADATA).is_file()
     return f"one whose {path / METADATA} is damaged" if was_one else f"{path}, which holds something else"
 

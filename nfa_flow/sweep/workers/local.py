@@ -1,7 +1,7 @@
-"""Work off groups of lanes on this machine: one thread per core of a CPU, one per accelerator.
+"""Run groups of lanes on this machine: one thread for each core of a CPU, or for each accelerator.
 
-XLA leaves Python's lock while it computes, so threads use all cores, and share what is compiled; every lane runs on one
-device by itself, nothing is exchanged between devices.
+XLA releases Python's lock while it computes, so threads use all cores, and they share compiled programs. Every lane
+runs on one device; nothing is exchanged between devices.
 """
 
 import contextlib
@@ -26,10 +26,7 @@ _PATIENCE_SECONDS = 10.0
 
 
 class LocalWorkers:
-    """Runs groups of lanes in threads.
-
-    There is one thread for every core of a CPU, and for every accelerator.
-    """
+    """Runs groups of lanes in threads of this process."""
 
     def __init__(self, one_run: OneRun, groups: Sequence[Group]):
         switches = switches_of_thread()
@@ -41,14 +38,15 @@ class LocalWorkers:
             threading.Thread(target=self._work, args=(device, switches), daemon=True) for device in _places()
         ]
         self.running = 0
-        self._raised: BaseException | None = None  # in a thread, by what ends a program
+        self._raised: BaseException | None = None  # an error that ended a thread
 
     def run(self, keep: Callable[[Results], None]) -> None:
         """Run all lanes. `keep` receives their results as they arrive, and an empty list every now and then.
 
-        If `keep` raises, the threads stop, and it receives what they have finished by then.
+        If `keep` raises an error, the threads stop, and it receives the results that they have finished by then.
 
-        **Raises:** whatever ended a thread, such as a `SystemExit` of `one_run`, after the last results.
+        **Raises:** errors of `keep`; the error that ended a thread, such as a `SystemExit` of `one_run`, after the last
+        results.
         """
         for thread in self._threads:
             thread.start()
@@ -79,12 +77,12 @@ class LocalWorkers:
                 stack.enter_context(jax.default_device(device))
                 while (job := self._next_job()) is not None:
                     self._run(job)
-        except BaseException as error:  # a thread that ends without a word takes its lanes with it
+        except BaseException as error:  # raised again by `run`: nobody sees an error of a thread
             self._raised = error
             self._cancelled.set()
 
     def _next_job(self) -> "_Job | None":
-        """The group with waiting lanes that fewest threads are at: programs are compiled side by side, too."""
+        """The job with waiting lanes that has the fewest threads, so that programs are compiled side by side, too."""
         with self._lock:
             jobs = [job for job in self._jobs if job.waiting]
             if not jobs or self._cancelled.is_set():
@@ -97,7 +95,7 @@ class LocalWorkers:
         """Run lanes of a group until none is left."""
 
         def take(most: int) -> list[Lane]:
-            """Near the end, few enough that the other threads get some, too."""
+            """The next lanes; near the end only a share of them, so that the other threads get some, too."""
             with self._lock:
                 share = 0 if self._cancelled.is_set() else min(most, -(-len(job.waiting) // len(self._threads)))
                 taken, job.waiting = job.waiting[:share], job.waiting[share:]
@@ -115,16 +113,16 @@ class LocalWorkers:
 
 
 class _Job:
-    """A group, its lanes that wait, and how many threads are at it."""
+    """A group, its waiting lanes, and how many threads run it."""
 
     def __init__(self, group: Group):
         self.group, self.waiting, self.threads = group, list(group.lanes), 0
 
 
 def _places() -> list[Any]:
-    """A device per thread: each accelerator once, the devices of a CPU in turn up to its number of cores.
+    """The device of each thread: each accelerator once, or the devices of a CPU in turn for all its cores.
 
-    Only the one that the caller has chosen by `jax.default_device`, if there is one.
+    If the caller has chosen a device by `jax.default_device`, there is no other.
     """
     chosen = device_of_thread()
     devices = jax.local_devices() if chosen is None else [chosen]

@@ -1,7 +1,7 @@
-"""Work off groups of lanes by a `concurrent.futures.Executor`: processes, dask, a cluster.
+"""Run groups of lanes by a `concurrent.futures.Executor`: processes, dask, a cluster.
 
-A handful of lanes of one group are sent at a time. Their results come back as plain arrays, and the process that called
-`sweep` alone writes the store. A worker keeps its compiled programs from one piece of a group to the next.
+A group is sent in pieces of a few lanes. Their results return as plain arrays, and only the process that called `sweep`
+writes the store. A worker keeps its compiled programs from one piece of a group to the next.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from .local import TICK_SECONDS
 
 _MOST_LANES = 32
 _PIECES_PER_GROUP = 16
-_IMPORTED_IN = os.getpid()  # which a forked process inherits
+_IMPORTED_IN = os.getpid()  # inherited by a forked process, which has another id itself
 
-_Outcome = tuple[Results, BaseException | None]  # with what the user's function raised to end the program
+_Outcome = tuple[Results, BaseException | None]  # with the error by which the user's function ends the program, if any
 
 
 def check_executor(executor: Any) -> None:
-    """Raise unless an executor can be one."""
+    """Raise ValueError unless this is an executor or None."""
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise wrong("executor", "a `concurrent.futures.Executor`", repr(executor))
 
@@ -40,7 +40,7 @@ def check_executor(executor: Any) -> None:
 class RemoteWorkers:
     """Runs groups of lanes through an executor.
 
-    Where a group says "auto", each worker decides for its own device.
+    If a group says "auto", each worker chooses the engine for its own device.
     """
 
     def __init__(self, executor: Executor, one_run: OneRun, groups: Sequence[Group]):
@@ -54,8 +54,8 @@ class RemoteWorkers:
 
         If anything raises, the pieces that have not begun are canceled.
 
-        **Raises:** whatever `keep` raises, and what `one_run` raises to end the program; RuntimeError if the executor
-        loses its workers or cannot run the function; ValueError if the function cannot be sent to them.
+        **Raises:** errors of `keep`; the error by which `one_run` ends the program; RuntimeError if the executor loses
+        its workers or cannot run the function; ValueError if the function cannot be sent to them.
         """
         waiting: dict[Future, int] = {}
         attempt = secrets.token_hex(8)
@@ -69,7 +69,7 @@ class RemoteWorkers:
                 self.running = sum(lanes for future, lanes in waiting.items() if future.running())
                 if not done:
                     keep([])
-                # An executor that breaks fails many at once, and the first of them ends the sweep.
+                # A broken executor fails many pieces at once, and the first one ends the sweep: successful ones first.
                 for future in sorted(done, key=lambda each: each.cancelled() or each.exception() is not None):
                     del waiting[future]
                     results, raised = _outcome_of(future)
@@ -84,7 +84,7 @@ class RemoteWorkers:
 def run_piece(one_run: Any, piece: Any, x64: bool, attempt: str) -> _Outcome:
     """Run some lanes of one group in this process, on its first device.
 
-    `attempt` tells a call from the same one in another sweep: dask would repeat the error that it kept of that.
+    `attempt` makes calls of two sweeps different: dask would repeat the error that it has kept of an equal call.
     """
     if _IMPORTED_IN != os.getpid():
         must_be = 'of processes that spawn, as with mp_context=multiprocessing.get_context("spawn")'
@@ -107,17 +107,17 @@ def run_piece(one_run: Any, piece: Any, x64: bool, attempt: str) -> _Outcome:
 
 
 def _packer(executor: Executor) -> Callable[[Any], Any]:
-    """How a function or group is sent: as bytes that `run_piece` unpacks in the worker, as it is to a thread.
+    """How a function or group is sent: unchanged to a thread, otherwise as bytes that `run_piece` unpacks.
 
-    What a worker cannot import is then an error of the piece. A pool whose worker unpacks its own messages would break
-    without saying why, and dask would wait for ever.
+    If a worker cannot import the function, the piece then fails with an error that says so. If the executor unpacked
+    the function itself, a pool would break without an explanation, and dask would wait forever.
     """
     if isinstance(executor, ThreadPoolExecutor):
         return lambda value: value
     packing = "pickle" if isinstance(executor, ProcessPoolExecutor) else "cloudpickle"
     if importlib.util.find_spec(packing) is None:
         return lambda value: value
-    dumps = importlib.import_module(packing).dumps  # cloudpickle sends scripts and lambdas, too
+    dumps = importlib.import_module(packing).dumps  # cloudpickle can also send functions of scripts, and lambdas
 
     def packed(value: Any) -> bytes:
         try:
@@ -129,7 +129,7 @@ def _packer(executor: Executor) -> Callable[[Any], Any]:
     return packed
 
 
-@functools.lru_cache(maxsize=4)  # so that one function stays one, with its programs
+@functools.lru_cache(maxsize=4)  # so that all pieces have the same function object, with its programs
 def _unpacked(packed: bytes) -> Any:
     try:
         return pickle.loads(packed)
