@@ -150,12 +150,6 @@ class Grid:
         return {bundle[0].name: bundle[0].labels for bundle in self.bundles}
 
     @property
-    def catalog(self) -> dict[str, Any]:
-        """All labels and keys, as JSON: `dimensions`, further `coordinates`, and the `keys` of all runs in order."""
-        coordinates = {name: [list(dims), labels.tolist()] for name, (dims, labels) in self.coordinates.items()}
-        return {"dimensions": self.dimensions, "coordinates": coordinates, "keys": [setting.key for setting in self]}
-
-    @property
     def coordinates(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
         """Further labels along the dimensions: of axes that are zipped to another one, and of dependent settings."""
         found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {

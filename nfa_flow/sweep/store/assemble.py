@@ -10,6 +10,7 @@ import xarray
 
 from ...checks import wrong
 from ...run.trees import has_nan
+from ..grid import Grid
 from ..result import RunResult
 from .names import name_at_end, own_name, require_own_names
 
@@ -68,10 +69,16 @@ def assemble(
     return xarray.Dataset(table.variables, coords, {**attrs, **agreed})
 
 
+def catalog_of(grid: Grid) -> dict[str, Any]:
+    """All labels and keys of a grid, as JSON: `dimensions`, further `coordinates`, and the `keys` of its runs."""
+    coordinates = {name: [list(dims), labels.tolist()] for name, (dims, labels) in grid.coordinates.items()}
+    return {"dimensions": grid.dimensions, "coordinates": coordinates, "keys": [setting.key for setting in grid]}
+
+
 def assemble_cataloged(
     catalog: Mapping[str, Any], results: Mapping[str, RunResult], attrs: Mapping[str, Any]
 ) -> xarray.Dataset:
-    """The same from a `Grid.catalog`, and from runs by their keys."""
+    """The same from the catalog of a grid, and from runs by their keys."""
     places = zip(catalog["keys"], np.ndindex(*map(len, catalog["dimensions"].values())), strict=True)
     placed = {index: results[key] for key, index in places if key in results}
     coordinates = {name: (tuple(dims), np.asarray(labels)) for name, (dims, labels) in catalog["coordinates"].items()}

@@ -10,7 +10,7 @@ import xarray
 from ..grid import Grid
 from ..result import ERROR, Results
 from .about import provenance
-from .assemble import assemble_cataloged, summary
+from .assemble import assemble_cataloged, catalog_of, summary
 from .names import require_own_names
 from .store import Store, attributes_of_result
 
@@ -29,7 +29,7 @@ class Keeper:
     def __init__(
         self, grid: Grid, identity: Mapping[str, Any], path: str | os.PathLike | None, accept: Sequence[str] = ()
     ):
-        self._grid, self._catalog = grid, grid.catalog
+        self._grid, self._catalog = grid, catalog_of(grid)
         self._identity, self._about = dict(identity), provenance()
         self._labels = {setting.key: setting.labels for setting in grid}
         self._store = None if path is None else Store(path, self._identity, self._about, accept)

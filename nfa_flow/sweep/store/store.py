@@ -71,7 +71,7 @@ class Store:
         return self.path.with_name(self.path.name.removesuffix(".zarr") + ".csv")
 
     def begin(self, catalog: Mapping[str, Any]) -> None:
-        """Create the store if it does not exist. `catalog`: that of the `Grid`.
+        """Create the store if it does not exist. `catalog`: that of its grid (`catalog_of`).
 
         **Raises:** OSError if the store cannot be written; ValueError, as for the class, if another process has created
         another one meanwhile.
