@@ -1,10 +1,12 @@
 """Sweeps in other processes: the same bits, whatever runs them, and a worker that dies loses nothing finished."""
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
+import time
 import types
 
 import distributed
@@ -80,7 +82,7 @@ def killer(worker):
 
 @starts_processes
 def test_processes_give_the_same_and_a_dead_one_loses_nothing_finished(
-    expected, workers_import_tests, out_of_reach, tmp_path
+    expected, workers_import_tests, out_of_reach, tmp_path, monkeypatch
 ):
     store = tmp_path / "store.zarr"
     with spawning(1) as executor:
@@ -88,6 +90,9 @@ def test_processes_give_the_same_and_a_dead_one_loses_nothing_finished(
             nf.sweep(out_of_reach, GRID, executor=executor, progress=False)
         assert nf.sweep(linear, GRID, executor=executor, progress=False).identical(expected)
         kill, _ = killer(executor.submit(os.getpid).result())
+        submit, pieces = executor.submit, itertools.count()
+        unending = lambda *call: submit(*call) if next(pieces) < 8 else submit(time.sleep, 1e3)
+        monkeypatch.setattr(executor, "submit", unending)  # so that it is killed before it has done everything
         with pytest.raises(RuntimeError, match="the executor could not run a part of the sweep .*BrokenProcessPool"):
             nf.sweep(linear, GRID, executor=executor, store=store, progress=kill)
     kept = set((store / "runs").iterdir())
