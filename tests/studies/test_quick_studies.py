@@ -67,11 +67,12 @@ def test_the_table_of_claims_is_written(folder, claims):
 def test_the_same_command_draws_again_without_running(study, folder, capsys):
     name = study.experiments[0].name
     drawn = (folder / f"{name}.png").stat().st_mtime_ns
-    written = {file: file.stat().st_mtime_ns for file in (folder / f"{name}.zarr" / "runs").rglob("*")}
+    parts = lambda: (folder / f"{name}.zarr" / "runs").glob("*/**/*")  # the catalog beside them is replaced each time
+    written = {file: file.stat().st_mtime_ns for file in parts()}
     main(["study", study.name, "--quick", "--figure", name, "--out", str(folder), "--no-progress"])
     assert (folder / f"{name}.png").stat().st_mtime_ns > drawn and "fails" not in capsys.readouterr().out
     assert written
-    assert {file: file.stat().st_mtime_ns for file in (folder / f"{name}.zarr" / "runs").rglob("*")} == written
+    assert {file: file.stat().st_mtime_ns for file in parts()} == written
 
 
 def test_the_same_seed_gives_the_same_numbers(quick_study):
