@@ -40,7 +40,7 @@ def test_claims_name_settings_that_the_full_grid_has(experiment, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("study", "name"), list(zip(STUDIES, ("step-size", "infinite-width", "updates", "gradient"), strict=True))
+    ("study", "name"), list(zip(STUDIES, ("step-size", "infinite-width", "transfer", "gradient"), strict=True))
 )
 def test_a_tiny_experiment_runs_and_is_judged_and_drawn(study, name, tmp_path):
     """One of each study; the quick studies are all run elsewhere."""
