@@ -118,11 +118,34 @@ def quick_study(studies_folder):
         with open(studies_folder / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (out / "claims.csv").exists():
-                main(["study", name, "--quick", "--out", str(out), "--no-progress"])
+                arguments = ["study", name, "--quick", "--out", str(out), "--no-progress"]
+                if name == "spectral":
+                    _run_optimized(arguments)
+                else:
+                    main(arguments)
         return out
 
     yield folder_of
     jax.config.update("jax_enable_x64", True)
+
+
+_WITH_TYPE_CHECKS = """
+import sys
+from jaxtyping import install_import_hook
+install_import_hook("nfa_flow", "beartype.beartype")
+from nfa_flow.cli import main
+main(sys.argv[1:])
+"""
+
+
+def _run_optimized(arguments: list[str]):
+    """Call the command line in a process of its own, whose programs are optimized: those that run long gain by it.
+
+    The spectral study takes a quarter less processor time so. Its types and warnings are checked as everywhere else.
+    """
+    flags = os.environ["XLA_FLAGS"].replace("optimization_level=0", "optimization_level=1")
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", _WITH_TYPE_CHECKS, *arguments]
+    subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags, "MPLBACKEND": "Agg"}, check=True)
 
 
 @pytest.fixture
