@@ -37,6 +37,7 @@ class InLockstep(AbstractCompiledEngine):
         self._gather = jax.jit(row_of)
         self._place = jax.jit(put_row)
         self._accounts = threading.Lock()
+        self._longest_first = 0.0  # seconds of a first slice, most of which is compilation
         # The steps of all places of all buckets, and the part of them that lanes used.
         self.computed_steps = self.needed_steps = 0
 
@@ -61,7 +62,7 @@ class InLockstep(AbstractCompiledEngine):
     ) -> Iterator[list[Lane]]:
         """Blocks of lanes that have reached the end of this stage."""
         shared, bucket, budget = _shared(stage, waiting[0]), _Bucket(size), _SHORTEST_SLICE
-        first = spent = 0.0  # seconds of the first slice with this size, where it is compiled, and of the later ones
+        is_first, spent = True, 0.0  # whether the next slice is the first one of this size; seconds of the later ones
         while not cancelled():
             while bucket.has_room and (waiting or (waiting := take(bucket.free))):
                 entering, waiting = waiting[: bucket.free], waiting[bucket.free :]
@@ -70,10 +71,13 @@ class InLockstep(AbstractCompiledEngine):
             if bucket.occupied == 0:
                 return
             # The remaining lanes take about as long as the previous ones: is that worth another compilation?
-            if bucket.has_room and spent > first and bucket.shrink(self._gather):
-                first = spent = 0.0
+            if bucket.has_room and spent > self._longest_first and bucket.shrink(self._gather):
+                is_first, spent = True, 0.0
             seconds = self._advance(stage, shared, bucket, budget)
-            first, spent = (first, spent + seconds) if first else (seconds, 0.0)
+            if is_first:
+                is_first, self._longest_first = False, max(self._longest_first, seconds)
+            else:
+                spent += seconds
             if lanes := bucket.leave(self._gather):
                 lengths = [int(lane.finals[-1].steps) for lane in lanes]
                 budget = max(_SHORTEST_SLICE, int(np.mean(lengths)) // _SLICES_PER_LANE)
