@@ -162,7 +162,7 @@ def test_the_claims_on_parametrizations_fail_with_their_laws():
 
 def test_the_claims_say_which_parametrizations_break_the_condition():
     claims = {claim.statement.split(":")[0]: claim for claim in NORMS.judge(made(SCHEMES))}
-    assert claims["GD, Spectral, 1 step"].expected == f"0, 0, 0: as the condition asks, {WITHIN}"
+    assert claims["GD, Spectral, 1 step"].expected == f"0, 0, 0: as the condition requires, {WITHIN}"
     assert claims["GD, NTP, 20 steps"].expected == f"−0.5, −0.5, 0: not the condition, {WITHIN}"
     assert claims["Adam, SP, one rate, 1 step"].expected == f"0, +1, +1: not the condition, {WITHIN}"
     assert claims["GD, SP, 1 step"].measured == "−1.50 ± 0.00, −0.50 ± 0.00, +0.00 ± 0.00"
