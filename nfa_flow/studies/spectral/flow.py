@@ -130,7 +130,7 @@ FLOW = Experiment(
     "flow",
     "Does the time scale of the exact flow transfer from narrow to wide networks?",
     axes={
-        "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
+        "width": looped([64, 128, 256, 512], quick=[64, 96, 160], tiny=[16, 32, 64], label="width $n$"),
         "scheme": batched(places(SCHEMES), tiny=list(SCHEMES)),
         "seed": seeds(8),
     },
@@ -161,5 +161,5 @@ FLOW = Experiment(
     ],
     claims=dict([times for times, _ in _every] + [updates for _, updates in _every]),
     note="exact flow",
-    seconds=(30, 110),
+    seconds=(20, 110),
 )

@@ -139,12 +139,12 @@ TRANSFER = Experiment(
     "transfer",
     "Is the best learning rate of a narrow network also the best of a wide one?",
     axes={
-        "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
+        "width": looped([64, 128, 256, 512], quick=[32, 64, 128], tiny=[16, 32, 64], label="width $n$"),
         "count": looped([len(CASES)], quick=[4], tiny=[2]),  # the number of cases that are compiled
         "case": batched(places(CASES), quick=_NAMES[:4], tiny=_NAMES[:2]),
         # Factors 2^octave of the case's own learning rate.
         "octave": batched(
-            np.arange(-4.5, 1.6, 0.5).tolist(), quick=np.arange(-3.5, 1.6, 0.5).tolist(), tiny=[-2.0, -1.0, 0.0, 1.0]
+            np.arange(-4.5, 1.6, 0.5).tolist(), quick=np.arange(-2.5, 2.1, 0.5).tolist(), tiny=[-2.0, -1.0, 0.0, 1.0]
         ),
         "seed": seeds(8),
     },
@@ -171,5 +171,5 @@ TRANSFER = Experiment(
             for name in CASES
         },
     },
-    seconds=(25, 500),
+    seconds=(15, 500),
 )

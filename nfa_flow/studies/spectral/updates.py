@@ -70,7 +70,7 @@ UPDATES = Experiment(
     "updates",
     "Do normalized updates and Muon satisfy the condition, and are their updates like those of GD and Adam?",
     axes={  # a step of Muon costs a dozen products of hidden matrices
-        "width": looped([64, 128, 256, 512], quick=[64, 128, 256], tiny=[16, 32, 64], label="width $n$"),
+        "width": looped([64, 128, 256, 512], quick=[32, 64, 128], tiny=[16, 32, 64], label="width $n$"),
         "case": batched({name: PLACES[name] for name in NAMES}, tiny=NAMES),
         "seed": seeds(8),
     },
