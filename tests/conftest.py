@@ -119,7 +119,7 @@ def quick_study(studies_folder):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (out / "claims.csv").exists():
                 arguments = ["study", name, "--quick", "--out", str(out), "--no-progress"]
-                if name == "spectral":
+                if name in _OF_WIDE_NETWORKS:
                     _run_optimized(arguments)
                 else:
                     main(arguments)
@@ -128,6 +128,8 @@ def quick_study(studies_folder):
     yield folder_of
     jax.config.update("jax_enable_x64", True)
 
+
+_OF_WIDE_NETWORKS = ("spectral", "rich-features")  # studies that run longer than they compile
 
 _WITH_TYPE_CHECKS = """
 import sys
@@ -141,7 +143,7 @@ main(sys.argv[1:])
 def _run_optimized(arguments: list[str]):
     """Call the command line in a process of its own, whose programs are optimized: those that run long gain by it.
 
-    The spectral study takes a quarter less processor time so. Its types and warnings are checked as everywhere else.
+    Types and warnings are checked as everywhere else.
     """
     flags = os.environ["XLA_FLAGS"].replace("optimization_level=0", "optimization_level=1")
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", _WITH_TYPE_CHECKS, *arguments]
