@@ -171,7 +171,7 @@ INITIALIZATION = Experiment(
     "initialization",
     "How do scale and shape of the initial weights change the ansatz, without weight decay?",
     axes={
-        "init": batched(places(INITS), tiny=[_LOW_RANK, "Gaussian"]),
+        "init": batched(places(INITS), quick=["Gaussian", "mean-field", _LOW_RANK], tiny=[_LOW_RANK, "Gaussian"]),
         "scale": batched(
             [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 3.0], quick=[1e-6, 1e-3, 1e-2, 0.1, 1.0, 3.0], tiny=[1e-3, 1e-2]
         ),
@@ -240,5 +240,5 @@ INITIALIZATION = Experiment(
             _lost, of=_low_rank | {"scale": lambda scale: scale > _SMALL[1]}
         ),
     },
-    seconds=(20, 50),
+    seconds=(13, 50),
 )

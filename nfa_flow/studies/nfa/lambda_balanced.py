@@ -150,7 +150,12 @@ LAMBDA_BALANCED = Experiment(
     "lambda-balanced",
     "What replaces the ansatz if the balance of a linear network is bI instead of zero?",
     axes={
-        "b": batched([-10.0, -2.0, -0.5, 0.0, 0.5, 2.0, 10.0], tiny=[-2.0, 0.0, 2.0], label="balance $b$"),
+        "b": batched(
+            [-10.0, -2.0, -0.5, 0.0, 0.5, 2.0, 10.0],
+            quick=[-10.0, -2.0, 0.0, 2.0, 10.0],
+            tiny=[-2.0, 0.0, 2.0],
+            label="balance $b$",
+        ),
         "seed": seeds(32),
     },
     one_run=one_run,

@@ -140,7 +140,7 @@ RANDOM_RELU = Experiment(
         "problem": looped(PROBLEMS, quick=["base"]),
         "training": looped(TRAININGS),
         "scale": batched([0.3, 1.4]),
-        "seed": seeds(128, quick=32, tiny=4),
+        "seed": seeds(128, quick=8, tiny=4),
     },
     one_run=one_run,
     derive=_derive,
@@ -173,5 +173,5 @@ RANDOM_RELU = Experiment(
         ),
     },
     note="95 % Wilson intervals of fractions",
-    seconds=(18, 440),
+    seconds=(10, 440),
 )

@@ -125,7 +125,7 @@ WEIGHT_DECAY = Experiment(
     "Does weight decay bring unbalanced linear networks to the ansatz, and how fast?",
     axes={
         "depth": looped([2, 3], quick=[3], tiny=[3], label="depth $L$"),
-        "init": batched(places(INITS)),
+        "init": batched(places(INITS), quick=["Gaussian", "λ-balanced"], tiny=["Gaussian", "orthogonal"]),
         "weight_decay": batched(
             _DECAYS, [0.0, 0.03, 0.3, COLLAPSE], [0.0, 0.03, COLLAPSE], label="weight decay $\\lambda$"
         ),
@@ -170,5 +170,5 @@ WEIGHT_DECAY = Experiment(
             "undefined in all runs", _collapses, of={"weight_decay": COLLAPSE}
         ),
     },
-    seconds=(20, 60),
+    seconds=(15, 60),
 )
