@@ -102,7 +102,7 @@ RIDGE_ERROR = Experiment(
     "How much does one step improve ridge regression, and how much of this do the spikes explain?",
     axes={
         "samples": samples(1500),
-        "teacher": looped(TEACHERS),
+        "teacher": looped(TEACHERS, quick=["He_1 + He_2/√2", "He_2"], tiny=list(TEACHERS)[:2]),
         "activation": looped(["relu", "tanh"], quick=["relu"], tiny=["relu"]),
         "alpha": batched(
             [-0.2, 0.0, 0.08, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45],
@@ -132,5 +132,5 @@ RIDGE_ERROR = Experiment(
         )
     },
     note="step $\\eta = n^\\alpha$; theory: with spikes of this size",
-    seconds=(20, 560),
+    seconds=(15, 560),
 )

@@ -57,7 +57,7 @@ STAIRCASE = Experiment(
     "staircase",
     "Is there a staircase in alpha at practical sizes?",
     axes={
-        "samples": looped([250, 500, 1000, 2000, 4000], quick=[200, 800], tiny=[40, 80], label="samples $n$"),
+        "samples": looped([250, 500, 1000, 2000, 4000], quick=[200, 500], tiny=[40, 80], label="samples $n$"),
         "alpha": batched(
             [0.02, 0.08, 0.14, 0.2, 0.26, 0.32, 0.38, 0.44], quick=[0.05, 0.2, 0.3, 0.42], tiny=[0.2, 0.42]
         ),
@@ -77,5 +77,5 @@ STAIRCASE = Experiment(
     },
     shown="mean and standard error",
     note="relu, step $\\eta = n^\\alpha$",
-    seconds=(20, 530),
+    seconds=(15, 530),
 )
