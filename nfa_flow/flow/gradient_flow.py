@@ -26,7 +26,7 @@ from ..run.status import INTERRUPTED
 from ..run.trajectory import Trajectory, conclude, make_trajectory
 from .certify import certified, require_certifiable, with_balance_error
 from .integrate import FlowProblem, FlowState, advance, start
-from .kinks import find_kinks
+from .kinks.find import find_kinks
 from .solvers.choice import choose_solver, default_rtol, evaluations_per_step, warn_about_tolerance
 from .solvers.flow_solver import AbstractFlowSolver
 from .solvers.ndf import NDF

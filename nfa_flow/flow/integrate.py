@@ -38,7 +38,16 @@ class FlowProblem(eqx.Module):
 
     @property
     def terms(self) -> diffrax.ODETerm:
-        return diffrax.ODETerm(lambda t, y, args: jax.tree.map(jnp.negative, self.objective.gradient(y)))
+        return diffrax.ODETerm(Descent(self.objective))
+
+
+class Descent(eqx.Module):
+    """The vector field of gradient flow, which a solver may ask for its objective."""
+
+    objective: AbstractObjective
+
+    def __call__(self, t: Any, y: PyTree, args: Any) -> PyTree:
+        return jax.tree.map(jnp.negative, self.objective.gradient(y))
 
 
 class FlowState(eqx.Module):
@@ -104,6 +113,7 @@ class _Attempt(NamedTuple):
     """One step as the solver proposes it and the controller judges it."""
 
     dt: Array
+    elapsed: Array  # the part of dt after which the step ended
     parameters: PyTree
     solver_state: PyTree
     controller_state: PyTree
@@ -115,11 +125,14 @@ class _Attempt(NamedTuple):
 
 def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     remaining = (problem.t1 - state.t) + state.t_excess
-    reaches_end = state.dt.astype(remaining.dtype) >= remaining
-    attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(state.dt.dtype), state.dt))
+    is_ours = isinstance(problem.solver, AbstractFlowSolver)
+    dt = problem.solver.reach(state.solver_state, state.dt) if is_ours else state.dt
+    reaches_end = dt.astype(remaining.dtype) >= remaining
+    attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(dt.dtype), dt))
+    reaches_end &= attempt.elapsed == attempt.dt
     has_gradient = (state.steps > 0) | jnp.isfinite(state.dt)
     accepted, steps = attempt.accepted & has_gradient, state.steps + 1
-    new_t, new_excess = _later(state, attempt.dt)
+    new_t, new_excess = _later(state, attempt.elapsed)
     new_t, new_excess = jnp.where(reaches_end, problem.t1, new_t), jnp.where(reaches_end, 0, new_excess)
     stopped, stop_evaluations = _asks_to_stop(problem, attempt.parameters, accepted)
     ends = {
@@ -128,7 +141,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         COMPLETED: accepted & reaches_end,
         NO_GRADIENT: ~has_gradient,
         DIVERGED: ~accepted & ((problem.controller is None) | ~jnp.isfinite(attempt.next_dt)),
-        STEP_UNDERFLOW: (new_t == state.t) & (new_excess == state.t_excess),
+        STEP_UNDERFLOW: (new_t == state.t) & (new_excess == state.t_excess) & (attempt.elapsed == attempt.dt),
         MAX_STEPS: steps >= problem.max_steps,
     }
     status = jnp.select(list(ends.values()), list(ends.keys()), RUNNING).astype(jnp.int32)
@@ -140,7 +153,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     spent = lambda duration: _spent(problem, state.budget, interpolation, duration, accepted)
 
     def since(time: Array) -> Array:
-        return jnp.clip((time - state.t) + state.t_excess, 0, attempt.dt).astype(attempt.dt.dtype)
+        return jnp.clip((time - state.t) + state.t_excess, 0, attempt.elapsed).astype(attempt.dt.dtype)
 
     def observe(time: Array) -> PyTree:
         inside = interpolation.evaluate(since(time))
@@ -160,7 +173,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         evaluations=state.evaluations + _evaluations(problem.solver, state) + stop_evaluations,
         status=status,
         record=_save(problem, state.record, t, steps, accepted, status, observe),
-        budget=spent(attempt.dt),
+        budget=spent(attempt.elapsed),
     )
 
 
@@ -205,8 +218,9 @@ def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
     )
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
     failed = jnp.asarray(result != diffrax.RESULTS.successful)
+    elapsed = problem.solver.elapsed(solver_state, dt) if isinstance(problem.solver, AbstractFlowSolver) else dt
     if problem.controller is None:
-        return _Attempt(dt, new, solver_state, state.controller_state, finite, failed, state.dt, dense)
+        return _Attempt(dt, elapsed, new, solver_state, state.controller_state, finite, failed, state.dt, dense)
     error = jax.tree.map(lambda e: jnp.where(finite & jnp.isfinite(e), e, jnp.inf), error)
     order: Any = problem.solver.error_order(problem.terms)
     accepted, start_of_next, end_of_next, _, controller_state, _ = problem.controller.adapt_step_size(
@@ -215,7 +229,7 @@ def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
     controller_state = jax.tree.map(jnp.asarray, controller_state)
     next_dt = jnp.asarray(end_of_next - start_of_next, dt.dtype)
     accepted = jnp.asarray(accepted) & finite
-    return _Attempt(dt, new, solver_state, controller_state, accepted, failed, next_dt, dense)
+    return _Attempt(dt, elapsed, new, solver_state, controller_state, accepted, failed, next_dt, dense)
 
 
 def _save(problem, record: Record, t, steps, accepted, status, observe) -> Record:

@@ -56,18 +56,18 @@ class AbstractObjective(eqx.Module):
 
     def gradient(self, parameters: PyTree) -> PyTree:
         """∇ℒ + λθ."""
-        return self._with_decay(jax.grad(self.loss)(parameters), parameters)
+        return self.with_decay(jax.grad(self.loss)(parameters), parameters)
 
     def loss_and_gradient(self, parameters: PyTree) -> tuple[Float[Array, ""], PyTree]:
         """(ℒ, ∇ℒ + λθ): the data loss alone, and the gradient of the whole objective."""
         loss, gradient = jax.value_and_grad(self.loss)(parameters)
-        return loss, self._with_decay(gradient, parameters)
+        return loss, self.with_decay(gradient, parameters)
 
     def hessian_product(self, parameters: PyTree, direction: PyTree) -> PyTree:
         """H v, the Hessian of ℒ + (λ/2)‖θ‖² times a direction in the structure of the parameters."""
         return jax.jvp(self.gradient, (parameters,), (direction,))[1]
 
-    def _with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
+    def with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
         pull = _times(self.root_mobility, self.natural(parameters))
         decayed = jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
         return self.where_trained(decayed, gradient)

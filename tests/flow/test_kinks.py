@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import nfa_flow as nf
-from nfa_flow.flow.kinks import find_kinks
+from nfa_flow.flow.kinks.find.find import find_kinks
 
 DATA = nf.data.linear_teacher(50, 5, 2, key=jax.random.key(0))
 KEY = jax.random.key(1)

@@ -31,3 +31,11 @@ class AbstractFlowSolver(diffrax.AbstractAdaptiveSolver[_State]):
     def sharpness(self, state: _State) -> Float[Array, ""] | None:
         """The largest eigenvalue of −∂f/∂y that the solver estimated at its last step; None if it estimates none."""
         return None
+
+    def reach(self, state: _State, dt: Float[Array, ""]) -> Float[Array, ""]:
+        """The step to attempt from here, at most `dt`."""
+        return dt
+
+    def elapsed(self, state: _State, dt: Float[Array, ""]) -> Float[Array, ""]:
+        """How much of the attempted step `dt` the solution was followed; less than `dt` if something ended it."""
+        return dt

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..data import Dataset
-from ..nets import MLP
-from ..nets.activations import name_of
-from ..numerics.switches import usual_promotion
-from ..problem.losses import Loss, resolve
+from ...data import Dataset
+from ...nets import MLP
+from ...nets.activations import name_of
+from ...numerics.switches import usual_promotion
+from ...problem.losses import Loss, resolve
 from .program import WEIGHT, Program, trace
 
 Kinks = Literal["network", "loss"] | None  # where they are
@@ -49,13 +49,13 @@ def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Kinks:
     prediction = eqx.filter_eval_shape(net, x)
     with _usual_switches():
         forward = lambda constants, weights, x: eqx.combine(weights, constants, static)(x)
-        if not is_known and _has_kinks(trace(forward, constants, weights, x)):
+        if not is_known and program_has_kinks(trace(forward, constants, weights, x)):
             return "network"
         if isinstance(loss, str):
             return None
         function, is_residual = resolve(loss), prediction.shape == y.shape
         of_residual = lambda target, _, r: function(target + r if is_residual else r, target)
-        return "loss" if _has_kinks(trace(of_residual, y, (), prediction)) else None
+        return "loss" if program_has_kinks(trace(of_residual, y, (), prediction)) else None
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def _usual_switches():
 
 @functools.lru_cache(maxsize=256)
 @jax.ensure_compile_time_eval()
-def _has_kinks(program: Program) -> bool:
+def program_has_kinks(program: Program) -> bool:
     """Whether the derivative of a program jumps along lines through its inputs, or through its weights too."""
     if not program.doubts:
         return False

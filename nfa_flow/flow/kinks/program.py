@@ -9,8 +9,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import PyTree
 
-from ..checks import is_traced
-from ..numerics.precision import is_half
+from ...checks import is_traced
+from ...numerics.precision import is_half
 
 CONSTANT, WEIGHT, INPUT = range(3)  # what a number depends on; an input is stronger than a weight
 
@@ -70,7 +70,7 @@ class Program:
             operands, name = [kind_of(v) for v in equation.invars], equation.primitive.name
             strongest = max(operands, default=CONSTANT)
             outputs = [strongest] * len(equation.outvars)
-            inner = [jaxpr for value in equation.params.values() for jaxpr in _jaxprs_in(value)]
+            inner = [jaxpr for value in equation.params.values() for jaxpr in jaxprs_in(value)]
             for each in inner:
                 is_call = name in _CALLS and len(each.invars) == len(operands)
                 found = self._inspect(each, operands if is_call else [strongest] * len(each.invars))
@@ -123,7 +123,7 @@ def _floats(variables: list[Any]) -> list[Any]:
     return [v for v in variables if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
 
 
-def _jaxprs_in(value: Any) -> list[Jaxpr]:
+def jaxprs_in(value: Any) -> list[Jaxpr]:
     """The programs in a parameter of an operation; there may be several (the branches of a condition)."""
     values = value if isinstance(value, tuple | list) else [value]
     values = [each.jaxpr if isinstance(each, ClosedJaxpr) else each for each in values]
