@@ -48,6 +48,7 @@ class _Pivoting(NamedTuple):
     gates: Bool[Array, "n k"]
     slides: Bool[Array, " c"]
     counts: Counts
+    held: Bool[Array, " c"]
     velocity: Float[Array, " p"]
     share: Float[Array, " c"]
     iteration: Int[Array, ""]
@@ -72,7 +73,10 @@ def resolve(
         plain = -pieces.gradient(y, gates.astype(y.dtype))
         velocity, pull = tangential(contact.normal, slides, plain)
         toward = contact.normal @ velocity
-        share = shares(pieces, y, gates, contact, touching, slides, pull)
+        nothing = jnp.zeros(width, y.dtype)
+        share = jax.lax.cond(
+            jnp.any(slides), lambda: shares(pieces, y, gates, contact, touching, slides, pull), lambda: nothing
+        )
         is_plus = gates.ravel()[jnp.minimum(touching, gates.size - 1)]
         speed = jnp.linalg.norm(plain) + jnp.finfo(y.dtype).tiny
 
@@ -84,7 +88,7 @@ def resolve(
         is_done = ~(wrong[worst] > 0)
 
         # Beyond its surface, only the velocity along its own normal matters.
-        jump = _jumps(pieces, y, gates.astype(y.dtype), contact)[worst]
+        jump = _jump(pieces, y, gates.astype(y.dtype), contact, worst)
         own = tangential(contact.normal, slides, contact.normal[worst])[0] @ contact.normal[worst]
         to_plus = ~is_plus[worst]
         beyond = toward[worst] - jnp.where(to_plus, 1, -1) * jump * own
@@ -107,17 +111,16 @@ def resolve(
         )
         keep = lambda new, old: jnp.where(is_done, old, new)
         gates, slides = keep(flipped, gates), keep(after, slides)
-        return _Pivoting(gates, slides, counts, velocity, share, p.iteration + 1, is_done)
+        held = jnp.any(contact.members() & slides[:, None], axis=0)
+        return _Pivoting(gates, slides, counts, held, velocity, share, p.iteration + 1, is_done)
 
     share, count = jnp.zeros(width, y.dtype), jnp.asarray(0, jnp.int32)
-    first = _Pivoting(piece.gates, was_sliding, counts, jnp.zeros_like(y), share, count, jnp.asarray(False))
+    first = _Pivoting(piece.gates, was_sliding, counts, was_sliding, jnp.zeros_like(y), share, count, jnp.asarray(False))
     last = jax.lax.while_loop(lambda p: ~p.is_consistent & (p.iteration < 4 * width), one, first)
-    contact = pieces.contact(y, last.gates.astype(y.dtype), touching)
-    held = jnp.any(contact.members() & last.slides[:, None], axis=0)
     most = jnp.maximum(last.counts.most_slides, jnp.sum(last.slides, dtype=jnp.int32))
     counts = eqx.tree_at(lambda c: c.most_slides, last.counts, most)
     nothing = jnp.asarray(last.gates.size, touching.dtype)
-    piece = Piece(last.gates, jnp.where(held, touching, nothing), last.slides)
+    piece = Piece(last.gates, jnp.where(last.held, touching, nothing), last.slides)
     return Resolved(piece, counts, last.velocity, last.share, last.is_consistent)
 
 
@@ -155,6 +158,23 @@ def _jumps(pieces: Pieces, y: Float[Array, " p"], gates: Float[Array, "n k"], co
     jump = gradients[0] - gradients[1]
     along = jnp.sum(jump * contact.normal[contact.leader], axis=1)
     return contact.members() @ jnp.where(contact.is_used, along, 0)
+
+
+def _jump(
+    pieces: Pieces, y: Float[Array, " p"], gates: Float[Array, "n k"], contact: Contact, leader: Int[Array, ""]
+) -> Float[Array, ""]:
+    """The same of one surface, at the cost of its own kinks."""
+    members = contact.members()[leader]
+    places = jnp.nonzero(members, size=len(members))[0]
+
+    def add(i: Int[Array, ""], total: Float[Array, ""]) -> Float[Array, ""]:
+        sample, entry = contact.sample[places[i]], contact.entry[places[i]]
+        rows = jnp.stack([gates[sample].at[entry].set(side) for side in (1.0, 0.0)])
+        plus, minus = pieces.sample_gradients(y, rows, jnp.stack([sample, sample]))
+        fall = (plus - minus) @ contact.normal[leader]
+        return total + jnp.where(contact.is_along[places[i]], fall, -fall)
+
+    return jax.lax.fori_loop(0, jnp.sum(members, dtype=jnp.int32), add, jnp.zeros((), y.dtype))
 
 
 def _slides_in(piece: Piece, touching: Int[Array, " c"]) -> Bool[Array, " c"]:

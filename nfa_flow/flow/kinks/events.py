@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 _TRIES = 30  # of the kink that is first; each one is earlier than the one before
+_HALVINGS = 4  # of the interval in which the cubic of a kink leaves the right side
 _ITERATIONS = 60  # of the search for one root, which needs about five
 
 
@@ -84,13 +85,11 @@ def _suspects(start, slope, end, end_slope, allowed) -> tuple[Float[Array, " k"]
     until = jnp.where(cubic(lowest) < -allowed, lowest, 1.0)
     is_suspect = (cubic(lowest) < -allowed) | (end < -allowed)
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
+    low, high = jnp.zeros_like(until), until
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         is_below = cubic(middle) < 0
-        return jnp.where(is_below, low, middle), jnp.where(is_below, middle, high)
-
-    low, high = jax.lax.fori_loop(0, 5, halve, (jnp.zeros_like(until), until))
+        low, high = jnp.where(is_below, low, middle), jnp.where(is_below, middle, high)
     return jnp.where(is_suspect, (low + high) / 2, jnp.inf), until
 
 

@@ -71,7 +71,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
     """The exact gradient flow of networks with kinks."""
 
     late: AbstractFlowSolver = TSRKC3()
-    capacity: int = eqx.field(static=True, default=64)
+    capacity: int = eqx.field(static=True, default=16)
     patience: int = 20
 
     term_structure: ClassVar = diffrax.ODETerm
@@ -97,7 +97,8 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             gates = pieces.switches(y, gates.astype(y.dtype)) > 0
         piece = Piece(gates, jnp.full(self.capacity, size, jnp.int32), jnp.zeros(self.capacity, bool))
         nothing = jnp.asarray(size, jnp.int32)
-        found = resolve(pieces, y, piece, nothing, self._touching(pieces, y, piece, nothing), Counts.zero())
+        touching, is_full = self._touching(pieces, y, piece, nothing)
+        found = resolve(pieces, y, piece, nothing, touching, Counts.zero())
         count = lambda n: jnp.asarray(n, jnp.int32)
         return PiecewiseState(
             piece=found.piece,
@@ -139,7 +140,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         new = pieces.on_surfaces(jnp.where(happens, path(event.when), leg.y1), piece)
 
         def resolved() -> tuple[Piece, Sight, Counts, Array]:
-            touching = self._touching(pieces, new, piece, event.at)
+            touching, is_full = self._touching(pieces, new, piece, event.at)
             found = resolve(pieces, new, piece, event.at, touching, state.counts)
             sight = _see(pieces, new, found.piece, found.velocity, found.share)
             return found.piece, sight, found.counts, found.is_consistent
@@ -194,13 +195,21 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         gradients, products = ((1 + each).astype(jnp.int32) for each in spent)
         return _Leg(y1, error, sight, nothing, dense, late, jnp.asarray(True), gradients, products)
 
-    def _touching(self, pieces: Pieces, y: Float[Array, " p"], piece: Piece, reached: Int[Array, ""]) -> Int[Array, " c"]:
-        """All kinks whose surfaces the flow touches, those on which it slides among them."""
+    def _touching(self, pieces: Pieces, y: Float[Array, " p"], piece: Piece, reached: Int[Array, ""]) -> tuple[Array, Array]:
+        """All kinks whose surfaces the flow touches, those on which it slides among them; whether there are more."""
         h = pieces.switches(y, piece.gates.astype(y.dtype))
         _, is_held = _sides(piece)
-        touches = is_held | (jnp.abs(h) <= _TOUCHES * _size(h)).ravel()
-        touches = touches.at[reached].set(True, mode="drop")
-        return jnp.nonzero(touches, size=self.capacity, fill_value=touches.size)[0].astype(jnp.int32)
+        touches = (jnp.abs(h) <= _TOUCHES * _size(h)).ravel().at[reached].set(True, mode="drop") & ~is_held
+
+        def add(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            touching, count, touches = found
+            at = jnp.argmax(touches).astype(touching.dtype)
+            return touching.at[count].set(at), count + 1, touches.at[at].set(False)
+
+        held = jnp.sort(piece.touching)  # those that are nothing last
+        first = held, jnp.sum(held < touches.size, dtype=jnp.int32), touches
+        touching, _, left = jax.lax.while_loop(lambda f: jnp.any(f[2]) & (f[1] < self.capacity), add, first)
+        return touching, jnp.any(left)
 
     def after_rejection(self, before: PiecewiseState, attempted: PiecewiseState) -> PiecewiseState:
         spent = lambda s: (s.gradients, s.products)
