@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .pieces import Contact, Piece, Pieces, tangential
+from .pieces import Contact, Piece, Pieces, in_blocks
 
 _STILL = 1e-11  # of the speed: slower than this, a kink is not approached
 _WITHIN = 1e-9  # by which a share may leave [0, 1]
@@ -71,7 +71,7 @@ def resolve(
         slides = contact.leads & jnp.any(contact.members() & p.slides, axis=1)
         gates = _aligned(p.gates, contact, touching, slides)
         plain = -pieces.gradient(y, gates.astype(y.dtype))
-        velocity, pull = tangential(contact.normal, slides, plain)
+        velocity, pull = contact.tangential(slides, plain)
         toward = contact.normal @ velocity
         nothing = jnp.zeros(width, y.dtype)
         share = jax.lax.cond(
@@ -88,8 +88,9 @@ def resolve(
         is_done = ~(wrong[worst] > 0)
 
         # Beyond its surface, only the velocity along its own normal matters.
-        jump = _jump(pieces, y, gates.astype(y.dtype), contact, worst)
-        own = tangential(contact.normal, slides, contact.normal[worst])[0] @ contact.normal[worst]
+        jump = _jumps(pieces, y, gates.astype(y.dtype), contact)[worst]
+        cosines = jnp.where(slides, contact.gram[worst], 0)
+        own = 1 - cosines @ contact.solve(slides, cosines)
         to_plus = ~is_plus[worst]
         beyond = toward[worst] - jnp.where(to_plus, 1, -1) * jump * own
         crosses = jnp.where(to_plus, beyond >= 0, beyond <= 0)
@@ -120,8 +121,10 @@ def resolve(
     most = jnp.maximum(last.counts.most_slides, jnp.sum(last.slides, dtype=jnp.int32))
     counts = eqx.tree_at(lambda c: c.most_slides, last.counts, most)
     nothing = jnp.asarray(last.gates.size, touching.dtype)
-    piece = Piece(last.gates, jnp.where(last.held, touching, nothing), last.slides)
-    return Resolved(piece, counts, last.velocity, last.share, last.is_consistent)
+    held = jnp.where(last.held, touching, nothing)
+    order = jnp.argsort(held)
+    piece = Piece(last.gates, held[order], last.slides[order])
+    return Resolved(piece, counts, last.velocity, last.share[order], last.is_consistent)
 
 
 def shares(
@@ -152,29 +155,10 @@ def shares(
 
 def _jumps(pieces: Pieces, y: Float[Array, " p"], gates: Float[Array, "n k"], contact: Contact) -> Float[Array, " c"]:
     """By how much the velocity along the unit normal falls from the negative to the positive side of each surface."""
-    rows, places = gates[contact.sample], jnp.arange(len(contact.entry))
-    on = lambda side: rows.at[places, contact.entry].set(side.astype(y.dtype))
-    gradients = [pieces.sample_gradients(y, on(side), contact.sample) for side in (contact.is_along, ~contact.is_along)]
-    jump = gradients[0] - gradients[1]
-    along = jnp.sum(jump * contact.normal[contact.leader], axis=1)
-    return contact.members() @ jnp.where(contact.is_used, along, 0)
-
-
-def _jump(
-    pieces: Pieces, y: Float[Array, " p"], gates: Float[Array, "n k"], contact: Contact, leader: Int[Array, ""]
-) -> Float[Array, ""]:
-    """The same of one surface, at the cost of its own kinks."""
-    members = contact.members()[leader]
-    places = jnp.nonzero(members, size=len(members))[0]
-
-    def add(i: Int[Array, ""], total: Float[Array, ""]) -> Float[Array, ""]:
-        sample, entry = contact.sample[places[i]], contact.entry[places[i]]
-        rows = jnp.stack([gates[sample].at[entry].set(side) for side in (1.0, 0.0)])
-        plus, minus = pieces.sample_gradients(y, rows, jnp.stack([sample, sample]))
-        fall = (plus - minus) @ contact.normal[leader]
-        return total + jnp.where(contact.is_along[places[i]], fall, -fall)
-
-    return jax.lax.fori_loop(0, jnp.sum(members, dtype=jnp.int32), add, jnp.zeros((), y.dtype))
+    one = lambda i, e, at: pieces.fall(y, gates[i], i, e, contact.normal[contact.leader[at]])
+    each = lambda at: jax.vmap(one)(contact.sample[at], contact.entry[at], at)
+    falls = in_blocks(each, contact.sample, contact.is_used, (), y.dtype)
+    return contact.members() @ jnp.where(contact.is_along, falls, -falls)
 
 
 def _slides_in(piece: Piece, touching: Int[Array, " c"]) -> Bool[Array, " c"]:

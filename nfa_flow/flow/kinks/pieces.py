@@ -6,6 +6,7 @@ velocity of either side points to it. There the flow has the velocity of least n
 tangent of all these surfaces (Davis, Drusvyatskiy, Kakade & Lee 2020: it is a curve of the subgradient flow).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -18,18 +19,20 @@ from jaxtyping import Array, Bool, Float, Int
 from ...problem.objective import SampleObjective
 from .gates import count_gates, gated
 
+_BLOCK = 8  # kinks of a list at a time
 _JITTER = 1e-14  # of the diagonal of the Gram matrix of unit normals, which a refinement removes
 
 
 class Piece(eqx.Module):
     """Which piece: the side of every kink, and which of them slide.
 
-    A list of at most "c" kinks holds those that touch: kinks that slide, and others whose surface is the same, as those
-    of a repeated sample. The gates of kinks that slide have no meaning: they are as on one side of the surface.
+    A list of at most "c" kinks, the flat positions of which increase, holds those that slide, and others whose surface
+    is the same, as those of a repeated sample. The gates of kinks that slide have no meaning: they are as on one side
+    of the surface.
     """
 
     gates: Bool[Array, "n k"]
-    touching: Int[Array, " c"]  # flat positions; n·k where there is none
+    touching: Int[Array, " c"]  # after the last one, n·k
     slides: Bool[Array, " c"]  # of kinks with the same surface, one
 
 
@@ -41,12 +44,26 @@ class Contact(NamedTuple):
     is_used: Bool[Array, " c"]
     normal: Float[Array, "c p"]  # of length 1, zero where there is none
     length: Float[Array, " c"]
+    gram: Float[Array, "c c"]  # of the normals
     leader: Int[Array, " c"]  # the first in the list with the same surface
     is_along: Bool[Array, " c"]  # whether its positive side is that of its leader
 
     def members(self) -> Bool[Array, "c c"]:
         """For every leader (row) which kinks have its surface."""
         return (self.leader[None, :] == jnp.arange(len(self.leader))[:, None]) & self.is_used
+
+    def solve(self, slides: Bool[Array, " c"], right: Float[Array, " c"]) -> Float[Array, " c"]:
+        """G⁻¹ r for the Gram matrix G of the normals that slide, zero for others; of dependent ones, one solution."""
+        gram = jnp.where(slides[:, None] & slides, self.gram, jnp.eye(len(slides), dtype=right.dtype))
+        right = jnp.where(slides, right, 0)
+        factor = jax.scipy.linalg.cho_factor(gram + _JITTER * jnp.eye(len(slides), dtype=right.dtype))
+        first = jax.scipy.linalg.cho_solve(factor, right)
+        return first + jax.scipy.linalg.cho_solve(factor, right - gram @ first)
+
+    def tangential(self, slides: Bool[Array, " c"], vector: Float[Array, " p"]) -> tuple[Array, Float[Array, " c"]]:
+        """The projection of a vector on the tangent of all sliding surfaces, and what it lost of each unit normal."""
+        pull = self.solve(slides, self.normal @ vector)
+        return vector - pull @ self.normal, pull
 
     @property
     def leads(self) -> Bool[Array, " c"]:
@@ -98,45 +115,35 @@ class Pieces:
         i, entry = jnp.divmod(at, self.shape[1])
         return self._sample(y, gates[i], i)[1][entry]
 
-    def sample_gradients(
-        self, y: Float[Array, " p"], gates: Float[Array, "c k"], samples: Int[Array, " c"]
-    ) -> Float[Array, "c p"]:
-        """The gradient of the weighted loss of each of these samples."""
-        return jax.vmap(lambda g, i: jax.grad(lambda y: self._sample(y, g, i)[0])(y))(gates, samples)
+    def fall(
+        self, y: Float[Array, " p"], gates: Float[Array, " k"], sample: Any, entry: Any, direction: Float[Array, " p"]
+    ) -> Float[Array, ""]:
+        """By how much the velocity in a direction falls across a kink from its negative to its positive side.
 
-    def normals(
-        self, y: Float[Array, " p"], gates: Float[Array, "n k"], sample: Int[Array, " c"], entry: Int[Array, " c"]
-    ) -> Float[Array, "c p"]:
-        """∇h of these kinks."""
-        of = lambda g, i, e: jax.grad(lambda y: self._sample(y, g, i)[1][e])(y)
-        return jax.vmap(of)(gates[sample], sample, entry)
+        `gates`: those of the sample.
+        """
+        on = lambda y, side: self._sample(y, gates.at[entry].set(side), sample)[0]
+        return jax.jvp(lambda y: on(y, 1.0) - on(y, 0.0), (y,), (direction,))[1]
 
-    def contact(
-        self, y: Float[Array, " p"], gates: Float[Array, "n k"], touching: Int[Array, " c"], *, grouped: bool = True
-    ) -> Contact:
-        """The list of kinks at `y`; not `grouped`: as if no two had one surface."""
+    def contact(self, y: Float[Array, " p"], gates: Float[Array, "n k"], touching: Int[Array, " c"]) -> Contact:
+        """The list of kinks at `y`."""
         is_used = touching < self.shape[0] * self.shape[1]
         sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
-        normal = jnp.where(is_used[:, None], self.normals(y, gates, sample, entry), 0)
+        one = lambda i, e: jax.grad(lambda y: self._sample(y, gates[i], i)[1][e])(y)
+        normal = in_blocks(lambda at: jax.vmap(one)(sample[at], entry[at]), touching, is_used, y.shape, y.dtype)
         length = jnp.linalg.norm(normal, axis=1)
         normal = normal / jnp.where(length == 0, 1, length)[:, None]
-        leader, is_along = jnp.arange(len(touching)), jnp.ones_like(is_used)
-        if grouped:
-            cosines = normal @ normal.T
-            same = jnp.abs(cosines) > 1 - 1e4 * jnp.finfo(y.dtype).eps
-            leader = jnp.where(length > 0, jnp.argmax(same, axis=1), leader)
-            is_along = jnp.take_along_axis(cosines, leader[:, None], axis=1)[:, 0] >= 0
-        return Contact(sample, entry, is_used, normal, length, leader, is_along)
+        gram = in_blocks(lambda at: normal[at] @ normal.T, touching, is_used, touching.shape, y.dtype)
+        same = jnp.abs(gram) > 1 - 1e4 * jnp.finfo(y.dtype).eps
+        places = jnp.arange(len(touching))
+        leader = jnp.where(length > 0, jnp.argmax(same, axis=1), places)
+        return Contact(sample, entry, is_used, normal, length, gram, leader, gram[places, leader] >= 0)
 
     def velocity(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
         """−(∇ℒ + λθ) on a piece, projected on the surfaces on which the flow slides."""
         gates = piece.gates.astype(y.dtype)
         plain = -self.gradient(y, gates)
-
-        def projected() -> Array:
-            contact = self.contact(y, gates, piece.touching, grouped=False)
-            return tangential(contact.normal, piece.slides, plain)[0]
-
+        projected = lambda: self.contact(y, gates, piece.touching).tangential(piece.slides, plain)[0]
         return jax.lax.cond(jnp.any(piece.slides), projected, lambda: plain)
 
     def on_surfaces(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
@@ -144,27 +151,19 @@ class Pieces:
         gates = piece.gates.astype(y.dtype)
 
         def corrected() -> Array:
-            contact = self.contact(y, gates, piece.touching, grouped=False)
-            h = jax.vmap(lambda g, i, e: self._sample(y, g, i)[1][e])(gates[contact.sample], contact.sample, contact.entry)
-            excess = jnp.where(piece.slides, h / jnp.where(contact.length == 0, 1, contact.length), 0)
-            normal = jnp.where(piece.slides[:, None], contact.normal, 0)
-            return y - normal.T @ _solve(normal, piece.slides, excess)
+            contact, h = self.contact(y, gates, piece.touching), self.switches(y, gates).ravel().at[piece.touching].get(mode="fill", fill_value=0)
+            return y - contact.solve(piece.slides, h / jnp.where(contact.length == 0, 1, contact.length)) @ contact.normal
 
         return jax.lax.cond(jnp.any(piece.slides), corrected, lambda: y)
 
 
-def tangential(
-    normal: Float[Array, "c p"], slides: Bool[Array, " c"], vector: Float[Array, " p"]
-) -> tuple[Float[Array, " p"], Float[Array, " c"]]:
-    """The projection of a vector on the tangent of all sliding surfaces, and what it has lost of each unit normal."""
-    normal = jnp.where(slides[:, None], normal, 0)
-    pull = _solve(normal, slides, normal @ vector)
-    return vector - normal.T @ pull, pull
+def in_blocks(rows: Callable, touching: Int[Array, " c"], is_used: Bool[Array, " c"], shape: tuple, dtype: Any) -> Array:
+    """`rows` of the places of a list in blocks, as many as are used; zero in the rest."""
 
+    def add(block: Int[Array, ""], found: Array) -> Array:
+        at = block * _BLOCK + jnp.arange(_BLOCK)
+        mask = is_used[at].reshape(-1, *[1] * len(shape))
+        return found.at[at].set(jnp.where(mask, rows(at), 0))
 
-def _solve(normal: Float[Array, "c p"], slides: Bool[Array, " c"], right: Float[Array, " c"]) -> Float[Array, " c"]:
-    """G⁻¹ r for the Gram matrix G of these rows; of dependent rows, a solution that is as good."""
-    gram = normal @ normal.T + jnp.diag(jnp.where(slides, 0, 1).astype(normal.dtype))
-    factor = jax.scipy.linalg.cho_factor(gram + _JITTER * jnp.eye(len(gram), dtype=gram.dtype))
-    first = jax.scipy.linalg.cho_solve(factor, right)
-    return first + jax.scipy.linalg.cho_solve(factor, right - gram @ first)
+    blocks = (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
+    return jax.lax.fori_loop(0, blocks, add, jnp.zeros((len(touching), *shape), dtype))

@@ -13,14 +13,14 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..kinks.contact import Counts, resolve, shares
 from ..kinks.events import Event, first_event
-from ..kinks.pieces import Piece, Pieces, tangential
+from ..kinks.pieces import Piece, Pieces
 from .flow_solver import AbstractFlowSolver
 from .tsrkc3 import TSRKC3
 
 _TOUCHES = 1e-11  # of the size of a switching function, which is computed to a hundredth of this
 _WITHIN = 1e-9  # by which a share may leave [0, 1]
 _FURTHER = 1.5  # times the distance of the next kink, by linear extrapolation, that a step goes
-_SHARE_TRIES = 3
+_SHARE_TRIES = 8
 _STALLS = 1000
 
 _PAIR = diffrax.Tsit5.tableau
@@ -71,7 +71,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
     """The exact gradient flow of networks with kinks."""
 
     late: AbstractFlowSolver = TSRKC3()
-    capacity: int = eqx.field(static=True, default=16)
+    capacity: int = eqx.field(static=True, default=64)
     patience: int = 20
 
     term_structure: ClassVar = diffrax.ODETerm
@@ -233,6 +233,15 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         }
 
 
+class _ShareSearch(NamedTuple):
+    low: Array
+    high: Array
+    low_value: Array
+    high_value: Array
+    first: Array  # the slide that ends first
+    tries: Array
+
+
 _WORK = ("gradient_evaluations", "hessian_vector_products")
 
 
@@ -281,7 +290,7 @@ def _velocity_and_share(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> 
 
     def sliding() -> tuple[Array, Array]:
         contact = pieces.contact(y, piece.gates.astype(y.dtype), piece.touching)
-        velocity, pull = tangential(contact.normal, piece.slides, plain)
+        velocity, pull = contact.tangential(piece.slides, plain)
         return velocity, shares(pieces, y, piece.gates, contact, piece.touching, piece.slides, pull)
 
     nothing = jnp.zeros(piece.slides.shape, y.dtype)
@@ -309,31 +318,31 @@ def _first_share(
     pieces: Pieces, state: PiecewiseState, leg: _Leg, path: Callable, event: Event
 ) -> tuple[Event, Int[Array, ""]]:
     """The event, or an earlier one at which the share of a slide leaves [0, 1]; and the gradients that this took."""
-    piece, size = state.piece, state.piece.gates.size
-    share_at = lambda x: _velocity_and_share(pieces, path(x), piece)[1]
-    is_cut = event.at < size
-    end = jax.lax.cond(is_cut, lambda: share_at(event.when), lambda: leg.sight.share)
-    inside = lambda share: jnp.where(piece.slides, 0.5 - jnp.abs(share - 0.5), 0.5)
-    start_inside, end_inside = jnp.maximum(inside(state.sight.share), 0), inside(end)
-    leaves = end_inside < -_WITHIN
-    when = jnp.where(leaves, start_inside / jnp.where(leaves, start_inside - end_inside, 1), jnp.inf)
-    first = jnp.argmin(when)
+    slides = state.piece.slides
+    inside = lambda share: jnp.where(slides, 0.5 - jnp.abs(share - 0.5), 0.5)
+    start = jnp.maximum(inside(state.sight.share), 0)
 
-    def closer(_: int, bounds: tuple[Array, ...]) -> tuple[Array, ...]:
-        low, high, low_value, high_value = bounds
-        x = (low * high_value - high * low_value) / (high_value - low_value)
-        value = inside(share_at(x))[first]
+    def closer(search: _ShareSearch) -> _ShareSearch:
+        low, high, low_value, high_value, first, tries = search
+        is_first = tries == 0
+        x = jnp.where(is_first, high, (low * high_value - high * low_value) / (high_value - low_value))
+        values = inside(_velocity_and_share(pieces, path(x), state.piece)[1])
+        leaves = values < -_WITHIN
+        when = jnp.where(leaves, start / jnp.where(leaves, start - values, 1), jnp.inf)
+        first = jnp.where(is_first, jnp.argmin(when), first)
+        value = jnp.where(is_first & ~jnp.any(leaves), 0, values[first])
         is_low = value > 0
         pick = lambda a, b: jnp.where(is_low, a, b)
-        return pick(x, low), pick(high, x), pick(value, low_value / 2), pick(high_value / 2, value)
+        halved = (jnp.where(is_first, start[first], low_value / 2), high_value / 2)
+        return _ShareSearch(pick(x, low), pick(high, x), pick(value, halved[0]), pick(halved[1], value), first, tries + 1)
 
-    def found() -> tuple[Event, Array]:
-        bounds = (jnp.zeros_like(event.when), event.when, start_inside[first], end_inside[first])
-        low, high, *_ = jax.lax.fori_loop(0, _SHARE_TRIES, closer, bounds)
-        return Event(piece.touching[first].astype(event.at.dtype), high), jnp.asarray(_SHARE_TRIES, jnp.int32)
-
-    event, tries = jax.lax.cond(jnp.any(leaves), found, lambda: (event, jnp.zeros((), jnp.int32)))
-    return event, tries + is_cut
+    zero = jnp.zeros_like(event.when)
+    nothing = _ShareSearch(zero, event.when, zero, -jnp.ones_like(zero), jnp.zeros((), int), jnp.zeros((), jnp.int32))
+    goes_on = lambda s: (s.tries <= _SHARE_TRIES) & (s.high_value < -_WITHIN)
+    found = jax.lax.while_loop(goes_on, closer, nothing)
+    is_earlier = found.high_value < 0
+    at = jnp.where(is_earlier, state.piece.touching[found.first].astype(event.at.dtype), event.at)
+    return Event(at, jnp.where(is_earlier, found.high, event.when)), found.tries
 
 
 def _sides(piece: Piece) -> tuple[Float[Array, "n k"], Bool[Array, " nk"]]:
