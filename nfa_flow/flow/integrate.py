@@ -134,6 +134,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     accepted, steps = attempt.accepted & has_gradient, state.steps + 1
     new_t, new_excess = _later(state, attempt.elapsed)
     new_t, new_excess = jnp.where(reaches_end, problem.t1, new_t), jnp.where(reaches_end, 0, new_excess)
+    is_whole = attempt.elapsed == attempt.dt  # an event may come at once
     stopped, stop_evaluations = _asks_to_stop(problem, attempt.parameters, accepted)
     ends = {
         SOLVER_FAILED: attempt.solver_failed & accepted,
@@ -141,10 +142,13 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         COMPLETED: accepted & reaches_end,
         NO_GRADIENT: ~has_gradient,
         DIVERGED: ~accepted & ((problem.controller is None) | ~jnp.isfinite(attempt.next_dt)),
-        STEP_UNDERFLOW: (new_t == state.t) & (new_excess == state.t_excess) & (attempt.elapsed == attempt.dt),
+        STEP_UNDERFLOW: (new_t == state.t) & (new_excess == state.t_excess) & is_whole,
         MAX_STEPS: steps >= problem.max_steps,
     }
     status = jnp.select(list(ends.values()), list(ends.keys()), RUNNING).astype(jnp.int32)
+    if is_ours:
+        trouble = problem.solver.trouble(attempt.solver_state)
+        status = jnp.where(accepted & (trouble != RUNNING), trouble, status)
 
     keep = lambda new, old: jnp.where(accepted, new, old)
     t, parameters = keep(new_t, state.t), jax.tree.map(keep, attempt.parameters, state.parameters)

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     import xarray
 
 RUNNING, COMPLETED, STOPPED, MAX_STEPS, DIVERGED, STEP_UNDERFLOW, SOLVER_FAILED, INTERRUPTED, NO_GRADIENT = range(9)
+FULL, UNRESOLVED = 9, 10
 
 STATUS = {
     RUNNING: "running",
@@ -17,6 +18,8 @@ STATUS = {
     SOLVER_FAILED: "solver_failed",
     INTERRUPTED: "interrupted",
     NO_GRADIENT: "no_gradient",
+    FULL: "full",
+    UNRESOLVED: "unresolved",
 }
 
 SUCCEEDED = ("completed", "stopped")
@@ -29,6 +32,8 @@ WHAT_HAPPENED = {
         "the step size fell below the resolution of time (the flow blows up there, is not smooth, or has no gradient)"
     ),
     "solver_failed": "the solver reported a failure inside a step",
+    "full": "more kinks met there than the solver has room for (see `capacity` of `nf.flow.Piecewise`)",
+    "unresolved": "kinks met there, and no velocity was found that is consistent at all of them",
     "interrupted": "it was interrupted",
 }
 

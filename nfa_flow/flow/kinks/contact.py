@@ -6,7 +6,7 @@ to it points to no side that it is not on, and the share λ of the positive side
 are the conditions of a linear complementarity problem; one kink at a time is changed until all hold.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,8 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .pieces import Contact, Piece, Pieces, in_blocks
 
-_STILL = 1e-11  # of the speed: slower than this, a kink is not approached
-_WITHIN = 1e-9  # by which a share may leave [0, 1]
+_STILL = 1e4  # roundings of the speed: slower than this, a kink is not approached
 
 
 class Counts(eqx.Module):
@@ -80,7 +79,7 @@ def resolve(
         is_plus = gates.ravel()[jnp.minimum(touching, gates.size - 1)]
         speed = jnp.linalg.norm(plain) + jnp.finfo(y.dtype).tiny
 
-        wrong = jnp.where(slides, jnp.maximum(-share, share - 1) - _WITHIN, jnp.where(is_plus, -1, 1) * toward / speed - _STILL)
+        wrong = jnp.where(slides, jnp.maximum(-share, share - 1) - within(y.dtype), jnp.where(is_plus, -1, 1) * toward / speed - _STILL * jnp.finfo(y.dtype).eps)
         is_forced = (touching == forced) & (p.iteration == 0)
         is_forced = jnp.any(contact.members() & is_forced, axis=1)
         wrong = jnp.where(contact.leads, jnp.where(is_forced, jnp.inf, wrong), -jnp.inf)
@@ -125,6 +124,11 @@ def resolve(
     order = jnp.argsort(held)
     piece = Piece(last.gates, held[order], last.slides[order])
     return Resolved(piece, counts, last.velocity, last.share[order], last.is_consistent)
+
+
+def within(dtype: Any) -> float:
+    """By how much a share may leave [0, 1]: what is missed then is of the order of its square."""
+    return float(jnp.finfo(dtype).eps) ** 0.5
 
 
 def shares(

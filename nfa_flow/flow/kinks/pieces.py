@@ -20,7 +20,7 @@ from ...problem.objective import SampleObjective
 from .gates import count_gates, gated
 
 _BLOCK = 8  # kinks of a list at a time
-_JITTER = 1e-14  # of the diagonal of the Gram matrix of unit normals, which a refinement removes
+_JITTER = 50  # roundings, of the diagonal of the Gram matrix of unit normals, which a refinement removes
 
 
 class Piece(eqx.Module):
@@ -56,7 +56,7 @@ class Contact(NamedTuple):
         """G⁻¹ r for the Gram matrix G of the normals that slide, zero for others; of dependent ones, one solution."""
         gram = jnp.where(slides[:, None] & slides, self.gram, jnp.eye(len(slides), dtype=right.dtype))
         right = jnp.where(slides, right, 0)
-        factor = jax.scipy.linalg.cho_factor(gram + _JITTER * jnp.eye(len(slides), dtype=right.dtype))
+        factor = jax.scipy.linalg.cho_factor(gram + _JITTER * jnp.finfo(right.dtype).eps * jnp.eye(len(slides), dtype=right.dtype))
         first = jax.scipy.linalg.cho_solve(factor, right)
         return first + jax.scipy.linalg.cho_solve(factor, right - gram @ first)
 

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import diffrax
 from jaxtyping import Array, Float, Int
 
+from ...run.status import RUNNING
+
 _State = TypeVar("_State", bound=Any)
 
 
@@ -39,3 +41,7 @@ class AbstractFlowSolver(diffrax.AbstractAdaptiveSolver[_State]):
     def elapsed(self, state: _State, dt: Float[Array, ""]) -> Float[Array, ""]:
         """How much of the attempted step `dt` the solution was followed; less than `dt` if something ended it."""
         return dt
+
+    def trouble(self, state: _State) -> int | Int[Array, ""]:
+        """The status (`run.status`) with which a run ends after this step; RUNNING if it can go on."""
+        return RUNNING

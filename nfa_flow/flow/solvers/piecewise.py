@@ -11,14 +11,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..kinks.contact import Counts, resolve, shares
+from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
+from ..kinks.contact import Counts, resolve, shares, within
 from ..kinks.events import Event, first_event
 from ..kinks.pieces import Piece, Pieces
 from .flow_solver import AbstractFlowSolver
 from .tsrkc3 import TSRKC3
 
-_TOUCHES = 1e-11  # of the size of a switching function, which is computed to a hundredth of this
-_WITHIN = 1e-9  # by which a share may leave [0, 1]
+_TOUCHES = 1e4  # roundings of the size of a switching function
 _FURTHER = 1.5  # times the distance of the next kink, by linear extrapolation, that a step goes
 _SHARE_TRIES = 8
 _STALLS = 1000
@@ -51,6 +51,7 @@ class PiecewiseState(eqx.Module):
     counts: Counts
     largest_h: Float[Array, ""]  # on a slide
     stalls: Int[Array, ""]  # events one after another at the same time
+    trouble: Int[Array, ""]  # with which the run must end
 
 
 class _Leg(NamedTuple):
@@ -111,10 +112,11 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             counts=found.counts,
             largest_h=jnp.zeros((), y.dtype),
             stalls=count(0),
+            trouble=_trouble(is_full, found.is_consistent, count(0)),
         )
 
     def reach(self, state: PiecewiseState, dt: Float[Array, ""]) -> Float[Array, ""]:
-        side, is_held = _sides(state.piece)
+        side, is_held = _sides(state.piece, dt.dtype)
         approach, distance = (-side * state.sight.rate).ravel(), (side * state.sight.h).ravel()
         is_near = (approach > 0) & (distance > 0) & ~is_held
         when = jnp.where(is_near, distance / jnp.where(is_near, approach, 1), jnp.inf)
@@ -139,18 +141,18 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         happens = event.at < size
         new = pieces.on_surfaces(jnp.where(happens, path(event.when), leg.y1), piece)
 
-        def resolved() -> tuple[Piece, Sight, Counts, Array]:
+        def resolved() -> tuple[Piece, Sight, Counts, Array, Array]:
             touching, is_full = self._touching(pieces, new, piece, event.at)
             found = resolve(pieces, new, piece, event.at, touching, state.counts)
             sight = _see(pieces, new, found.piece, found.velocity, found.share)
-            return found.piece, sight, found.counts, found.is_consistent
+            return found.piece, sight, found.counts, is_full, found.is_consistent
 
-        passed = lambda: (piece, leg.sight, state.counts, jnp.asarray(True))
-        after, sight, counts, is_consistent = jax.lax.cond(happens, resolved, passed)
+        passed = lambda: (piece, leg.sight, state.counts, jnp.asarray(False), jnp.asarray(True))
+        after, sight, counts, is_full, is_consistent = jax.lax.cond(happens, resolved, passed)
         elapsed = jnp.where(happens, event.when * h, h)
         stalls = jnp.where(happens & (elapsed <= 0), state.stalls + 1, 0)
         pivots = counts.pivots - state.counts.pivots
-        _, is_held = _sides(after)
+        _, is_held = _sides(after, y.dtype)
         off = jnp.max(jnp.where(is_held, jnp.abs(sight.h.ravel()), 0))
         new_state = PiecewiseState(
             piece=after,
@@ -163,12 +165,11 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             counts=counts,
             largest_h=jnp.maximum(state.largest_h, off),
             stalls=stalls,
+            trouble=jnp.where(state.trouble == RUNNING, _trouble(is_full, is_consistent, stalls), state.trouble),
         )
         error = jnp.where(jnp.all(jnp.isfinite(new)), leg.error, jnp.inf)
-        failed = ~is_consistent | (stalls >= _STALLS)
-        result = diffrax.RESULTS.where(failed, diffrax.RESULTS.nonlinear_divergence, diffrax.RESULTS.successful)
         dense = dict(late=self.late, leg=leg, y=y, unravel=unravel)
-        return unravel(new), unravel(error), dense, new_state, result
+        return unravel(new), unravel(error), dense, new_state, diffrax.RESULTS.successful
 
     def _early(self, pieces: Pieces, y: Float[Array, " p"], h: Float[Array, ""], state: PiecewiseState) -> _Leg:
         """A step of the explicit pair, whose last stage is the sight of its end."""
@@ -198,8 +199,8 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
     def _touching(self, pieces: Pieces, y: Float[Array, " p"], piece: Piece, reached: Int[Array, ""]) -> tuple[Array, Array]:
         """All kinks whose surfaces the flow touches, those on which it slides among them; whether there are more."""
         h = pieces.switches(y, piece.gates.astype(y.dtype))
-        _, is_held = _sides(piece)
-        touches = (jnp.abs(h) <= _TOUCHES * _size(h)).ravel().at[reached].set(True, mode="drop") & ~is_held
+        _, is_held = _sides(piece, y.dtype)
+        touches = (jnp.abs(h) <= _TOUCHES * jnp.finfo(h.dtype).eps * _size(h)).ravel().at[reached].set(True, mode="drop") & ~is_held
 
         def add(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             touching, count, touches = found
@@ -210,6 +211,9 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         first = held, jnp.sum(held < touches.size, dtype=jnp.int32), touches
         touching, _, left = jax.lax.while_loop(lambda f: jnp.any(f[2]) & (f[1] < self.capacity), add, first)
         return touching, jnp.any(left)
+
+    def trouble(self, state: PiecewiseState) -> Int[Array, ""]:
+        return state.trouble
 
     def after_rejection(self, before: PiecewiseState, attempted: PiecewiseState) -> PiecewiseState:
         spent = lambda s: (s.gradients, s.products)
@@ -270,6 +274,11 @@ def _along(late: AbstractFlowSolver, leg: _Leg, y: Float[Array, " p"], h: Any, x
     return jnp.where(leg.is_late, after, early)
 
 
+def _trouble(is_full: Any, is_consistent: Any, stalls: Any) -> Int[Array, ""]:
+    cases = [is_full, ~is_consistent, stalls >= _STALLS]
+    return jnp.select(cases, [FULL, UNRESOLVED, STEP_UNDERFLOW], RUNNING).astype(jnp.int32)
+
+
 def _on(pieces: Pieces, piece: Piece) -> diffrax.ODETerm:
     return diffrax.ODETerm(lambda t, y, args: pieces.velocity(y, piece))
 
@@ -300,7 +309,7 @@ def _velocity_and_share(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> 
 def _first_kink(pieces: Pieces, state: PiecewiseState, leg: _Leg, h: Float[Array, ""], path: Callable) -> Event:
     """The first kink that a leg crosses."""
     gates = state.piece.gates.astype(leg.y1.dtype)
-    side, is_held = _sides(state.piece)
+    side, is_held = _sides(state.piece, leg.y1.dtype)
     free = lambda values, held=1.0: jnp.where(is_held, held, (side * values).ravel())
     start, end = state.sight, leg.sight
     return first_event(
@@ -308,7 +317,7 @@ def _first_kink(pieces: Pieces, state: PiecewiseState, leg: _Leg, h: Float[Array
         h * free(start.rate, 0.0),
         free(end.h),
         h * free(end.rate, 0.0),
-        jnp.broadcast_to(_TOUCHES * _size(start.h), side.shape).ravel(),
+        jnp.broadcast_to(_TOUCHES * jnp.finfo(side.dtype).eps * _size(start.h), side.shape).ravel(),
         lambda at, x: side.ravel()[at] * pieces.switch(path(x), gates, at),
         lambda x: free(pieces.switches(path(x), gates)),
     )
@@ -327,7 +336,7 @@ def _first_share(
         is_first = tries == 0
         x = jnp.where(is_first, high, (low * high_value - high * low_value) / (high_value - low_value))
         values = inside(_velocity_and_share(pieces, path(x), state.piece)[1])
-        leaves = values < -_WITHIN
+        leaves = values < -within(start.dtype)
         when = jnp.where(leaves, start / jnp.where(leaves, start - values, 1), jnp.inf)
         first = jnp.where(is_first, jnp.argmin(when), first)
         value = jnp.where(is_first & ~jnp.any(leaves), 0, values[first])
@@ -338,17 +347,17 @@ def _first_share(
 
     zero = jnp.zeros_like(event.when)
     nothing = _ShareSearch(zero, event.when, zero, -jnp.ones_like(zero), jnp.zeros((), int), jnp.zeros((), jnp.int32))
-    goes_on = lambda s: (s.tries <= _SHARE_TRIES) & (s.high_value < -_WITHIN)
+    goes_on = lambda s: (s.tries <= _SHARE_TRIES) & (s.high_value < -within(start.dtype))
     found = jax.lax.while_loop(goes_on, closer, nothing)
     is_earlier = found.high_value < 0
     at = jnp.where(is_earlier, state.piece.touching[found.first].astype(event.at.dtype), event.at)
     return Event(at, jnp.where(is_earlier, found.high, event.when)), found.tries
 
 
-def _sides(piece: Piece) -> tuple[Float[Array, "n k"], Bool[Array, " nk"]]:
+def _sides(piece: Piece, dtype: Any) -> tuple[Float[Array, "n k"], Bool[Array, " nk"]]:
     """The side of every kink, ±1, and whether the flow is held on its surface."""
     is_held = jnp.zeros(piece.gates.size, bool).at[piece.touching].set(True, mode="drop")
-    return jnp.where(piece.gates, 1, -1), is_held
+    return jnp.where(piece.gates, 1.0, -1.0).astype(dtype), is_held
 
 
 def _size(h: Float[Array, "n k"]) -> Float[Array, " k"]:
