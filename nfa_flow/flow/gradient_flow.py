@@ -27,9 +27,11 @@ from ..run.trajectory import Trajectory, conclude, make_trajectory
 from .certify import certified, require_certifiable, with_balance_error
 from .integrate import FlowProblem, FlowState, advance, start
 from .kinks.find import find_kinks
-from .solvers.choice import choose_solver, default_rtol, evaluations_per_step, warn_about_tolerance
+from .kinks.pieces import count_kinks
+from .solvers.choice import choose_solver, default_rtol, evaluations_per_step, ignored_kinks, warn_about_tolerance
 from .solvers.flow_solver import AbstractFlowSolver
 from .solvers.ndf import NDF
+from .solvers.piecewise import Piecewise
 from .stopping import AbstractStop
 from .times import log_times
 
@@ -124,6 +126,12 @@ def gradient_flow(
     t0, t1, save_times = _check_times(t0, t1, save_at)
     kinks, dtype = find_kinks(net, data, loss), _dtype(parameters)
     parameters, objective = in_single_precision(parameters, objective)
+    reason, gates = "chosen by the user", 0 if kinks is None else count_kinks(objective, parameters)
+    if solver is None:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
+        solver, reason = choose_solver(dtype, size, kinks, gates)
+    _check_solver(solver, gates)
+    kinks = ignored_kinks(solver, kinks)
     if rtol is None:
         rtol = default_rtol(dtype, kinks)
     else:
@@ -132,9 +140,6 @@ def gradient_flow(
     atol = _default_atol(rtol, parameters) if atol is None else atol
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
-    reason = "chosen by the user"
-    if solver is None:
-        solver, reason = choose_solver(dtype, sum(leaf.nbytes for leaf in jax.tree.leaves(parameters)), kinks)
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=_check_stop(stop))
     flow = partial(flow, solver=solver, reason=reason, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
     if not certify:
@@ -174,7 +179,6 @@ def _flow(
     began: float,
 ) -> Trajectory:
     """One run at one tolerance, however it ends."""
-    _check_solver(solver)
     solver, controller = _controlled(solver, rtol, atol, dt0, _dtype(parameters))
     problem = FlowProblem(
         objective=objective,
@@ -266,12 +270,16 @@ def _check_stop(stop: AbstractStop | Sequence[AbstractStop]) -> tuple[AbstractSt
     return tuple(jax.tree.map(jnp.asarray, rule) for rule in rules)
 
 
-def _check_solver(solver: Any) -> None:
+def _check_solver(solver: Any, gates: int | str) -> None:
+    """Raise ValueError for what is no solver, or not of this flow; `gates` as in `choose_solver`."""
     if not isinstance(solver, diffrax.AbstractSolver):
         raise wrong("solver", "a diffrax solver such as `diffrax.Tsit5()`", repr(solver))
     # The leapfrog remembers absolute times, which the loop does not have; others solve split or stochastic equations.
     if isinstance(solver, diffrax.LeapfrogMidpoint) or not isinstance(solver.term_structure, type):
         raise wrong("solver", "a one-step solver of a single ODE term", type(solver).__name__)
+    if isinstance(solver, Piecewise) and (gates == 0 or isinstance(gates, str)):
+        kinks = f"kinks in {gates}, which it cannot locate" if gates else "a network and a loss without kinks"
+        raise wrong("solver", f"another one for {kinks}", "Piecewise")
 
 
 def _controlled(

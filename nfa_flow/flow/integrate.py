@@ -135,7 +135,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     new_t, new_excess = _later(state, attempt.elapsed)
     new_t, new_excess = jnp.where(reaches_end, problem.t1, new_t), jnp.where(reaches_end, 0, new_excess)
     is_whole = attempt.elapsed == attempt.dt  # an event may come at once
-    stopped, stop_evaluations = _asks_to_stop(problem, attempt.parameters, accepted)
+    stopped, stop_evaluations = _asks_to_stop(problem, attempt, accepted)
     ends = {
         SOLVER_FAILED: attempt.solver_failed & accepted,
         STOPPED: stopped,
@@ -154,7 +154,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     t, parameters = keep(new_t, state.t), jax.tree.map(keep, attempt.parameters, state.parameters)
     solver_state = jax.tree.map(keep, attempt.solver_state, _after_rejection(problem, state, attempt))
     interpolation = problem.solver.interpolation_cls(t0=jnp.zeros_like(attempt.dt), t1=attempt.dt, **attempt.dense)
-    spent = lambda duration: _spent(problem, state.budget, interpolation, duration, accepted)
+    spent = lambda duration: _spent(problem, state, interpolation, duration, accepted)
 
     def since(time: Array) -> Array:
         return jnp.clip((time - state.t) + state.t_excess, 0, attempt.elapsed).astype(attempt.dt.dtype)
@@ -188,13 +188,20 @@ def _after_rejection(problem: FlowProblem, state: FlowState, attempt: _Attempt) 
 
 
 def _spent(
-    problem: FlowProblem, budget: LossBudget | None, interpolation: Any, duration: Array, accepted: Array
+    problem: FlowProblem, state: FlowState, interpolation: Any, duration: Array, accepted: Array
 ) -> LossBudget | None:
     """The budget after a part of a step."""
-    if budget is None:
+    if (budget := state.budget) is None:
         return None
-    amount = lambda: dissipation(problem.objective, interpolation.evaluate, duration)
+    gradient = lambda parameters: _loss_and_gradient(problem, state.solver_state, parameters)[1]
+    amount = lambda: dissipation(gradient, interpolation.evaluate, duration)
     return budget.spend(jax.lax.cond(accepted & budget.checks, amount, lambda: jnp.zeros_like(budget.dissipated)))
+
+
+def _loss_and_gradient(problem: FlowProblem, solver_state: PyTree, parameters: PyTree) -> tuple[Array, PyTree]:
+    if isinstance(problem.solver, AbstractFlowSolver):
+        return problem.solver.loss_and_gradient(problem.objective, solver_state, parameters)
+    return problem.objective.loss_and_gradient(parameters)
 
 
 def _known(problem: FlowProblem, solver_state: PyTree, parameters: PyTree, budget: LossBudget | None) -> dict:
@@ -254,12 +261,12 @@ def _save(problem, record: Record, t, steps, accepted, status, observe) -> Recor
     return jax.lax.while_loop(due, add, record)
 
 
-def _asks_to_stop(problem: FlowProblem, parameters: PyTree, accepted) -> tuple[Array, Array]:
+def _asks_to_stop(problem: FlowProblem, attempt: "_Attempt", accepted) -> tuple[Array, Array]:
     if not problem.stop:
         return jnp.asarray(False), jnp.asarray(0, jnp.int32)
 
     def ask() -> Array:
-        loss, gradient = problem.objective.loss_and_gradient(parameters)
+        loss, gradient = _loss_and_gradient(problem, attempt.solver_state, attempt.parameters)
         velocity = problem.objective.natural(gradient)
         speed = jnp.sqrt(sum(jnp.sum(v**2) for v in jax.tree.leaves(velocity)))
         return jnp.any(jnp.stack([rule(loss, speed) for rule in problem.stop]))

@@ -5,7 +5,8 @@ of an objective are z = θ/√m, in which the integrand is the squared gradient.
 
 Balance: for two layers with nothing between them, V of mobility m' after [W, b] of mobility m, the matrix D = VᵀV/m' −
 (WWᵀ + bbᵀ)/m is conserved without weight decay. With weight decay D falls as exp(−2λmt) if m' = m; otherwise there is
-no closed law.
+no closed law. With an activation between them that is homogeneous, σ(cz) = cσ(z) for c > 0, such as relu, the same
+holds for the diagonal of D, one number per neuron, also where the flow crosses kinks or slides along them.
 
 Source: Arora, Cohen & Hazan 2018, Theorem 1; Du, Hu & Lee 2018.
 """
@@ -23,7 +24,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..checks import is_traced
 from ..nets import MLP
-from ..nets.activations import name_of
+from ..nets.activations import PIECEWISE_LINEAR, name_of
 from ..numerics.switches import full_precision
 from ..problem.objective import AbstractObjective, Mobility
 from ..run.observation import Observer
@@ -34,6 +35,7 @@ BALANCE_ERROR = "balance_error"
 # With four nodes the error of the loss identity is that of the solver and its interpolant: twelve change it by a sixth
 # at most at tolerances from 1e-4 to 1e-8. With three, the quadrature is up to two thirds of it at 1e-4.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
+_HOMOGENEOUS = PIECEWISE_LINEAR | {"identity"}
 _ROUNDING = 10.0  # times what one rounding of F and of θ changes in F
 
 
@@ -97,10 +99,12 @@ def objective_value(objective: AbstractObjective, parameters: PyTree) -> Float[A
     return objective.loss(parameters).astype(decay.dtype) + decay / 2 * _square(objective.natural(parameters))
 
 
-def dissipation(objective: AbstractObjective, path: Callable[[Any], PyTree], end: Float[Array, ""]) -> Float[Array, ""]:
+def dissipation(
+    gradient: Callable[[PyTree], PyTree], path: Callable[[Any], PyTree], end: Float[Array, ""]
+) -> Float[Array, ""]:
     """∫‖∇F(path(s))‖² ds from 0 to `end`, by Gauss-Legendre quadrature."""
     nodes = end * jnp.asarray((1 + _NODES) / 2, end.dtype)
-    squares = jax.lax.map(lambda s: _square(objective.gradient(path(s))), nodes)
+    squares = jax.lax.map(lambda s: _square(gradient(path(s))), nodes)
     return end / 2 * (jnp.asarray(_WEIGHTS, end.dtype) @ squares)
 
 
@@ -121,11 +125,14 @@ def balance_error(
         return None
     m, errors = _per_layer(mobility, net), []
     for l in range(len(m) - 1):
-        if name_of(net.activations[l]) == "identity" and _has_law(weight_decay, m[l], m[l + 1]):
+        between = name_of(net.activations[l])
+        if between in _HOMOGENEOUS and _has_law(weight_decay, m[l], m[l + 1]):
             before, _ = _balance(net.layers[l], net.layers[l + 1], m[l], m[l + 1])
             after, size = _balance(nets.layers[l], nets.layers[l + 1], m[l], m[l + 1])
             left = jnp.exp(-2 * weight_decay * m[l] * elapsed)[:, None, None]
-            distance = jnp.linalg.norm(after - left * before, axis=(1, 2))
+            off = after - left * before
+            off = off if between == "identity" else jnp.diagonal(off, axis1=1, axis2=2)[..., None]
+            distance = jnp.linalg.norm(off, axis=(1, 2))
             errors.append(distance / jnp.where(distance == 0, 1, size))
     return jnp.max(jnp.stack(errors), axis=0) if errors else None
 

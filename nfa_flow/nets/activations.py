@@ -14,6 +14,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": jax.nn.identity,
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,
+    "abs": jnp.abs,
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
     "silu": jax.nn.silu,
@@ -23,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quadratic": jnp.square,
 }
 
-PIECEWISE_LINEAR = frozenset({"relu", "leaky_relu"})
+PIECEWISE_LINEAR = frozenset({"relu", "leaky_relu", "abs"})
 
 
 def resolve(activation: Activation, argument: str = "activation") -> Callable[[Array], Array]:

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from ...problem.objective import SampleObjective
-from .gates import count_gates, gated
+from .gates import CannotGate, count_gates, gated
 
 _BLOCK = 8  # kinks of a list at a time
 _JITTER = 50  # roundings, of the diagonal of the Gram matrix of unit normals, which a refinement removes
@@ -52,10 +52,10 @@ class Contact(NamedTuple):
         """For every leader (row) which kinks have its surface."""
         return (self.leader[None, :] == jnp.arange(len(self.leader))[:, None]) & self.is_used
 
-    def solve(self, slides: Bool[Array, " c"], right: Float[Array, " c"]) -> Float[Array, " c"]:
+    def solve(self, slides: Bool[Array, " c"], right: Float[Array, "c ..."]) -> Float[Array, "c ..."]:
         """G⁻¹ r for the Gram matrix G of the normals that slide, zero for others; of dependent ones, one solution."""
         gram = jnp.where(slides[:, None] & slides, self.gram, jnp.eye(len(slides), dtype=right.dtype))
-        right = jnp.where(slides, right, 0)
+        right = jnp.where(slides if right.ndim == 1 else slides[:, None], right, 0)
         factor = jax.scipy.linalg.cho_factor(gram + _JITTER * jnp.finfo(right.dtype).eps * jnp.eye(len(slides), dtype=right.dtype))
         first = jax.scipy.linalg.cho_solve(factor, right)
         return first + jax.scipy.linalg.cho_solve(factor, right - gram @ first)
@@ -68,6 +68,14 @@ class Contact(NamedTuple):
     @property
     def leads(self) -> Bool[Array, " c"]:
         return self.is_used & (self.leader == jnp.arange(len(self.leader))) & (self.length > 0)
+
+
+def count_kinks(objective: SampleObjective, parameters: Any) -> int | str:
+    """The number of kinks of all samples; a word for those that cannot be gated, if there are some."""
+    try:
+        return int(np.prod(Pieces(objective, parameters).shape))
+    except CannotGate as error:
+        return str(error)
 
 
 class Pieces:
@@ -130,10 +138,10 @@ class Pieces:
         is_used = touching < self.shape[0] * self.shape[1]
         sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
         one = lambda i, e: jax.grad(lambda y: self._sample(y, gates[i], i)[1][e])(y)
-        normal = in_blocks(lambda at: jax.vmap(one)(sample[at], entry[at]), touching, is_used, y.shape, y.dtype)
+        normal = in_blocks(lambda at: jax.vmap(one)(sample[at], entry[at]), is_used, y.shape, y.dtype)
         length = jnp.linalg.norm(normal, axis=1)
         normal = normal / jnp.where(length == 0, 1, length)[:, None]
-        gram = in_blocks(lambda at: normal[at] @ normal.T, touching, is_used, touching.shape, y.dtype)
+        gram = in_blocks(lambda at: normal[at] @ normal.T, is_used, touching.shape, y.dtype)
         same = jnp.abs(gram) > 1 - 1e4 * jnp.finfo(y.dtype).eps
         places = jnp.arange(len(touching))
         leader = jnp.where(length > 0, jnp.argmax(same, axis=1), places)
@@ -157,7 +165,7 @@ class Pieces:
         return jax.lax.cond(jnp.any(piece.slides), corrected, lambda: y)
 
 
-def in_blocks(rows: Callable, touching: Int[Array, " c"], is_used: Bool[Array, " c"], shape: tuple, dtype: Any) -> Array:
+def in_blocks(rows: Callable, is_used: Bool[Array, " c"], shape: tuple, dtype: Any) -> Array:
     """`rows` of the places of a list in blocks, as many as are used; zero in the rest."""
 
     def add(block: Int[Array, ""], found: Array) -> Array:
@@ -166,4 +174,4 @@ def in_blocks(rows: Callable, touching: Int[Array, " c"], is_used: Bool[Array, "
         return found.at[at].set(jnp.where(mask, rows(at), 0))
 
     blocks = (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
-    return jax.lax.fori_loop(0, blocks, add, jnp.zeros((len(touching), *shape), dtype))
+    return jax.lax.fori_loop(0, blocks, add, jnp.zeros((len(is_used), *shape), dtype))

@@ -9,40 +9,59 @@ from jaxtyping import DTypeLike
 
 from ...checks import is_traced
 from ...numerics.precision import is_half
-from ..kinks import Kinks
+from ..kinks.find import Kinks
 from .flow_solver import AbstractFlowSolver
 from .ndf import NDF
+from .piecewise import Piecewise
 from .tsrkc3 import TSRKC3
 
 NDF_VECTORS = 23  # parameter vectors, by XLA's account of a whole solve (`python benchmarks/solvers.py --scaling`)
 _NDF_BYTES = 4 * 2**30
+_MOST_KINKS = 300_000  # of all samples: a run passes a tenth of them, one by one
 _KINKS_COST_BELOW = 1e-4
-_SMOOTH_RTOL, _KINKS_RTOL = 1e-6, 1e-3
+_EXACT_RTOL, _LOOSE_RTOL = 1e-6, 1e-3
 _FINEST = 8  # rounding errors, below which a tolerance asks for more than there is
 
 
-def choose_solver(dtype: DTypeLike, parameter_bytes: int, kinks: Kinks) -> tuple[diffrax.AbstractSolver, str]:
+def choose_solver(
+    dtype: DTypeLike, parameter_bytes: int, kinks: Kinks, gates: int | str = 0
+) -> tuple[diffrax.AbstractSolver, str]:
     """A solver for this flow, and the reason in words.
+
+    **Arguments:** `kinks`: where there are some; `gates`: the number of kinks of all samples, or a word for those that
+    cannot be gated.
 
     It depends only on properties that all runs of a sweep share, so that each gets the solver that it would get alone.
 
     Measured with `python benchmarks/solvers.py --horizons 1 10 1e2` (kinks: `--problems relu`): on smooth networks NDF
     needs about as many gradients as the best explicit pair if the flow is not stiff (so changing from one to the other
-    within a run would not save any), and far fewer if it is. Across kinks no method keeps its order; the stabilized
-    method takes as many stages as the sharpness that it meets on its way requires.
+    within a run would not save any), and far fewer if it is. Across kinks no method for smooth flows keeps its order;
+    the stabilized one takes as many stages as the sharpness that it meets on its way requires.
     """
     if is_half(dtype):
         return diffrax.Tsit5(), f"{dtype} is too coarse for anything but an explicit pair"
     if kinks is not None:
-        return TSRKC3(), f"kinks in the {kinks}: trajectory accuracy is not certified across them"
+        return _across_kinks(kinks, gates)
     if parameter_bytes * NDF_VECTORS > _NDF_BYTES:
         return TSRKC3(), f"smooth, but too large for the {NDF_VECTORS} parameter vectors of NDF"
     return NDF(), "smooth activations"
 
 
+def _across_kinks(kinks: Kinks, gates: int | str) -> tuple[diffrax.AbstractSolver, str]:
+    if isinstance(gates, int) and gates <= _MOST_KINKS:
+        return Piecewise(), f"kinks in the {kinks}, each of which is located"
+    why = f"kinks in {gates}" if isinstance(gates, str) else f"{gates} kinks in the {kinks}, too many to locate each"
+    return TSRKC3(), f"{why}: trajectory accuracy is not certified across them"
+
+
+def ignored_kinks(solver: Any, kinks: Kinks) -> Kinks:
+    """The kinks that a solver treats as if the flow were smooth there."""
+    return None if isinstance(solver, Piecewise) else kinks
+
+
 def default_rtol(dtype: DTypeLike, kinks: Kinks) -> float:
-    """A tolerance that the floating-point type and the kinks allow at a reasonable cost."""
-    return max(_SMOOTH_RTOL if kinks is None else _KINKS_RTOL, _FINEST * float(jnp.finfo(dtype).eps))
+    """A tolerance that the floating-point type and the kinks, if the solver ignores them, allow at a reasonable cost."""
+    return max(_EXACT_RTOL if kinks is None else _LOOSE_RTOL, _FINEST * float(jnp.finfo(dtype).eps))
 
 
 def warn_about_tolerance(rtol: Any, dtype: DTypeLike, kinks: Kinks) -> None:

@@ -4,8 +4,9 @@ import abc
 from typing import Any, TypeVar
 
 import diffrax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
+from ...problem.objective import AbstractObjective
 from ...run.status import RUNNING
 
 _State = TypeVar("_State", bound=Any)
@@ -41,6 +42,12 @@ class AbstractFlowSolver(diffrax.AbstractAdaptiveSolver[_State]):
     def elapsed(self, state: _State, dt: Float[Array, ""]) -> Float[Array, ""]:
         """How much of the attempted step `dt` the solution was followed; less than `dt` if something ended it."""
         return dt
+
+    def loss_and_gradient(
+        self, objective: AbstractObjective, state: _State, parameters: PyTree
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """The data loss, and minus the velocity with which the solver follows the flow from `state` on."""
+        return objective.loss_and_gradient(parameters)
 
     def trouble(self, state: _State) -> int | Int[Array, ""]:
         """The status (`run.status`) with which a run ends after this step; RUNNING if it can go on."""

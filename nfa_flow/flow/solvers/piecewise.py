@@ -11,10 +11,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ...problem.objective import SampleObjective
 from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
-from ..kinks.contact import Counts, resolve, shares, within
+from ..kinks.contact import count_repelling, resolve, velocity_and_share, within
 from ..kinks.events import Event, first_event
 from ..kinks.pieces import Piece, Pieces
+from ..kinks.tally import Tally
 from .flow_solver import AbstractFlowSolver
 from .tsrkc3 import TSRKC3
 
@@ -48,8 +50,7 @@ class PiecewiseState(eqx.Module):
     elapsed: Float[Array, ""]  # of the last step: until its event
     gradients: Int[Array, ""]
     products: Int[Array, ""]
-    counts: Counts
-    largest_h: Float[Array, ""]  # on a slide
+    tally: Tally
     stalls: Int[Array, ""]  # events one after another at the same time
     trouble: Int[Array, ""]  # with which the run must end
 
@@ -99,7 +100,8 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         piece = Piece(gates, jnp.full(self.capacity, size, jnp.int32), jnp.zeros(self.capacity, bool))
         nothing = jnp.asarray(size, jnp.int32)
         touching, is_full = self._touching(pieces, y, piece, nothing)
-        found = resolve(pieces, y, piece, nothing, touching, Counts.zero())
+        found = resolve(pieces, y, piece, nothing, touching, Tally.empty(y.dtype))
+        repelling = count_repelling(pieces, y, found.piece, touching)
         count = lambda n: jnp.asarray(n, jnp.int32)
         return PiecewiseState(
             piece=found.piece,
@@ -107,10 +109,9 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             late=jax.tree.map(jnp.asarray, self.late.init(_on(pieces, found.piece), t0, t1, y, None)),
             quiet=count(0),
             elapsed=jnp.zeros((), y.dtype),
-            gradients=2 + found.counts.pivots,
+            gradients=3 + found.tally.pivots,
             products=count(1),
-            counts=found.counts,
-            largest_h=jnp.zeros((), y.dtype),
+            tally=dataclasses.replace(found.tally, repelling=repelling),
             stalls=count(0),
             trouble=_trouble(is_full, found.is_consistent, count(0)),
         )
@@ -141,31 +142,28 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         happens = event.at < size
         new = pieces.on_surfaces(jnp.where(happens, path(event.when), leg.y1), piece)
 
-        def resolved() -> tuple[Piece, Sight, Counts, Array, Array]:
+        def resolved() -> tuple[Piece, Sight, Tally, Array]:
             touching, is_full = self._touching(pieces, new, piece, event.at)
-            found = resolve(pieces, new, piece, event.at, touching, state.counts)
+            found = resolve(pieces, new, piece, event.at, touching, state.tally)
             sight = _see(pieces, new, found.piece, found.velocity, found.share)
-            return found.piece, sight, found.counts, is_full, found.is_consistent
+            stalls = jnp.where(event.when * h > 0, 0, state.stalls + 1)
+            return found.piece, sight, found.tally, _trouble(is_full, found.is_consistent, stalls)
 
-        passed = lambda: (piece, leg.sight, state.counts, jnp.asarray(False), jnp.asarray(True))
-        after, sight, counts, is_full, is_consistent = jax.lax.cond(happens, resolved, passed)
+        passed = lambda: (piece, leg.sight, state.tally, jnp.asarray(RUNNING, jnp.int32))
+        after, sight, tally, trouble = jax.lax.cond(happens, resolved, passed)
         elapsed = jnp.where(happens, event.when * h, h)
-        stalls = jnp.where(happens & (elapsed <= 0), state.stalls + 1, 0)
-        pivots = counts.pivots - state.counts.pivots
-        _, is_held = _sides(after, y.dtype)
-        off = jnp.max(jnp.where(is_held, jnp.abs(sight.h.ravel()), 0))
+        on_slides = sight.h.ravel().at[after.touching].get(mode="fill", fill_value=0)
         new_state = PiecewiseState(
             piece=after,
             sight=sight,
             late=leg.late,
             quiet=jnp.where(happens, 0, state.quiet + 1),
             elapsed=elapsed,
-            gradients=state.gradients + leg.gradients + tries + jnp.where(happens, pivots + 1, 0),
+            gradients=state.gradients + leg.gradients + tries + jnp.where(happens, tally.pivots - state.tally.pivots + 1, 0),
             products=state.products + leg.products + jnp.where(happens, 1, 0),
-            counts=counts,
-            largest_h=jnp.maximum(state.largest_h, off),
-            stalls=stalls,
-            trouble=jnp.where(state.trouble == RUNNING, _trouble(is_full, is_consistent, stalls), state.trouble),
+            tally=tally.on_slides(after.slides, on_slides, sight.share),
+            stalls=jnp.where(elapsed > 0, 0, state.stalls + 1),
+            trouble=jnp.where(state.trouble == RUNNING, trouble, state.trouble),
         )
         error = jnp.where(jnp.all(jnp.isfinite(new)), leg.error, jnp.inf)
         dense = dict(late=self.late, leg=leg, y=y, unravel=unravel)
@@ -212,6 +210,12 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         touching, _, left = jax.lax.while_loop(lambda f: jnp.any(f[2]) & (f[1] < self.capacity), add, first)
         return touching, jnp.any(left)
 
+    def loss_and_gradient(
+        self, objective: SampleObjective, state: PiecewiseState, parameters: PyTree
+    ) -> tuple[Float[Array, ""], PyTree]:
+        pieces, (y, unravel) = Pieces(objective, parameters), ravel_pytree(parameters)
+        return objective.loss(parameters), unravel(-pieces.velocity(y, state.piece))
+
     def trouble(self, state: PiecewiseState) -> Int[Array, ""]:
         return state.trouble
 
@@ -224,16 +228,8 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return eqx.tree_at(lambda s: s.late, kept, jax.tree.map(keep, late, before.late))
 
     def work(self, state: PiecewiseState) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
-        counts = state.counts
-        return {
-            "gradient_evaluations": state.gradients,
-            "hessian_vector_products": state.products,
-            "crossings": counts.crossings,
-            "slides": counts.slides,
-            "releases": counts.releases,
-            "largest_slides": counts.most_slides,
-            "pivots": counts.pivots,
-            "largest_h": state.largest_h,
+        return {"gradient_evaluations": state.gradients, "hessian_vector_products": state.products} | {
+            field.name: getattr(state.tally, field.name) for field in dataclasses.fields(state.tally)
         }
 
 
@@ -295,15 +291,9 @@ def _see(pieces: Pieces, y: Array, piece: Piece, velocity: Float[Array, " p"], s
 
 
 def _velocity_and_share(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> tuple[Array, Float[Array, " c"]]:
-    plain = -pieces.gradient(y, piece.gates.astype(y.dtype))
-
-    def sliding() -> tuple[Array, Array]:
-        contact = pieces.contact(y, piece.gates.astype(y.dtype), piece.touching)
-        velocity, pull = contact.tangential(piece.slides, plain)
-        return velocity, shares(pieces, y, piece.gates, contact, piece.touching, piece.slides, pull)
-
-    nothing = jnp.zeros(piece.slides.shape, y.dtype)
-    return jax.lax.cond(jnp.any(piece.slides), sliding, lambda: (plain, nothing))
+    gates = piece.gates.astype(y.dtype)
+    contact = pieces.contact(y, gates, piece.touching)
+    return velocity_and_share(pieces, y, piece.gates, contact, piece.touching, piece.slides, -pieces.gradient(y, gates))
 
 
 def _first_kink(pieces: Pieces, state: PiecewiseState, leg: _Leg, h: Float[Array, ""], path: Callable) -> Event:
