@@ -1,5 +1,6 @@
 """The exact flow across kinks: smooth pieces, joined where the trajectory crosses a kink, or slides along it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
