@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .pieces import Contact, Piece, Pieces, in_blocks
+from .pieces import Contact, Piece, Pieces, factor_of, in_blocks
 from .tally import Tally
 
 _STILL = 1e4  # roundings of the speed: slower than this, a kink is not approached
@@ -24,6 +24,7 @@ class Resolved(NamedTuple):
     piece: Piece
     velocity: Float[Array, " p"]
     share: Float[Array, " c"]
+    factor: Float[Array, "c c"]  # see `Pieces.velocity`
     tally: Tally
     is_consistent: Bool[Array, ""]
 
@@ -34,6 +35,7 @@ class _Pivoting(NamedTuple):
     held: Bool[Array, " c"]
     velocity: Float[Array, " p"]
     share: Float[Array, " c"]
+    gram: Float[Array, "c c"]
     tally: Tally
     iteration: Int[Array, ""]
     is_consistent: Bool[Array, ""]
@@ -85,15 +87,18 @@ def resolve(
         events = dict(crossings=crosses, slides=~leaves & ~crosses, releases=leaves, pivots=True)
         tally = p.tally.add(**{name: ~is_done & event for name, event in events.items()})
         held = jnp.any(contact.members() & slides[:, None], axis=0)
-        return _Pivoting(gates, slides, held, state.velocity, state.share, tally, p.iteration + 1, is_done)
+        found = state.velocity, state.share, contact.gram, tally
+        return _Pivoting(gates, slides, held, *found, p.iteration + 1, is_done)
 
-    nothing = jnp.zeros_like(y), jnp.zeros(touching.shape, y.dtype)
+    width = len(touching)
+    nothing = jnp.zeros_like(y), jnp.zeros(width, y.dtype), jnp.eye(width, dtype=y.dtype)
     first = _Pivoting(piece.gates, slid, slid, *nothing, tally, jnp.zeros((), jnp.int32), jnp.asarray(False))
-    last = jax.lax.while_loop(lambda p: ~p.is_consistent & (p.iteration < 4 * len(touching)), pivot, first)
+    last = jax.lax.while_loop(lambda p: ~p.is_consistent & (p.iteration < 4 * width), pivot, first)
     kept = jnp.where(last.held, touching, piece.gates.size)
     order = jnp.argsort(kept)
     piece = Piece(last.gates, kept[order], last.slides[order])
-    return Resolved(piece, last.velocity, last.share[order], last.tally, last.is_consistent)
+    factor = factor_of(last.gram[order][:, order], piece.slides)
+    return Resolved(piece, last.velocity, last.share[order], factor, last.tally, last.is_consistent)
 
 
 def count_repelling(pieces: Pieces, y: Float[Array, " p"], piece: Piece, touching: Int[Array, " c"]) -> Int[Array, ""]:

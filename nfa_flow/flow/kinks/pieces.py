@@ -20,6 +20,7 @@ from ...problem.objective import SampleObjective
 from .gates import CannotGate, count_gates, gated
 
 _BLOCK = 8  # kinks of a list at a time
+_MOST_ITERATIONS = 20  # of conjugate gradients, which need a few
 _JITTER = 50  # roundings, of the diagonal of the Gram matrix of unit normals, which a refinement removes
 
 
@@ -55,10 +56,9 @@ class Contact(NamedTuple):
     def solve(self, slides: Bool[Array, " c"], right: Float[Array, "c ..."]) -> Float[Array, "c ..."]:
         """G⁻¹ r for the Gram matrix G of the normals that slide, zero for others; of dependent ones, one solution."""
         gram = jnp.where(slides[:, None] & slides, self.gram, jnp.eye(len(slides), dtype=right.dtype))
-        right = jnp.where(slides if right.ndim == 1 else slides[:, None], right, 0)
-        factor = jax.scipy.linalg.cho_factor(gram + _JITTER * jnp.finfo(right.dtype).eps * jnp.eye(len(slides), dtype=right.dtype))
-        first = jax.scipy.linalg.cho_solve(factor, right)
-        return first + jax.scipy.linalg.cho_solve(factor, right - gram @ first)
+        right, factor = jnp.where(slides if right.ndim == 1 else slides[:, None], right, 0), factor_of(self.gram, slides)
+        first = jax.scipy.linalg.cho_solve((factor, True), right)
+        return first + jax.scipy.linalg.cho_solve((factor, True), right - gram @ first)
 
     def tangential(self, slides: Bool[Array, " c"], vector: Float[Array, " p"]) -> tuple[Array, Float[Array, " c"]]:
         """The projection of a vector on the tangent of all sliding surfaces, and what it lost of each unit normal."""
@@ -137,21 +137,37 @@ class Pieces:
         """The list of kinks at `y`."""
         is_used = touching < self.shape[0] * self.shape[1]
         sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
-        one = lambda i, e: jax.grad(lambda y: self._sample(y, gates[i], i)[1][e])(y)
-        normal = in_blocks(lambda at: jax.vmap(one)(sample[at], entry[at]), is_used, y.shape, y.dtype)
-        length = jnp.linalg.norm(normal, axis=1)
-        normal = normal / jnp.where(length == 0, 1, length)[:, None]
+        normal, length = self._unit_normals(y, gates, touching)
         gram = in_blocks(lambda at: normal[at] @ normal.T, is_used, touching.shape, y.dtype)
         same = jnp.abs(gram) > 1 - 1e4 * jnp.finfo(y.dtype).eps
         places = jnp.arange(len(touching))
         leader = jnp.where(length > 0, jnp.argmax(same, axis=1), places)
         return Contact(sample, entry, is_used, normal, length, gram, leader, gram[places, leader] >= 0)
 
-    def velocity(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
-        """−(∇ℒ + λθ) on a piece, projected on the surfaces on which the flow slides."""
+    def _unit_normals(
+        self, y: Float[Array, " p"], gates: Float[Array, "n k"], touching: Int[Array, " c"]
+    ) -> tuple[Float[Array, "c p"], Float[Array, " c"]]:
+        is_used = touching < self.shape[0] * self.shape[1]
+        sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
+        one = lambda i, e: jax.grad(lambda y: self._sample(y, gates[i], i)[1][e])(y)
+        normal = in_blocks(lambda at: jax.vmap(one)(sample[at], entry[at]), is_used, y.shape, y.dtype)
+        length = jnp.linalg.norm(normal, axis=1)
+        return normal / jnp.where(length == 0, 1, length)[:, None], length
+
+    def velocity(self, y: Float[Array, " p"], piece: Piece, factor: Float[Array, "c c"]) -> Float[Array, " p"]:
+        """−(∇ℒ + λθ) on a piece, projected on the surfaces on which the flow slides.
+
+        `factor`: the Cholesky factor of the Gram matrix of their normals not far from here (`factor_of`), with
+        which a few steps of conjugate gradients solve for the projection.
+        """
         gates = piece.gates.astype(y.dtype)
         plain = -self.gradient(y, gates)
-        projected = lambda: self.contact(y, gates, piece.touching).tangential(piece.slides, plain)[0]
+
+        def projected() -> Array:
+            normal, _ = self._unit_normals(y, gates, piece.touching)
+            normal = jnp.where(piece.slides[:, None], normal, 0)
+            return plain - _least_squares(normal, normal @ plain, factor) @ normal
+
         return jax.lax.cond(jnp.any(piece.slides), projected, lambda: plain)
 
     def on_surfaces(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
@@ -175,3 +191,30 @@ def in_blocks(rows: Callable, is_used: Bool[Array, " c"], shape: tuple, dtype: A
 
     blocks = (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
     return jax.lax.fori_loop(0, blocks, add, jnp.zeros((len(is_used), *shape), dtype))
+
+
+def factor_of(gram: Float[Array, "c c"], slides: Bool[Array, " c"]) -> Float[Array, "c c"]:
+    """The Cholesky factor of the Gram matrix of the normals that slide, with ones in the place of others."""
+    one = jnp.eye(len(slides), dtype=gram.dtype)
+    gram = jnp.where(slides[:, None] & slides, gram, one)
+    return jnp.linalg.cholesky(gram + _JITTER * jnp.finfo(one.dtype).eps * one)
+
+
+def _least_squares(normal: Float[Array, "c p"], right: Float[Array, " c"], factor: Float[Array, "c c"]) -> Array:
+    """x with N Nᵀ x = r, by conjugate gradients, preconditioned with the Cholesky factor of nearly the same matrix."""
+    precondition = lambda residual: jax.scipy.linalg.cho_solve((factor, True), residual)
+    enough = jnp.finfo(right.dtype).eps ** 2 * (right @ right)
+
+    def closer(carry):
+        x, residual, direction, energy, count = carry
+        image = normal @ (direction @ normal)
+        curvature = direction @ image
+        step = energy / jnp.where(curvature > 0, curvature, 1)
+        x, residual = x + step * direction, residual - step * image
+        solved = precondition(residual)
+        new = residual @ solved
+        return x, residual, solved + new / jnp.where(energy > 0, energy, 1) * direction, new, count + 1
+
+    first = precondition(right)
+    start = (jnp.zeros_like(right), right, first, right @ first, jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(lambda c: (c[1] @ c[1] > enough) & (c[4] < _MOST_ITERATIONS), closer, start)[0]
