@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .pieces import Contact, Piece, Pieces, factor_of, in_blocks
+from .pieces import Contact, Piece, Pieces, factor_of, groups, in_blocks
 from .tally import Tally
 
 _STILL = 1e4  # roundings of the speed: slower than this, a kink is not approached
@@ -24,7 +24,6 @@ class Resolved(NamedTuple):
     piece: Piece
     velocity: Float[Array, " p"]
     share: Float[Array, " c"]
-    factor: Float[Array, "c c"]  # see `Pieces.velocity`
     tally: Tally
     is_consistent: Bool[Array, ""]
 
@@ -45,6 +44,8 @@ class _State(NamedTuple):
     """The velocity that belongs to sides and slides, and how it moves the kinks."""
 
     contact: Contact
+    gram: Float[Array, "c c"]
+    factor: Float[Array, "c c"]
     gates: Bool[Array, "n k"]
     slides: Bool[Array, " c"]
     is_plus: Bool[Array, " c"]
@@ -87,7 +88,7 @@ def resolve(
         events = dict(crossings=crosses, slides=~leaves & ~crosses, releases=leaves, pivots=True)
         tally = p.tally.add(**{name: ~is_done & event for name, event in events.items()})
         held = jnp.any(contact.members() & slides[:, None], axis=0)
-        found = state.velocity, state.share, contact.gram, tally
+        found = state.velocity, state.share, state.gram, tally
         return _Pivoting(gates, slides, held, *found, p.iteration + 1, is_done)
 
     width = len(touching)
@@ -96,9 +97,9 @@ def resolve(
     last = jax.lax.while_loop(lambda p: ~p.is_consistent & (p.iteration < 4 * width), pivot, first)
     kept = jnp.where(last.held, touching, piece.gates.size)
     order = jnp.argsort(kept)
-    piece = Piece(last.gates, kept[order], last.slides[order])
-    factor = factor_of(last.gram[order][:, order], piece.slides)
-    return Resolved(piece, last.velocity, last.share[order], factor, last.tally, last.is_consistent)
+    slides, gram = last.slides[order], last.gram[order][:, order]
+    piece = Piece(last.gates, kept[order], slides, *groups(gram), factor_of(gram, slides))
+    return Resolved(piece, last.velocity, last.share[order], last.tally, last.is_consistent)
 
 
 def count_repelling(pieces: Pieces, y: Float[Array, " p"], piece: Piece, touching: Int[Array, " c"]) -> Int[Array, ""]:
@@ -115,22 +116,23 @@ def _state(
     pieces: Pieces, y: Float[Array, " p"], gates: Bool[Array, "n k"], slid: Bool[Array, " c"], touching: Int[Array, " c"]
 ) -> _State:
     """The state with all kinks of one surface on the side of its leader; on a slide, on the negative side."""
-    contact = pieces.contact(y, gates.astype(y.dtype), touching)
+    contact, gram = pieces.grouped_contact(y, gates, touching)
     slides = contact.leads & jnp.any(contact.members() & slid, axis=1)
     own = gates.ravel().at[touching].get(mode="fill", fill_value=False) & ~slides
     aligned = own[contact.leader] == contact.is_along
     gates = gates.ravel().at[touching].set(aligned, mode="drop").reshape(gates.shape)
     plain = -pieces.gradient(y, gates.astype(y.dtype))
-    velocity, share = velocity_and_share(pieces, y, gates, contact, touching, slides, plain)
+    factor = factor_of(gram, slides)
+    velocity, share = velocity_and_share(pieces, y, gates, contact, slides, factor, plain)
     speed = jnp.linalg.norm(plain) + jnp.finfo(y.dtype).tiny
-    return _State(contact, gates, slides, own, velocity, speed, contact.normal @ velocity, share)
+    return _State(contact, gram, factor, gates, slides, own, velocity, speed, contact.normal @ velocity, share)
 
 
 def _beyond(pieces: Pieces, y: Float[Array, " p"], state: _State) -> Float[Array, " c"]:
     """`toward` on the other side of each surface that does not slide."""
     falls = falls_of(pieces, y, state.gates.astype(y.dtype), state.contact)
-    cosines = jnp.where(state.slides[:, None], state.contact.gram, 0)
-    own = 1 - jnp.sum(cosines * state.contact.solve(state.slides, cosines), axis=0)
+    cosines = jnp.where(state.slides[:, None], state.gram, 0)
+    own = 1 - jnp.sum(cosines * jax.scipy.linalg.cho_solve((state.factor, True), cosines), axis=0)
     return state.toward + jnp.where(state.is_plus, 1, -1) * falls * own
 
 
@@ -139,8 +141,8 @@ def velocity_and_share(
     y: Float[Array, " p"],
     gates: Bool[Array, "n k"],
     contact: Contact,
-    touching: Int[Array, " c"],
     slides: Bool[Array, " c"],
+    factor: Float[Array, "c c"],
     plain: Float[Array, " p"],
 ) -> tuple[Float[Array, " p"], Float[Array, " c"]]:
     """The projection of a velocity on all slides, and the share λ of the positive side in it on each of them.
@@ -149,14 +151,14 @@ def velocity_and_share(
     """
 
     def sliding() -> tuple[Array, Array]:
-        velocity, pull = contact.tangential(slides, plain)
+        velocity, pull = contact.tangential(slides, factor, plain)
         mixed, share, level = gates.astype(y.dtype), jnp.full(len(slides), 0.5, y.dtype), jnp.asarray(pieces.level)
         for each in reversed(range(pieces.levels)):
             falls = falls_of(pieces, y, mixed, contact)
             here = slides & (level[contact.entry] == each)
             share = jnp.where(here, pull / jnp.where(falls == 0, jnp.finfo(y.dtype).tiny, falls), share)
             of_member = jnp.where(contact.is_along, share[contact.leader], 1 - share[contact.leader])
-            moved = jnp.where(here[contact.leader] & contact.is_used, touching, gates.size)
+            moved = jnp.where(here[contact.leader] & contact.is_used, contact.touching, gates.size)
             mixed = mixed.ravel().at[moved].set(of_member, mode="drop").reshape(gates.shape)
         return velocity, share
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ...problem.objective import SampleObjective
 from .gates import CannotGate, count_gates, gated
 
-_BLOCK = 8  # kinks of a list at a time
+_BLOCK = 32  # kinks of a list at a time
 _MOST_ITERATIONS = 20  # of conjugate gradients, which need a few
 _JITTER = 50  # roundings, of the diagonal of the Gram matrix of unit normals, which a refinement removes
 
@@ -34,40 +34,39 @@ class Piece(eqx.Module):
 
     gates: Bool[Array, "n k"]
     touching: Int[Array, " c"]  # after the last one, n·k
-    slides: Bool[Array, " c"]  # of kinks with the same surface, one
+    slides: Bool[Array, " c"]  # of kinks with the same surface, one: their leader
+    leader: Int[Array, " c"]
+    is_along: Bool[Array, " c"]  # whether the positive side of a kink is that of its leader
+    factor: Float[Array, "c c"]  # of the Gram matrix of the normals of the leaders where the piece began (`factor_of`)
 
 
 class Contact(NamedTuple):
-    """The kinks of a list: their unit normals, and which of them have one surface."""
+    """The kinks of a list at one point: their unit normals, and which of them have one surface."""
 
+    touching: Int[Array, " c"]
     sample: Int[Array, " c"]
     entry: Int[Array, " c"]
     is_used: Bool[Array, " c"]
     normal: Float[Array, "c p"]  # of length 1, zero where there is none
     length: Float[Array, " c"]
-    gram: Float[Array, "c c"]  # of the normals
     leader: Int[Array, " c"]  # the first in the list with the same surface
-    is_along: Bool[Array, " c"]  # whether its positive side is that of its leader
+    is_along: Bool[Array, " c"]
 
     def members(self) -> Bool[Array, "c c"]:
         """For every leader (row) which kinks have its surface."""
         return (self.leader[None, :] == jnp.arange(len(self.leader))[:, None]) & self.is_used
 
-    def solve(self, slides: Bool[Array, " c"], right: Float[Array, "c ..."]) -> Float[Array, "c ..."]:
-        """G⁻¹ r for the Gram matrix G of the normals that slide, zero for others; of dependent ones, one solution."""
-        gram = jnp.where(slides[:, None] & slides, self.gram, jnp.eye(len(slides), dtype=right.dtype))
-        right, factor = jnp.where(slides if right.ndim == 1 else slides[:, None], right, 0), factor_of(self.gram, slides)
-        first = jax.scipy.linalg.cho_solve((factor, True), right)
-        return first + jax.scipy.linalg.cho_solve((factor, True), right - gram @ first)
-
-    def tangential(self, slides: Bool[Array, " c"], vector: Float[Array, " p"]) -> tuple[Array, Float[Array, " c"]]:
-        """The projection of a vector on the tangent of all sliding surfaces, and what it lost of each unit normal."""
-        pull = self.solve(slides, self.normal @ vector)
-        return vector - pull @ self.normal, pull
-
     @property
     def leads(self) -> Bool[Array, " c"]:
         return self.is_used & (self.leader == jnp.arange(len(self.leader))) & (self.length > 0)
+
+    def tangential(
+        self, slides: Bool[Array, " c"], factor: Float[Array, "c c"], vector: Float[Array, " p"]
+    ) -> tuple[Float[Array, " p"], Float[Array, " c"]]:
+        """The projection of a vector on the tangent of all sliding surfaces, and what it lost of each unit normal."""
+        normal = jnp.where(slides[:, None], self.normal, 0)
+        pull = _least_squares(normal, normal @ vector, factor)
+        return vector - pull @ normal, pull
 
 
 def count_kinks(objective: SampleObjective, parameters: Any) -> int | str:
@@ -133,50 +132,42 @@ class Pieces:
         on = lambda y, side: self._sample(y, gates.at[entry].set(side), sample)[0]
         return jax.jvp(lambda y: on(y, 1.0) - on(y, 0.0), (y,), (direction,))[1]
 
-    def contact(self, y: Float[Array, " p"], gates: Float[Array, "n k"], touching: Int[Array, " c"]) -> Contact:
-        """The list of kinks at `y`."""
-        is_used = touching < self.shape[0] * self.shape[1]
-        sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
-        normal, length = self._unit_normals(y, gates, touching)
-        gram = in_blocks(lambda at: normal[at] @ normal.T, is_used, touching.shape, y.dtype)
-        same = jnp.abs(gram) > 1 - 1e4 * jnp.finfo(y.dtype).eps
-        places = jnp.arange(len(touching))
-        leader = jnp.where(length > 0, jnp.argmax(same, axis=1), places)
-        return Contact(sample, entry, is_used, normal, length, gram, leader, gram[places, leader] >= 0)
+    def contact(self, y: Float[Array, " p"], piece: Piece) -> Contact:
+        """The kinks that slide on a piece, and those with the same surfaces."""
+        return self._contact(y, piece.gates, piece.touching)._replace(leader=piece.leader, is_along=piece.is_along)
 
-    def _unit_normals(
-        self, y: Float[Array, " p"], gates: Float[Array, "n k"], touching: Int[Array, " c"]
-    ) -> tuple[Float[Array, "c p"], Float[Array, " c"]]:
-        is_used = touching < self.shape[0] * self.shape[1]
+    def grouped_contact(
+        self, y: Float[Array, " p"], gates: Bool[Array, "n k"], touching: Int[Array, " c"]
+    ) -> tuple[Contact, Float[Array, "c c"]]:
+        """Any list of kinks, grouped by their surfaces, and the Gram matrix of their normals."""
+        contact = self._contact(y, gates, touching)
+        gram = in_blocks(lambda at: contact.normal[at] @ contact.normal.T, contact.is_used, touching.shape, y.dtype)
+        leader, is_along = groups(gram)
+        return contact._replace(leader=leader, is_along=is_along), gram
+
+    def _contact(self, y: Float[Array, " p"], gates: Bool[Array, "n k"], touching: Int[Array, " c"]) -> Contact:
+        is_used, gates = touching < gates.size, gates.astype(y.dtype)
         sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
         one = lambda i, e: jax.grad(lambda y: self._sample(y, gates[i], i)[1][e])(y)
         normal = in_blocks(lambda at: jax.vmap(one)(sample[at], entry[at]), is_used, y.shape, y.dtype)
         length = jnp.linalg.norm(normal, axis=1)
-        return normal / jnp.where(length == 0, 1, length)[:, None], length
+        normal = normal / jnp.where(length == 0, 1, length)[:, None]
+        return Contact(touching, sample, entry, is_used, normal, length, jnp.arange(len(touching)), is_used)
 
-    def velocity(self, y: Float[Array, " p"], piece: Piece, factor: Float[Array, "c c"]) -> Float[Array, " p"]:
-        """−(∇ℒ + λθ) on a piece, projected on the surfaces on which the flow slides.
-
-        `factor`: the Cholesky factor of the Gram matrix of their normals not far from here (`factor_of`), with
-        which a few steps of conjugate gradients solve for the projection.
-        """
-        gates = piece.gates.astype(y.dtype)
-        plain = -self.gradient(y, gates)
-
-        def projected() -> Array:
-            normal, _ = self._unit_normals(y, gates, piece.touching)
-            normal = jnp.where(piece.slides[:, None], normal, 0)
-            return plain - _least_squares(normal, normal @ plain, factor) @ normal
-
+    def velocity(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
+        """−(∇ℒ + λθ) on a piece, projected on the surfaces on which the flow slides."""
+        plain = -self.gradient(y, piece.gates.astype(y.dtype))
+        projected = lambda: self.contact(y, piece).tangential(piece.slides, piece.factor, plain)[0]
         return jax.lax.cond(jnp.any(piece.slides), projected, lambda: plain)
 
     def on_surfaces(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
         """The parameters with what integration has left of h on sliding kinks removed, by a step of Gauss-Newton."""
-        gates = piece.gates.astype(y.dtype)
 
         def corrected() -> Array:
-            contact, h = self.contact(y, gates, piece.touching), self.switches(y, gates).ravel().at[piece.touching].get(mode="fill", fill_value=0)
-            return y - contact.solve(piece.slides, h / jnp.where(contact.length == 0, 1, contact.length)) @ contact.normal
+            contact, h = self.contact(y, piece), self.switches(y, piece.gates.astype(y.dtype)).ravel()
+            h = h.at[piece.touching].get(mode="fill", fill_value=0) / jnp.where(contact.length == 0, 1, contact.length)
+            normal = jnp.where(piece.slides[:, None], contact.normal, 0)
+            return y - _least_squares(normal, jnp.where(piece.slides, h, 0), piece.factor) @ normal
 
         return jax.lax.cond(jnp.any(piece.slides), corrected, lambda: y)
 
@@ -191,6 +182,14 @@ def in_blocks(rows: Callable, is_used: Bool[Array, " c"], shape: tuple, dtype: A
 
     blocks = (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
     return jax.lax.fori_loop(0, blocks, add, jnp.zeros((len(is_used), *shape), dtype))
+
+
+def groups(gram: Float[Array, "c c"]) -> tuple[Int[Array, " c"], Bool[Array, " c"]]:
+    """For every unit normal the first that is parallel to it, and whether it has the same direction."""
+    places = jnp.arange(len(gram))
+    same = (jnp.abs(gram) > 1 - 1e4 * jnp.finfo(gram.dtype).eps) | (places[:, None] == places)
+    leader = jnp.argmax(same, axis=1)
+    return leader, gram[places, leader] >= 0
 
 
 def factor_of(gram: Float[Array, "c c"], slides: Bool[Array, " c"]) -> Float[Array, "c c"]:

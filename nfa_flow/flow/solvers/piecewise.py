@@ -16,7 +16,7 @@ from ...problem.objective import SampleObjective
 from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
 from ..kinks.contact import count_repelling, resolve, velocity_and_share, within
 from ..kinks.events import Event, first_event
-from ..kinks.pieces import Piece, Pieces, factor_of
+from ..kinks.pieces import Piece, Pieces, groups
 from ..kinks.tally import Tally
 from .flow_solver import AbstractFlowSolver
 from .tsrkc3 import TSRKC3
@@ -39,7 +39,6 @@ class Sight(eqx.Module):
     h: Float[Array, "n k"]
     rate: Float[Array, "n k"]
     share: Float[Array, " c"]
-    factor: Float[Array, "c c"]  # see `Pieces.velocity`
 
 
 class PiecewiseState(eqx.Module):
@@ -99,7 +98,9 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         gates = jnp.zeros(pieces.shape, bool)
         for _ in range(pieces.levels):  # those of later layers depend on earlier ones
             gates = pieces.switches(y, gates.astype(y.dtype)) > 0
-        piece = Piece(gates, jnp.full(self.capacity, size, jnp.int32), jnp.zeros(self.capacity, bool))
+        one = jnp.eye(self.capacity, dtype=y.dtype)
+        nowhere = jnp.full(self.capacity, size, jnp.int32)
+        piece = Piece(gates, nowhere, jnp.zeros(self.capacity, bool), *groups(one), one)
         nothing = jnp.asarray(size, jnp.int32)
         touching, is_full = self._touching(pieces, y, piece, nothing)
         found = resolve(pieces, y, piece, nothing, touching, Tally.empty(y.dtype))
@@ -107,8 +108,8 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         count = lambda n: jnp.asarray(n, jnp.int32)
         return PiecewiseState(
             piece=found.piece,
-            sight=_see(pieces, y, found.piece, found.velocity, found.share, found.factor),
-            late=jax.tree.map(jnp.asarray, self.late.init(_on(pieces, found.piece, found.factor), t0, t1, y, None)),
+            sight=_see(pieces, y, found.piece, found.velocity, found.share),
+            late=jax.tree.map(jnp.asarray, self.late.init(_on(pieces, found.piece), t0, t1, y, None)),
             quiet=count(0),
             elapsed=jnp.zeros((), y.dtype),
             gradients=3 + found.tally.pivots,
@@ -147,7 +148,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         def resolved() -> tuple[Piece, Sight, Tally, Array]:
             touching, is_full = self._touching(pieces, new, piece, event.at)
             found = resolve(pieces, new, piece, event.at, touching, state.tally)
-            sight = _see(pieces, new, found.piece, found.velocity, found.share, found.factor)
+            sight = _see(pieces, new, found.piece, found.velocity, found.share)
             stalls = jnp.where(event.when * h > 0, 0, state.stalls + 1)
             return found.piece, sight, found.tally, _trouble(is_full, found.is_consistent, stalls)
 
@@ -174,7 +175,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
     def _early(self, pieces: Pieces, y: Float[Array, " p"], h: Float[Array, ""], state: PiecewiseState) -> _Leg:
         """A step of the explicit pair, whose last stage is the sight of its end."""
         stages, errors = jnp.asarray(_STAGES, y.dtype), jnp.asarray(_PAIR.b_error, y.dtype)
-        stage = lambda j, k: k.at[j].set(pieces.velocity(y + h * (stages[j] @ k), state.piece, state.sight.factor))
+        stage = lambda j, k: k.at[j].set(pieces.velocity(y + h * (stages[j] @ k), state.piece))
         first = jnp.zeros((7, y.size), y.dtype).at[0].set(state.sight.velocity)
         k = jax.lax.fori_loop(1, 6, stage, first)
         y1 = y + h * (stages[6] @ k)
@@ -190,7 +191,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
     def _late(self, pieces: Pieces, y: Float[Array, " p"], h: Float[Array, ""], state: PiecewiseState) -> _Leg:
         """A step of the solver for stiff pieces, which begins anew on each of them."""
         begins, zero = state.quiet == self.patience, jnp.zeros_like(h)
-        y1, error, dense, late, _ = self.late.step(_on(pieces, state.piece, state.sight.factor), zero, h, y, None, state.late, begins)
+        y1, error, dense, late, _ = self.late.step(_on(pieces, state.piece), zero, h, y, None, state.late, begins)
         spent = [self.late.work(late)[name] - self.late.work(state.late)[name] for name in _WORK]
         sight, nothing = _look(pieces, y1, state.piece), jnp.zeros((7, y.size), y.dtype)
         gradients, products = ((1 + each).astype(jnp.int32) for each in spent)
@@ -216,7 +217,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         self, objective: SampleObjective, state: PiecewiseState, parameters: PyTree
     ) -> tuple[Float[Array, ""], PyTree]:
         pieces, (y, unravel) = Pieces(objective, parameters), ravel_pytree(parameters)
-        return objective.loss(parameters), unravel(-pieces.velocity(y, state.piece, state.sight.factor))
+        return objective.loss(parameters), unravel(-pieces.velocity(y, state.piece))
 
     def trouble(self, state: PiecewiseState) -> Int[Array, ""]:
         return state.trouble
@@ -277,8 +278,8 @@ def _trouble(is_full: Any, is_consistent: Any, stalls: Any) -> Int[Array, ""]:
     return jnp.select(cases, [FULL, UNRESOLVED, STEP_UNDERFLOW], RUNNING).astype(jnp.int32)
 
 
-def _on(pieces: Pieces, piece: Piece, factor: Float[Array, "c c"]) -> diffrax.ODETerm:
-    return diffrax.ODETerm(lambda t, y, args: pieces.velocity(y, piece, factor))
+def _on(pieces: Pieces, piece: Piece) -> diffrax.ODETerm:
+    return diffrax.ODETerm(lambda t, y, args: pieces.velocity(y, piece))
 
 
 def _look(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> Sight:
@@ -286,18 +287,16 @@ def _look(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> Sight:
     return _see(pieces, y, piece, *_slide(pieces, y, piece))
 
 
-def _see(pieces: Pieces, y: Float[Array, " p"], piece: Piece, velocity: Array, share: Array, factor: Array) -> Sight:
+def _see(pieces: Pieces, y: Float[Array, " p"], piece: Piece, velocity: Array, share: Array) -> Sight:
     h, rate = jax.jvp(lambda y: pieces.switches(y, piece.gates.astype(y.dtype)), (y,), (velocity,))
-    return Sight(velocity, h, rate, share, factor)
+    return Sight(velocity, h, rate, share)
 
 
-def _slide(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> tuple[Array, Array, Array]:
-    """Velocity, shares and factor at a point of a piece."""
-    gates = piece.gates.astype(y.dtype)
-    contact = pieces.contact(y, gates, piece.touching)
-    plain = -pieces.gradient(y, gates)
-    velocity, share = velocity_and_share(pieces, y, piece.gates, contact, piece.touching, piece.slides, plain)
-    return velocity, share, factor_of(contact.gram, piece.slides)
+def _slide(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> tuple[Array, Float[Array, " c"]]:
+    """Velocity and shares at a point of a piece."""
+    plain = -pieces.gradient(y, piece.gates.astype(y.dtype))
+    contact = pieces.contact(y, piece)
+    return velocity_and_share(pieces, y, piece.gates, contact, piece.slides, piece.factor, plain)
 
 
 def _first_kink(pieces: Pieces, state: PiecewiseState, leg: _Leg, h: Float[Array, ""], path: Callable) -> Event:
