@@ -78,7 +78,7 @@ def resolve(
         is_done = ~(wrong[worst] > 0)
 
         to_plus, leaves = ~is_plus[worst], slides[worst]
-        beyond = _beyond(pieces, y, state)[worst]
+        beyond = _beyond(pieces, y, state, worst)
         crosses = ~leaves & jnp.where(to_plus, beyond >= 0, beyond <= 0)
         side = jnp.where(leaves, state.share[worst] > 0.5, crosses & to_plus)
         changed = jnp.where((contact.leader == worst) & contact.is_used, touching, p.gates.size)
@@ -106,7 +106,8 @@ def count_repelling(pieces: Pieces, y: Float[Array, " p"], piece: Piece, touchin
     """How many of these kinks the flow may leave to either side, so that it is not unique."""
     slid = jnp.zeros(touching.shape, bool)
     state = _state(pieces, y, piece.gates, slid, touching)
-    beyond, still = _beyond(pieces, y, state), _STILL * jnp.finfo(y.dtype).eps * state.speed
+    still = _STILL * jnp.finfo(y.dtype).eps * state.speed
+    beyond = jax.lax.map(lambda at: _beyond(pieces, y, state, at), jnp.arange(len(touching)))
     plus = jnp.where(state.is_plus, state.toward, beyond)
     minus = jnp.where(state.is_plus, beyond, state.toward)
     return jnp.sum(state.contact.leads & (plus > still) & (minus < -still), dtype=jnp.int32)
@@ -128,12 +129,12 @@ def _state(
     return _State(contact, gram, factor, gates, slides, own, velocity, speed, contact.normal @ velocity, share)
 
 
-def _beyond(pieces: Pieces, y: Float[Array, " p"], state: _State) -> Float[Array, " c"]:
-    """`toward` on the other side of each surface that does not slide."""
+def _beyond(pieces: Pieces, y: Float[Array, " p"], state: _State, leader: Int[Array, ""]) -> Float[Array, ""]:
+    """`toward` on the other side of a surface that does not slide."""
     falls = falls_of(pieces, y, state.gates.astype(y.dtype), state.contact)
-    cosines = jnp.where(state.slides[:, None], state.gram, 0)
-    own = 1 - jnp.sum(cosines * jax.scipy.linalg.cho_solve((state.factor, True), cosines), axis=0)
-    return state.toward + jnp.where(state.is_plus, 1, -1) * falls * own
+    cosines = jnp.where(state.slides, state.gram[leader], 0)
+    own = 1 - cosines @ jax.scipy.linalg.cho_solve((state.factor, True), cosines)
+    return state.toward[leader] + jnp.where(state.is_plus[leader], 1, -1) * falls[leader] * own
 
 
 def velocity_and_share(

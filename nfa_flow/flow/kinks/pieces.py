@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ...problem.objective import SampleObjective
 from .gates import CannotGate, count_gates, gated
 
-_BLOCK = 32  # kinks of a list at a time
+_BLOCK = 16  # kinks of a list at a time
 _MOST_ITERATIONS = 20  # of conjugate gradients, which need a few
 _JITTER = 50  # roundings, of the diagonal of the Gram matrix of unit normals, which a refinement removes
 
@@ -64,9 +64,8 @@ class Contact(NamedTuple):
         self, slides: Bool[Array, " c"], factor: Float[Array, "c c"], vector: Float[Array, " p"]
     ) -> tuple[Float[Array, " p"], Float[Array, " c"]]:
         """The projection of a vector on the tangent of all sliding surfaces, and what it lost of each unit normal."""
-        normal = jnp.where(slides[:, None], self.normal, 0)
-        pull = _least_squares(normal, normal @ vector, factor)
-        return vector - pull @ normal, pull
+        pull = _least_squares(self.normal, slides, self.normal @ vector, factor)
+        return vector - pull @ self.normal, pull
 
 
 def count_kinks(objective: SampleObjective, parameters: Any) -> int | str:
@@ -148,11 +147,15 @@ class Pieces:
     def _contact(self, y: Float[Array, " p"], gates: Bool[Array, "n k"], touching: Int[Array, " c"]) -> Contact:
         is_used, gates = touching < gates.size, gates.astype(y.dtype)
         sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
-        one = lambda i, e: jax.grad(lambda y: self._sample(y, gates[i], i)[1][e])(y)
-        normal = in_blocks(lambda at: jax.vmap(one)(sample[at], entry[at]), is_used, y.shape, y.dtype)
-        length = jnp.linalg.norm(normal, axis=1)
-        normal = normal / jnp.where(length == 0, 1, length)[:, None]
-        return Contact(touching, sample, entry, is_used, normal, length, jnp.arange(len(touching)), is_used)
+
+        def unit_normal(i: Array, entry: Array) -> Array:
+            normal = jax.grad(lambda y: self._sample(y, gates[i], i)[1][entry])(y)
+            length = jnp.linalg.norm(normal)
+            return jnp.append(normal / jnp.where(length == 0, 1, length), length)
+
+        found = in_blocks(lambda at: jax.vmap(unit_normal)(sample[at], entry[at]), is_used, (y.size + 1,), y.dtype)
+        places = jnp.arange(len(touching))
+        return Contact(touching, sample, entry, is_used, found[:, :-1], found[:, -1], places, is_used)
 
     def velocity(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
         """−(∇ℒ + λθ) on a piece, projected on the surfaces on which the flow slides."""
@@ -166,8 +169,7 @@ class Pieces:
         def corrected() -> Array:
             contact, h = self.contact(y, piece), self.switches(y, piece.gates.astype(y.dtype)).ravel()
             h = h.at[piece.touching].get(mode="fill", fill_value=0) / jnp.where(contact.length == 0, 1, contact.length)
-            normal = jnp.where(piece.slides[:, None], contact.normal, 0)
-            return y - _least_squares(normal, jnp.where(piece.slides, h, 0), piece.factor) @ normal
+            return y - _least_squares(contact.normal, piece.slides, h, piece.factor) @ contact.normal
 
         return jax.lax.cond(jnp.any(piece.slides), corrected, lambda: y)
 
@@ -176,9 +178,10 @@ def in_blocks(rows: Callable, is_used: Bool[Array, " c"], shape: tuple, dtype: A
     """`rows` of the places of a list in blocks, as many as are used; zero in the rest."""
 
     def add(block: Int[Array, ""], found: Array) -> Array:
-        at = block * _BLOCK + jnp.arange(_BLOCK)
+        at = block * _BLOCK + jnp.arange(_BLOCK)  # a scatter of the same would take longer than they do
         mask = is_used[at].reshape(-1, *[1] * len(shape))
-        return found.at[at].set(jnp.where(mask, rows(at), 0))
+        corner = (block * _BLOCK, *[jnp.zeros_like(block)] * len(shape))
+        return jax.lax.dynamic_update_slice(found, jnp.where(mask, rows(at), 0), corner)
 
     blocks = (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
     return jax.lax.fori_loop(0, blocks, add, jnp.zeros((len(is_used), *shape), dtype))
@@ -199,14 +202,20 @@ def factor_of(gram: Float[Array, "c c"], slides: Bool[Array, " c"]) -> Float[Arr
     return jnp.linalg.cholesky(gram + _JITTER * jnp.finfo(one.dtype).eps * one)
 
 
-def _least_squares(normal: Float[Array, "c p"], right: Float[Array, " c"], factor: Float[Array, "c c"]) -> Array:
-    """x with N Nᵀ x = r, by conjugate gradients, preconditioned with the Cholesky factor of nearly the same matrix."""
+def _least_squares(
+    normal: Float[Array, "c p"], slides: Bool[Array, " c"], right: Float[Array, " c"], factor: Float[Array, "c c"]
+) -> Float[Array, " c"]:
+    """x with N Nᵀ x = r of the normals that slide, and 0 for others.
+
+    By conjugate gradients, preconditioned with the Cholesky factor of nearly the same matrix.
+    """
+    right = jnp.where(slides, right, 0)
     precondition = lambda residual: jax.scipy.linalg.cho_solve((factor, True), residual)
     enough = jnp.finfo(right.dtype).eps ** 2 * (right @ right)
 
-    def closer(carry):
+    def closer(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         x, residual, direction, energy, count = carry
-        image = normal @ (direction @ normal)
+        image = jnp.where(slides, normal @ (direction @ normal), 0)
         curvature = direction @ image
         step = energy / jnp.where(curvature > 0, curvature, 1)
         x, residual = x + step * direction, residual - step * image
