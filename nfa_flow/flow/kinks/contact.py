@@ -123,8 +123,13 @@ def _state(
     aligned = own[contact.leader] == contact.is_along
     gates = gates.ravel().at[touching].set(aligned, mode="drop").reshape(gates.shape)
     plain = -pieces.gradient(y, gates.astype(y.dtype))
-    factor = factor_of(gram, slides)
-    velocity, share = velocity_and_share(pieces, y, gates, contact, slides, factor, plain)
+
+    def sliding() -> tuple[Array, Array, Array]:
+        factor = factor_of(gram, slides)
+        return *velocity_and_share(pieces, y, gates, contact, slides, factor, plain), factor
+
+    nothing = plain, jnp.zeros(slides.shape, y.dtype), jnp.eye(len(slides), dtype=y.dtype)
+    velocity, share, factor = jax.lax.cond(jnp.any(slides), sliding, lambda: nothing)
     speed = jnp.linalg.norm(plain) + jnp.finfo(y.dtype).tiny
     return _State(contact, gram, factor, gates, slides, own, velocity, speed, contact.normal @ velocity, share)
 
@@ -150,27 +155,23 @@ def velocity_and_share(
 
     The fall at a kink depends on the shares of later kinks of its sample, which are found first.
     """
-
-    def sliding() -> tuple[Array, Array]:
-        velocity, pull = contact.tangential(slides, factor, plain)
-        mixed, share, level = gates.astype(y.dtype), jnp.full(len(slides), 0.5, y.dtype), jnp.asarray(pieces.level)
-        for each in reversed(range(pieces.levels)):
-            falls = falls_of(pieces, y, mixed, contact)
-            here = slides & (level[contact.entry] == each)
-            share = jnp.where(here, pull / jnp.where(falls == 0, jnp.finfo(y.dtype).tiny, falls), share)
-            of_member = jnp.where(contact.is_along, share[contact.leader], 1 - share[contact.leader])
-            moved = jnp.where(here[contact.leader] & contact.is_used, contact.touching, gates.size)
-            mixed = mixed.ravel().at[moved].set(of_member, mode="drop").reshape(gates.shape)
-        return velocity, share
-
-    return jax.lax.cond(jnp.any(slides), sliding, lambda: (plain, jnp.zeros(slides.shape, y.dtype)))
+    velocity, pull = contact.tangential(slides, factor, plain)
+    mixed, share, level = gates.astype(y.dtype), jnp.full(len(slides), 0.5, y.dtype), jnp.asarray(pieces.level)
+    for each in reversed(range(pieces.levels)):
+        falls = falls_of(pieces, y, mixed, contact)
+        here = slides & (level[contact.entry] == each)
+        share = jnp.where(here, pull / jnp.where(falls == 0, jnp.finfo(y.dtype).tiny, falls), share)
+        of_member = jnp.where(contact.is_along, share[contact.leader], 1 - share[contact.leader])
+        moved = jnp.where(here[contact.leader] & contact.is_used, contact.touching, gates.size)
+        mixed = mixed.ravel().at[moved].set(of_member, mode="drop").reshape(gates.shape)
+    return velocity, share
 
 
 def falls_of(pieces: Pieces, y: Float[Array, " p"], gates: Float[Array, "n k"], contact: Contact) -> Float[Array, " c"]:
     """By how much the velocity along the unit normal falls from the negative to the positive side of each surface."""
     one = lambda i, e, at: pieces.fall(y, gates[i], i, e, contact.normal[contact.leader[at]])
-    each = lambda at: jax.vmap(one)(contact.sample[at], contact.entry[at], at)
-    falls = in_blocks(each, contact.is_used, (), y.dtype)
+    each = lambda at: [jax.vmap(one)(contact.sample[at], contact.entry[at], at)]
+    (falls,) = in_blocks(each, contact.is_used, y.dtype, ())
     return contact.members() @ jnp.where(contact.is_along, falls, -falls)
 
 

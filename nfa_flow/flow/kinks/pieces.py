@@ -20,6 +20,7 @@ from ...problem.objective import SampleObjective
 from .gates import CannotGate, count_gates, gated
 
 _BLOCK = 16  # kinks of a list at a time
+_FEW = 32  # kinks in a list, for which a shorter one takes less time
 _MOST_ITERATIONS = 20  # of conjugate gradients, which need a few
 _JITTER = 50  # roundings, of the diagonal of the Gram matrix of unit normals, which a refinement removes
 
@@ -38,6 +39,18 @@ class Piece(eqx.Module):
     leader: Int[Array, " c"]
     is_along: Bool[Array, " c"]  # whether the positive side of a kink is that of its leader
     factor: Float[Array, "c c"]  # of the Gram matrix of the normals of the leaders where the piece began (`factor_of`)
+
+
+    @property
+    def is_short(self) -> Bool[Array, ""]:
+        """Whether the first `_FEW` places of the list are enough."""
+        return ~jnp.any(self.touching[_FEW:] < self.gates.size)
+
+    @property
+    def short(self) -> "Piece":
+        """The piece with these places only."""
+        places = (each[:_FEW] for each in (self.touching, self.slides, self.leader, self.is_along))
+        return Piece(self.gates, *places, self.factor[:_FEW, :_FEW])
 
 
 class Contact(NamedTuple):
@@ -140,7 +153,9 @@ class Pieces:
     ) -> tuple[Contact, Float[Array, "c c"]]:
         """Any list of kinks, grouped by their surfaces, and the Gram matrix of their normals."""
         contact = self._contact(y, gates, touching)
-        gram = in_blocks(lambda at: contact.normal[at] @ contact.normal.T, contact.is_used, touching.shape, y.dtype)
+        rows = lambda at: jax.lax.dynamic_slice_in_dim(contact.normal, at[0], _BLOCK)
+        columns = lambda at: in_blocks(lambda to: [rows(to) @ rows(at).T], contact.is_used, y.dtype, (_BLOCK,))
+        (gram,) = in_blocks(lambda at: [columns(at)[0].T], contact.is_used, y.dtype, touching.shape)
         leader, is_along = groups(gram)
         return contact._replace(leader=leader, is_along=is_along), gram
 
@@ -148,43 +163,53 @@ class Pieces:
         is_used, gates = touching < gates.size, gates.astype(y.dtype)
         sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
 
-        def unit_normal(i: Array, entry: Array) -> Array:
+        def unit_normal(i: Array, entry: Array) -> tuple[Array, Array]:
             normal = jax.grad(lambda y: self._sample(y, gates[i], i)[1][entry])(y)
             length = jnp.linalg.norm(normal)
-            return jnp.append(normal / jnp.where(length == 0, 1, length), length)
+            return normal / jnp.where(length == 0, 1, length), length
 
-        found = in_blocks(lambda at: jax.vmap(unit_normal)(sample[at], entry[at]), is_used, (y.size + 1,), y.dtype)
-        places = jnp.arange(len(touching))
-        return Contact(touching, sample, entry, is_used, found[:, :-1], found[:, -1], places, is_used)
+        units = lambda at: jax.vmap(unit_normal)(sample[at], entry[at])
+        normal, length = in_blocks(units, is_used, y.dtype, y.shape, ())
+        return Contact(touching, sample, entry, is_used, normal, length, jnp.arange(len(touching)), is_used)
 
     def velocity(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
         """−(∇ℒ + λθ) on a piece, projected on the surfaces on which the flow slides."""
         plain = -self.gradient(y, piece.gates.astype(y.dtype))
-        projected = lambda: self.contact(y, piece).tangential(piece.slides, piece.factor, plain)[0]
-        return jax.lax.cond(jnp.any(piece.slides), projected, lambda: plain)
+        projected = lambda p: self.contact(y, p).tangential(p.slides, p.factor, plain)[0]
+        return by_length(piece, projected, plain)
 
     def on_surfaces(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
         """The parameters with what integration has left of h on sliding kinks removed, by a step of Gauss-Newton."""
 
-        def corrected() -> Array:
+        def corrected(piece: Piece) -> Array:
             contact, h = self.contact(y, piece), self.switches(y, piece.gates.astype(y.dtype)).ravel()
             h = h.at[piece.touching].get(mode="fill", fill_value=0) / jnp.where(contact.length == 0, 1, contact.length)
             return y - _least_squares(contact.normal, piece.slides, h, piece.factor) @ contact.normal
 
-        return jax.lax.cond(jnp.any(piece.slides), corrected, lambda: y)
+        return by_length(piece, corrected, y)
 
 
-def in_blocks(rows: Callable, is_used: Bool[Array, " c"], shape: tuple, dtype: Any) -> Array:
-    """`rows` of the places of a list in blocks, as many as are used; zero in the rest."""
+def by_length(piece: Piece, of: Callable[[Piece], Any], otherwise: Any) -> Any:
+    """`of` the piece, with a list that is not longer than needed; what else if nothing slides on it."""
+    some = lambda: jax.lax.cond(piece.is_short, lambda: of(piece.short), lambda: of(piece))
+    return jax.lax.cond(jnp.any(piece.slides), some, lambda: otherwise)
 
-    def add(block: Int[Array, ""], found: Array) -> Array:
-        at = block * _BLOCK + jnp.arange(_BLOCK)  # a scatter of the same would take longer than they do
-        mask = is_used[at].reshape(-1, *[1] * len(shape))
-        corner = (block * _BLOCK, *[jnp.zeros_like(block)] * len(shape))
-        return jax.lax.dynamic_update_slice(found, jnp.where(mask, rows(at), 0), corner)
+
+def in_blocks(rows: Callable, is_used: Bool[Array, " c"], dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
+    """`rows` of the places of a list, in blocks, as many as are used; zero in the rest. One array for each shape."""
+
+    def add(block: Int[Array, ""], found: list[Array]) -> list[Array]:
+        first = block * _BLOCK
+        at = first + jnp.arange(_BLOCK)
+
+        def put(old: Array, new: Array) -> Array:  # a scatter of the same would take longer than they do
+            new = jnp.where(is_used[at].reshape(-1, *[1] * (new.ndim - 1)), new, 0)
+            return jax.lax.dynamic_update_slice(old, new, (first, *[jnp.zeros_like(first)] * (new.ndim - 1)))
+
+        return [put(*pair) for pair in zip(found, rows(at), strict=True)]
 
     blocks = (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
-    return jax.lax.fori_loop(0, blocks, add, jnp.zeros((len(is_used), *shape), dtype))
+    return jax.lax.fori_loop(0, blocks, add, [jnp.zeros((len(is_used), *shape), dtype) for shape in shapes])
 
 
 def groups(gram: Float[Array, "c c"]) -> tuple[Int[Array, " c"], Bool[Array, " c"]]:

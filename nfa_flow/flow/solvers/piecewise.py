@@ -16,7 +16,7 @@ from ...problem.objective import SampleObjective
 from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
 from ..kinks.contact import count_repelling, resolve, velocity_and_share, within
 from ..kinks.events import Event, first_event
-from ..kinks.pieces import Piece, Pieces, groups
+from ..kinks.pieces import Piece, Pieces, by_length, groups
 from ..kinks.tally import Tally
 from .flow_solver import AbstractFlowSolver
 from .tsrkc3 import TSRKC3
@@ -295,8 +295,12 @@ def _see(pieces: Pieces, y: Float[Array, " p"], piece: Piece, velocity: Array, s
 def _slide(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> tuple[Array, Float[Array, " c"]]:
     """Velocity and shares at a point of a piece."""
     plain = -pieces.gradient(y, piece.gates.astype(y.dtype))
-    contact = pieces.contact(y, piece)
-    return velocity_and_share(pieces, y, piece.gates, contact, piece.slides, piece.factor, plain)
+
+    def sliding(p: Piece) -> tuple[Array, Array]:
+        velocity, share = velocity_and_share(pieces, y, p.gates, pieces.contact(y, p), p.slides, p.factor, plain)
+        return velocity, jnp.concatenate([share, jnp.zeros(len(piece.slides) - len(share), y.dtype)])
+
+    return by_length(piece, sliding, (plain, jnp.zeros(piece.slides.shape, y.dtype)))
 
 
 def _first_kink(pieces: Pieces, state: PiecewiseState, leg: _Leg, h: Float[Array, ""], path: Callable) -> Event:
