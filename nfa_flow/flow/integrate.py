@@ -125,8 +125,8 @@ class _Attempt(NamedTuple):
 
 def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     remaining = (problem.t1 - state.t) + state.t_excess
-    is_ours = isinstance(problem.solver, AbstractFlowSolver)
-    dt = problem.solver.reach(state.solver_state, state.dt) if is_ours else state.dt
+    solver = problem.solver if isinstance(problem.solver, AbstractFlowSolver) else None
+    dt = state.dt if solver is None else solver.reach(state.solver_state, state.dt)
     reaches_end = dt.astype(remaining.dtype) >= remaining
     attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(dt.dtype), dt))
     reaches_end &= attempt.elapsed == attempt.dt
@@ -146,8 +146,8 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         MAX_STEPS: steps >= problem.max_steps,
     }
     status = jnp.select(list(ends.values()), list(ends.keys()), RUNNING).astype(jnp.int32)
-    if is_ours:
-        trouble = problem.solver.trouble(attempt.solver_state)
+    if solver is not None:
+        trouble = solver.trouble(attempt.solver_state)
         status = jnp.where(accepted & (trouble != RUNNING), trouble, status)
 
     keep = lambda new, old: jnp.where(accepted, new, old)

@@ -56,7 +56,12 @@ class _State(NamedTuple):
 
 
 def resolve(
-    pieces: Pieces, y: Float[Array, " p"], piece: Piece, reached: Int[Array, ""], touching: Int[Array, " c"], tally: Tally
+    pieces: Pieces,
+    y: Float[Array, " p"],
+    piece: Piece,
+    reached: Int[Array, ""],
+    touching: Int[Array, " c"],
+    tally: Tally,
 ) -> Resolved:
     """The piece on which the flow goes on from `y`.
 
@@ -114,7 +119,11 @@ def count_repelling(pieces: Pieces, y: Float[Array, " p"], piece: Piece, touchin
 
 
 def _state(
-    pieces: Pieces, y: Float[Array, " p"], gates: Bool[Array, "n k"], slid: Bool[Array, " c"], touching: Int[Array, " c"]
+    pieces: Pieces,
+    y: Float[Array, " p"],
+    gates: Bool[Array, "n k"],
+    slid: Bool[Array, " c"],
+    touching: Int[Array, " c"],
 ) -> _State:
     """The state with all kinks of one surface on the side of its leader; on a slide, on the negative side."""
     contact, gram = pieces.grouped_contact(y, gates, touching)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 _TRIES = 30  # of the kink that is first; each one is earlier than the one before
 _HALVINGS = 4  # of the interval in which the cubic of a kink leaves the right side
 _ITERATIONS = 60  # of the search for one root, which needs about five
+_QUARTERINGS = 20  # of a step, to begin such a search
 
 
 class Event(NamedTuple):
@@ -22,6 +23,17 @@ class Event(NamedTuple):
 
     at: Int[Array, ""]
     when: Float[Array, ""]
+
+
+class _Bracket(NamedTuple):
+    """Two times between which a function falls below zero, its values there, and the last one that was tried."""
+
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    low_value: Float[Array, ""]
+    high_value: Float[Array, ""]
+    value: Float[Array, ""]
+    tries: Int[Array, ""]
 
 
 class _Search(NamedTuple):
@@ -94,39 +106,37 @@ def _suspects(start, slope, end, end_slope, allowed) -> tuple[Float[Array, " k"]
 
 
 def _root(function: Callable[[Array], Array], start: Array, end: Array, allowed: Array) -> Array:
-    """Where a function that is negative at `end` leaves the positive side, by the method of Illinois.
+    """Where a function that is negative at `end` leaves the positive side, by the method of Illinois."""
+    low, low_value = _positive(function, start, end, allowed)
+    precise = 1e-3 * allowed
 
-    A kink that has just been crossed starts at zero and moves to the positive side, where the search begins then.
-    """
-
-    def nearer(bounds: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        x, _, count = bounds
-        return x / 4, function(x / 4), count + 1
-
-    is_zero = start <= allowed
-    low, low_value, _ = jax.lax.while_loop(
-        lambda b: is_zero & (b[1] <= allowed) & (b[2] < 20), nearer, (end, jnp.where(is_zero, -1, start), jnp.zeros((), jnp.int32))
-    )
-    low = jnp.where(is_zero, low, 0)
-
-    def better(carry):
-        low, high, low_value, high_value, _, count = carry
+    def better(search: _Bracket) -> _Bracket:
+        """The end that stays has its value halved, so that it moves next time."""
+        low, high, low_value, high_value, _, tries = search
         x = (low * high_value - high * low_value) / (high_value - low_value)
         value = function(x)
-        is_low = value > 0
-        # The end that stays has its value halved, so that it moves next time.
-        return (
-            jnp.where(is_low, x, low),
-            jnp.where(is_low, high, x),
-            jnp.where(is_low, value, low_value / 2),
-            jnp.where(is_low, high_value / 2, value),
-            value,
-            count + 1,
-        )
+        pick = lambda if_low, otherwise: jnp.where(value > 0, if_low, otherwise)
+        ends = pick(x, low), pick(high, x), pick(value, low_value / 2), pick(high_value / 2, value)
+        return _Bracket(*ends, value, tries + 1)
 
-    small = 1e-3 * allowed
-    going = lambda c: (jnp.abs(c[4]) > small) & (c[1] - c[0] > 4 * jnp.finfo(c[0].dtype).eps * c[1]) & (c[5] < _ITERATIONS)
+    def goes_on(search: _Bracket) -> Array:
+        is_wide = search.high - search.low > 4 * jnp.finfo(end.dtype).eps * search.high
+        return (jnp.abs(search.value) > precise) & is_wide & (search.tries < _ITERATIONS)
+
     high_value = function(end)
-    first = (low, end, low_value, high_value, high_value, jnp.zeros((), jnp.int32))
-    low, high, *_, value, _ = jax.lax.while_loop(going, better, first)
-    return jnp.where(jnp.abs(value) <= small, jnp.where(value > 0, low, high), high)
+    first = _Bracket(low, end, low_value, high_value, high_value, jnp.zeros((), jnp.int32))
+    found = jax.lax.while_loop(goes_on, better, first)
+    return jnp.where((jnp.abs(found.value) <= precise) & (found.value > 0), found.low, found.high)
+
+
+def _positive(function: Callable[[Array], Array], start: Array, end: Array, allowed: Array) -> tuple[Array, Array]:
+    """Where the search for a root begins: at 0, or, if a kink has just been crossed there, a little later."""
+
+    def earlier(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        x = found[0] / 4
+        return x, function(x), found[2] + 1
+
+    is_zero, count = start <= allowed, jnp.zeros((), jnp.int32)
+    goes_on = lambda found: is_zero & (found[1] <= allowed) & (found[2] < _QUARTERINGS)
+    low, value, _ = jax.lax.while_loop(goes_on, earlier, (end, jnp.where(is_zero, -1, start), count))
+    return jnp.where(is_zero, low, 0), value

@@ -43,10 +43,9 @@ def gated(function: Callable, gate: Gate, moving: Any, *arguments: Any) -> tuple
     **Raises:** CannotGate for kinks in a loop, steps, and kinks that do not depend on `arguments`.
     """
     program, shape = jax.make_jaxpr(function, return_shape=True)(moving, *arguments)
-    moving, arguments = jax.tree.leaves(moving), jax.tree.leaves(arguments)
-    interpreter = _Interpreter(gate)
-    dependence = [(True, False)] * len(moving) + [(False, True)] * len(arguments)
-    outputs, _ = interpreter.run(program, [*moving, *arguments], dependence, [True] * len(program.jaxpr.outvars))
+    interpreter, moved, fixed = _Interpreter(gate), jax.tree.leaves(moving), jax.tree.leaves(arguments)
+    dependence = [(True, False)] * len(moved) + [(False, True)] * len(fixed)
+    outputs, _ = interpreter.run(program, [*moved, *fixed], dependence, [True] * len(program.jaxpr.outvars))
     return jax.tree.unflatten(jax.tree.structure(shape), outputs), interpreter.switches
 
 
@@ -121,11 +120,13 @@ class _Interpreter:
         if name == "select_n" and id(operands[0]) in self._comparisons:
             return [self._select(self._comparisons[id(operands[0])][1], *operands[1:], kind)]
         if name in ("max", "min"):
-            return [self._larger(*jnp.broadcast_arrays(*operands), kind, name == "max")]
+            a, b = jnp.broadcast_arrays(*operands)
+            return [self._larger(a, b, kind, name == "max")]
         if name == "abs":
             return [(2 * self._side(operands[0], kind) - 1) * operands[0]]
         if name == "clamp":
-            low, x, high = jnp.broadcast_arrays(*operands)
+            x = operands[1]
+            low, high = jnp.broadcast_to(operands[0], x.shape), jnp.broadcast_to(operands[2], x.shape)
             return [self._larger(self._larger(low, x, kind, True), high, kind, False)]
         if name in ("reduce_max", "reduce_min"):
             return [self._tournament(_along_axes(operands[0], params["axes"]), kind, name == "reduce_max")]

@@ -40,7 +40,6 @@ class Piece(eqx.Module):
     is_along: Bool[Array, " c"]  # whether the positive side of a kink is that of its leader
     factor: Float[Array, "c c"]  # of the Gram matrix of the normals of the leaders where the piece began (`factor_of`)
 
-
     @property
     def is_short(self) -> Bool[Array, ""]:
         """Whether the first `_FEW` places of the list are enough."""
@@ -49,8 +48,9 @@ class Piece(eqx.Module):
     @property
     def short(self) -> "Piece":
         """The piece with these places only."""
-        places = (each[:_FEW] for each in (self.touching, self.slides, self.leader, self.is_along))
-        return Piece(self.gates, *places, self.factor[:_FEW, :_FEW])
+        head = lambda each: each[:_FEW]
+        lists = lambda p: (p.touching, p.slides, p.leader, p.is_along, p.factor)
+        return eqx.tree_at(lists, self, (*map(head, lists(self)[:-1]), self.factor[:_FEW, :_FEW]))
 
 
 class Contact(NamedTuple):
@@ -101,6 +101,10 @@ class Pieces:
         self.shape = data.samples, sum(sizes)
         self.levels = len(sizes)
         self.level = np.repeat(np.arange(len(sizes)), sizes)  # of every entry: later ones depend on earlier ones
+
+    def padded(self, capacity: int) -> int:
+        """The length of a list for so many kinks: whole blocks, and no more than there are kinks."""
+        return -(-min(capacity, self.shape[0] * self.shape[1]) // _BLOCK) * _BLOCK
 
     def _loss(self, parameters: Any, x: Array, target: Array) -> Array:
         return self._objective.loss_function(self._objective.net(parameters)(x), target)

@@ -60,7 +60,7 @@ def ignored_kinks(solver: Any, kinks: Kinks) -> Kinks:
 
 
 def default_rtol(dtype: DTypeLike, kinks: Kinks) -> float:
-    """A tolerance that the floating-point type and the kinks, if the solver ignores them, allow at a reasonable cost."""
+    """A tolerance that the floating-point type, and kinks that the solver ignores, allow at a reasonable cost."""
     return max(_EXACT_RTOL if kinks is None else _LOOSE_RTOL, _FINEST * float(jnp.finfo(dtype).eps))
 
 
