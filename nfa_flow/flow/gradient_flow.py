@@ -84,12 +84,13 @@ def gradient_flow(
       in later calls to avoid recompilation.
     - `save_at`: increasing times in [t0, t1]; by default t0 and 60 log-spaced times up to t1.
     - `save_nets`: whether to keep also the network at each of these times.
-    - `solver`: any one-step diffrax ODE solver, including `nf.flow.NDF`, `TSRKC3` and `RKC2`. By default `NDF` if
-      network and loss are smooth, and `TSRKC3` if they have kinks or the network is huge; `stats` has the solver and
-      the reason.
-    - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 if network or
-      loss have kinks (larger if the floating-point type requires it); `atol` = rtol/1000 times the root mean square of
-      the initial parameters (1 at most), because errors made near a small initialization grow while the flow leaves it.
+    - `solver`: any one-step diffrax ODE solver, or `nf.flow.NDF`, `TSRKC3`, `RKC2` and `Piecewise`. By default `NDF` if
+      network and loss are smooth, `Piecewise` if they have kinks, and `TSRKC3` if the network is huge, or has kinks
+      that are too many to locate each or cannot be located; `stats` has the solver and the reason.
+    - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 across kinks
+      that the solver does not locate (larger if the floating-point type requires it); `atol` = rtol/1000 times the root
+      mean square of the initial parameters (1 at most), because errors made near a small initialization grow while the
+      flow leaves it.
       With mobility m, `atol` is for θ/√m. The relative error of all parameters at the end of a run stays within about
       10 × `rtol` if the flow is smooth and does not amplify errors itself.
     - `dt0`: the first step; for a solver without an error estimate (`diffrax.Euler`) the constant step.
@@ -100,7 +101,8 @@ def gradient_flow(
       `parameter_error`: the relative distance of all parameters from a second run at a tenth of the tolerances; NaN at
       times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t) − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F
       = ℒ + (λ/2)‖θ‖²; it grows when the flow moves by less than the tolerances. `balance_error`, for an `MLP` with
-      consecutive linear layers: the distance of their balance from its law, relative to their weights. It needs memory
+      consecutive layers and identity, relu, leaky relu or |z| between them: the distance of their balance from its law,
+      relative to their weights. It needs memory
       for the networks at all times. `stats` belong to the first run and leave out the four gradients that the loss
       identity takes per step and per time.
     - `checkpoint`: a file for the state of an unfinished run (written every 10 s and on Ctrl-C); the same call
@@ -110,7 +112,7 @@ def gradient_flow(
 
     **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None if the solver does not
     report it, as diffrax's implicit solvers), `hessian_vector_products` and a summary of the orders or stages for the
-    solvers of this library, `seconds` (of all sessions, compilation included), `solver` and `reason`.
+    solvers of this library, what `Piecewise` met at kinks, `seconds` (of all sessions, compilation included), `solver` and `reason`.
 
     **Raises:** ValueError for bad arguments; `RunError` when the flow blows up or reaches `max_steps`;
     `RunInterrupted` on Ctrl-C. Both carry the `trajectory` so far.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from ...checks import require_integer
+from ...checks import require_integer, wrong
 from ...problem.objective import SampleObjective
 from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
 from ..kinks.contact import count_repelling, resolve
@@ -89,7 +89,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return terms.vf(t0, y0, args)
 
     def init(self, terms, t0, t1, y0, args) -> PiecewiseState:
-        pieces, y = Pieces(terms.vector_field.objective, y0), ravel_pytree(y0)[0]
+        pieces, y = _pieces(terms, y0), ravel_pytree(y0)[0]
         gates = jnp.zeros(pieces.shape, bool)
         for _ in range(pieces.levels):  # those of later layers depend on earlier ones
             gates = pieces.switches(y, gates.astype(y.dtype)) > 0
@@ -125,7 +125,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return state.elapsed
 
     def step(self, terms, t0, t1, y0, args, solver_state: PiecewiseState, made_jump):
-        pieces, (y, unravel) = Pieces(terms.vector_field.objective, y0), ravel_pytree(y0)
+        pieces, (y, unravel) = _pieces(terms, y0), ravel_pytree(y0)
         state, h = solver_state, jnp.asarray(t1 - t0)
         piece = state.piece
         leg = self._leg(pieces, y, h, state)
@@ -186,6 +186,13 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
     def work(self, state: PiecewiseState) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
         met = {field.name: getattr(state.tally, field.name) for field in dataclasses.fields(state.tally)}
         return {"gradient_evaluations": state.gradients, "hessian_vector_products": state.products} | met
+
+
+def _pieces(terms: Any, y0: PyTree) -> Pieces:
+    objective = getattr(terms.vector_field, "objective", None)
+    if not isinstance(objective, SampleObjective):
+        raise wrong("terms", "those of a flow of `nf.gradient_flow`, whose kinks are known", type(terms).__name__)
+    return Pieces(objective, y0)
 
 
 def _first_event(
