@@ -112,7 +112,8 @@ def gradient_flow(
 
     **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None if the solver does not
     report it, as diffrax's implicit solvers), `hessian_vector_products` and a summary of the orders or stages for the
-    solvers of this library, what `Piecewise` met at kinks, `seconds` (of all sessions, compilation included), `solver` and `reason`.
+    solvers of this library, or of the kinks that `Piecewise` met, `seconds` (of all sessions, compilation included),
+    `solver` and `reason`.
 
     **Raises:** ValueError for bad arguments; `RunError` when the flow blows up or reaches `max_steps`;
     `RunInterrupted` on Ctrl-C. Both carry the `trajectory` so far.

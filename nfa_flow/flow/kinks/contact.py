@@ -31,6 +31,7 @@ class Resolved(NamedTuple):
 class _Pivoting(NamedTuple):
     gates: Bool[Array, "n k"]
     slides: Bool[Array, " c"]
+    crossed: Bool[Array, " c"]  # since this contact began
     held: Bool[Array, " c"]
     velocity: Float[Array, " p"]
     share: Float[Array, " c"]
@@ -84,7 +85,9 @@ def resolve(
 
         to_plus, leaves = ~is_plus[worst], slides[worst]
         beyond = _beyond(pieces, y, state, worst)
-        crosses = ~leaves & jnp.where(to_plus, beyond >= 0, beyond <= 0)
+        # What lies beyond is known exactly if no other slide depends on this kink. If it was wrong, and the flow comes
+        # back from beyond, then it slides.
+        crosses = ~leaves & jnp.where(to_plus, beyond >= 0, beyond <= 0) & ~p.crossed[worst]
         side = jnp.where(leaves, state.share[worst] > 0.5, crosses & to_plus)
         changed = jnp.where((contact.leader == worst) & contact.is_used, touching, p.gates.size)
         gates = state.gates.ravel().at[changed].set(contact.is_along == side, mode="drop").reshape(p.gates.shape)
@@ -94,11 +97,14 @@ def resolve(
         tally = p.tally.add(**{name: ~is_done & event for name, event in events.items()})
         held = jnp.any(contact.members() & slides[:, None], axis=0)
         found = state.velocity, state.share, state.gram, tally
-        return _Pivoting(gates, slides, held, *found, p.iteration + 1, is_done)
+        crossed = p.crossed.at[worst].set(p.crossed[worst] | crosses)
+        return _Pivoting(gates, slides, crossed, held, *found, p.iteration + 1, is_done)
 
     width = len(touching)
     nothing = jnp.zeros_like(y), jnp.zeros(width, y.dtype), jnp.eye(width, dtype=y.dtype)
-    first = _Pivoting(piece.gates, slid, slid, *nothing, tally, jnp.zeros((), jnp.int32), jnp.asarray(False))
+    first = _Pivoting(
+        piece.gates, slid, jnp.zeros_like(slid), slid, *nothing, tally, jnp.zeros((), jnp.int32), jnp.asarray(False)
+    )
     last = jax.lax.while_loop(lambda p: ~p.is_consistent & (p.iteration < 4 * width), pivot, first)
     kept = jnp.where(last.held, touching, piece.gates.size)
     order = jnp.argsort(kept)

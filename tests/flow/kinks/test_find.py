@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from nfa_flow.flow.kinks.find.find import find_kinks
 
 import nfa_flow as nf
+from nfa_flow.flow.kinks.find import find_kinks
 
 DATA = nf.data.linear_teacher(50, 5, 2, key=jax.random.key(0))
 KEY = jax.random.key(1)
