@@ -6,6 +6,7 @@ from .solvers.ndf import NDF as NDF
 from .solvers.newton_cg import NewtonCG as NewtonCG
 from .solvers.piecewise import Piecewise as Piecewise
 from .solvers.rkc2 import RKC2 as RKC2
+from .solvers.smoothed import Smoothed as Smoothed
 from .solvers.tsrkc3 import TSRKC3 as TSRKC3
 from .stopping import AbstractStop as AbstractStop
 from .stopping import GradientNormBelow as GradientNormBelow

@@ -17,6 +17,7 @@ from ..run.drive import discard
 from ..run.observation import Observe, Observer
 from ..run.trajectory import Trajectory
 from .invariants import BALANCE_ERROR, LOSS_IDENTITY_ERROR, balance_error, certifying_observer
+from .solvers.flow_solver import AbstractFlowSolver
 
 PARAMETER_ERROR = "parameter_error"
 
@@ -36,6 +37,7 @@ def certified(
     flow: Callable[..., Trajectory],
     observer: Observer,
     *,
+    solver: diffrax.AbstractSolver,
     rtol: Any,
     atol: Any,
     checkpoint: str | os.PathLike | None,
@@ -47,12 +49,13 @@ def certified(
     can continue. There is no second run if the first one was interrupted, or failed and must `throw`.
     """
     first, second = (certifying_observer(observer, checks=checks) for checks in (True, False))
-    run = flow(first, rtol=rtol, atol=atol, checkpoint=checkpoint, keep_checkpoint=True)
+    run = flow(first, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint, keep_checkpoint=True)
     if _interrupted(run):
         return run
     if is_traced(run) or run.succeeded or not throw:
         beside = None if checkpoint is None else f"{os.fspath(checkpoint)}.certify"
-        tighter = flow(second, rtol=rtol / 10, atol=atol / 10, checkpoint=beside)
+        finer = solver.finer() if isinstance(solver, AbstractFlowSolver) else solver
+        tighter = flow(second, solver=finer, rtol=rtol / 10, atol=atol / 10, checkpoint=beside)
         # Where the second run fails, its end is not there to compare with; the first one stands.
         run = with_parameter_error(run, tighter)
         if _interrupted(tighter):

@@ -32,6 +32,7 @@ from .solvers.choice import choose_solver, default_rtol, evaluations_per_step, i
 from .solvers.flow_solver import AbstractFlowSolver
 from .solvers.ndf import NDF
 from .solvers.piecewise import Piecewise
+from .solvers.smoothed import Smoothed
 from .stopping import AbstractStop
 from .times import log_times
 
@@ -144,10 +145,10 @@ def gradient_flow(
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=_check_stop(stop))
-    flow = partial(flow, solver=solver, reason=reason, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
+    flow = partial(flow, reason=reason, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
     if not certify:
-        return conclude(flow(observer, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
-    run = certified(flow, observer, rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
+        return conclude(flow(observer, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
+    run = certified(flow, observer, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
     run = with_balance_error(run, net, t0, weight_decay, mobility)
     return conclude(run if save_nets else dataclasses.replace(run, nets=None), throw)
 
@@ -280,9 +281,9 @@ def _check_solver(solver: Any, gates: int | str) -> None:
     # The leapfrog remembers absolute times, which the loop does not have; others solve split or stochastic equations.
     if isinstance(solver, diffrax.LeapfrogMidpoint) or not isinstance(solver.term_structure, type):
         raise wrong("solver", "a one-step solver of a single ODE term", type(solver).__name__)
-    if isinstance(solver, Piecewise) and (gates == 0 or isinstance(gates, str)):
-        kinks = f"kinks in {gates}, which it cannot locate" if gates else "a network and a loss without kinks"
-        raise wrong("solver", f"another one for {kinks}", "Piecewise")
+    if isinstance(solver, Piecewise | Smoothed) and (gates == 0 or isinstance(gates, str)):
+        kinks = f"kinks in {gates}, which it cannot gate" if gates else "a network and a loss without kinks"
+        raise wrong("solver", f"another one for {kinks}", type(solver).__name__)
 
 
 def _controlled(

@@ -25,9 +25,11 @@ _COMPARISONS = {"gt": 1, "ge": 1, "lt": -1, "le": -1}
 _OTHERS = frozenset("sign floor ceil round argmax argmin eq ne reduce_and reduce_or and or not xor sort".split())
 _REDUCTIONS = {"reduce_max": "max", "reduce_min": "min", "reduce_window_max": "max", "reduce_window_min": "min"}
 _KINKED = frozenset(["max", "min", "abs", "clamp", "select_n", *_COMPARISONS, *_REDUCTIONS, *_OTHERS])
+_FAR = 40.0  # softplus(x) is x or 0 beyond, to the last digit
 _LOOPS = frozenset("scan while cond".split())
 
-Gate = Callable[[Float[Array, "..."]], Float[Array, "..."]]  # from a switching function to the gate of its kink
+# (h, the function where h > 0, the function where h < 0) -> what stands in the place of the selection
+Gate = Callable[[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]], Float[Array, "..."]]
 
 
 class CannotGate(ValueError):
@@ -35,10 +37,9 @@ class CannotGate(ValueError):
 
 
 def gated(function: Callable, gate: Gate, moving: Any, *arguments: Any) -> tuple[Any, list[Float[Array, "..."]]]:
-    """`function(moving, *arguments)` with `gate(h)` in the place of each selection, and the switching functions h.
+    """`function(moving, *arguments)` with a gate in the place of each selection, and the switching functions h.
 
-    **Arguments:** `gate`: called for the kinks in the order in which the program meets them. Its result s has the shape
-    of h; the program uses the side h > 0 with weight s and the other one with weight 1 − s. `moving`: the arguments
+    **Arguments:** `gate`: called for the kinks in the order in which the program meets them; `moving`: the arguments
     with respect to which kinks count. What depends on `arguments` alone is evaluated as it is.
     **Raises:** CannotGate for kinks in a loop, steps, and kinks that do not depend on `arguments`.
     """
@@ -49,12 +50,38 @@ def gated(function: Callable, gate: Gate, moving: Any, *arguments: Any) -> tuple
     return jax.tree.unflatten(jax.tree.structure(shape), outputs), interpreter.switches
 
 
+def frozen(gates: Float[Array, " k"]) -> Gate:
+    """Gates s in the order of the kinks: 1 is the side h > 0, 0 the other one, and s between mixes both."""
+    position = 0
+
+    def gate(h: Array, high: Array, low: Array) -> Array:
+        nonlocal position
+        position += h.size
+        s = gates[position - h.size : position].reshape(h.shape)
+        return s * high + (1 - s) * low
+
+    return gate
+
+
+def rounded(beta: Float[Array, ""] | float) -> Gate:
+    """Smooth kinks: max(h, 0) becomes softplus(βh)/β, whose slope is between 0 and 1, as on a slide."""
+
+    def gate(h: Array, high: Array, low: Array) -> Array:
+        x = jnp.asarray(beta, h.dtype) * h
+        is_near = (jnp.abs(x) < _FAR) & (x != 0)
+        x_near = jnp.where(is_near, x, 1)
+        near = low + (high - low) * (jax.nn.softplus(x_near) / x_near)
+        return jnp.where(is_near, near, jnp.where(x > 0, high, low))
+
+    return gate
+
+
 def count_gates(function: Callable, moving: Any, *arguments: Any) -> list[int]:
     """The number of kinks of every selection in `function`, in the order in which the program meets them.
 
     **Raises:** CannotGate as `gated`.
     """
-    switches = lambda *all: gated(function, lambda h: jnp.zeros_like(h), *all)[1]
+    switches = lambda *all: gated(function, lambda h, high, low: low, *all)[1]
     return [h.size for h in jax.eval_shape(switches, moving, *arguments)]
 
 
@@ -97,18 +124,12 @@ class _Interpreter:
                 values[v], depends[v] = output, of_output
         return [read(v) for v in jaxpr.outvars], [on(v) for v in jaxpr.outvars]
 
-    def _side(self, h: Array, kind: _Dependence) -> Array:
-        """The gate of a switching function."""
+    def _mix(self, h: Array, high: Array, low: Array, kind: _Dependence) -> Array:
+        """What stands in the place of a selection."""
         if not kind[1]:
             raise CannotGate("the weights alone")
         self.switches.append(h)
-        return self._gate(h)
-
-    def _select(self, h: Array, otherwise: Array, selected: Array, kind: _Dependence) -> Array:
-        s = self._side(h, kind)
-        mixed = s * selected + (1 - s) * otherwise
-        # The side that is not selected may be infinite, as a logarithm at zero.
-        return jnp.where(s == 1, selected, jnp.where(s == 0, otherwise, mixed))
+        return self._gate(h, high, low)
 
     def _kinked(
         self, equation: Any, operands: list[Any], kinds: list[_Dependence], kind: _Dependence
@@ -118,12 +139,14 @@ class _Interpreter:
         if name in _COMPARISONS or (name == "select_n" and not kinds[0][0]):
             return None
         if name == "select_n" and id(operands[0]) in self._comparisons:
-            return [self._select(self._comparisons[id(operands[0])][1], *operands[1:], kind)]
+            _, low, high = operands
+            return [self._mix(self._comparisons[id(operands[0])][1], high, low, kind)]
         if name in ("max", "min"):
-            a, b = jnp.broadcast_arrays(*operands)
+            shape = jnp.broadcast_shapes(*map(jnp.shape, operands))
+            a, b = (jnp.broadcast_to(operand, shape) for operand in operands)
             return [self._larger(a, b, kind, name == "max")]
         if name == "abs":
-            return [(2 * self._side(operands[0], kind) - 1) * operands[0]]
+            return [self._mix(operands[0], operands[0], -operands[0], kind)]
         if name == "clamp":
             x = operands[1]
             low, high = jnp.broadcast_to(operands[0], x.shape), jnp.broadcast_to(operands[2], x.shape)
@@ -147,8 +170,7 @@ class _Interpreter:
         self._comparisons[id(outputs[0])] = outputs[0], h
 
     def _larger(self, a: Array, b: Array, kind: _Dependence, is_max: bool) -> Array:
-        s = self._side(a - b if is_max else b - a, kind)
-        return s * a + (1 - s) * b
+        return self._mix(a - b, a, b, kind) if is_max else self._mix(b - a, a, b, kind)
 
     def _tournament(self, entries: Float[Array, "m ..."], kind: _Dependence, is_max: bool) -> Array:
         """The maximum or minimum along the first axis, by rounds of pairs."""

@@ -16,8 +16,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from ...problem.objective import SampleObjective
-from .gates import CannotGate, count_gates, gated
+from ...problem.objective import AbstractObjective, SampleObjective
+from .gates import CannotGate, count_gates, frozen, gated
 
 _BLOCK = 16  # kinks of a list at a time
 _FEW = 32  # kinks in a list, for which a shorter one takes less time
@@ -81,8 +81,10 @@ class Contact(NamedTuple):
         return vector - pull @ self.normal, pull
 
 
-def count_kinks(objective: SampleObjective, parameters: Any) -> int | str:
+def count_kinks(objective: AbstractObjective, parameters: Any) -> int | str:
     """The number of kinks of all samples; a word for those that cannot be gated, if there are some."""
+    if not isinstance(objective, SampleObjective):
+        return 0
     try:
         return int(np.prod(Pieces(objective, parameters).shape))
     except CannotGate as error:
@@ -111,15 +113,8 @@ class Pieces:
 
     def _sample(self, y: Float[Array, " p"], gates: Float[Array, " k"], i: Any) -> tuple[Array, Float[Array, " k"]]:
         """The weighted loss of sample `i`, and its switching functions."""
-        position = 0
-
-        def gate(h: Array) -> Array:
-            nonlocal position
-            position += h.size
-            return gates[position - h.size : position].reshape(h.shape)
-
         data = self._objective.data
-        loss, switches = gated(self._loss, gate, self.unravel(y), data.x[i], data.y[i])
+        loss, switches = gated(self._loss, frozen(gates), self.unravel(y), data.x[i], data.y[i])
         return self._weights[i] * loss, jnp.concatenate([h.ravel() for h in switches])
 
     def gradient(self, y: Float[Array, " p"], gates: Float[Array, "n k"]) -> Float[Array, " p"]:

@@ -13,6 +13,7 @@ from ..kinks.find import Kinks
 from .flow_solver import AbstractFlowSolver
 from .ndf import NDF
 from .piecewise import Piecewise
+from .smoothed import Smoothed
 from .tsrkc3 import TSRKC3
 
 NDF_VECTORS = 23  # parameter vectors, by XLA's account of a whole solve (`python benchmarks/solvers.py --scaling`)
@@ -56,7 +57,7 @@ def _across_kinks(kinks: Kinks, gates: int | str) -> tuple[diffrax.AbstractSolve
 
 def ignored_kinks(solver: Any, kinks: Kinks) -> Kinks:
     """The kinks that a solver treats as if the flow were smooth there."""
-    return None if isinstance(solver, Piecewise) else kinks
+    return None if isinstance(solver, Piecewise | Smoothed) else kinks
 
 
 def default_rtol(dtype: DTypeLike, kinks: Kinks) -> float:

@@ -49,6 +49,10 @@ class AbstractFlowSolver(diffrax.AbstractAdaptiveSolver[_State]):
         """The data loss, and minus the velocity with which the solver follows the flow from `state` on."""
         return objective.loss_and_gradient(parameters)
 
+    def finer(self) -> "AbstractFlowSolver":
+        """The solver of a second run that measures the error of a first one; tolerances are set apart from it."""
+        return self
+
     def trouble(self, state: _State) -> int | Int[Array, ""]:
         """The status (`run.status`) with which a run ends after this step; RUNNING if it can go on."""
         return RUNNING
