@@ -54,6 +54,14 @@ class BoxFlow:
 
     margin.terminal, margin.direction = True, -1
 
+    def on_surfaces(self, theta):
+        """The weights with every kink that is touched at zero, not at the rounding where its event was found."""
+        W, _, z, _, _ = self.parts(theta, self.slope)
+        for k in range(self.units):
+            on = np.abs(z[:, k]) < AT_ZERO
+            W[k] -= np.linalg.lstsq(self.x[on], z[on, k], rcond=None)[0]
+        return theta  # of which W is a view
+
     def resolve(self, theta):
         """New slopes at a contact."""
         _, slope, z = self.velocity(theta)
@@ -85,9 +93,12 @@ class BoxFlow:
         self.slope, self.sliding = np.where(z > 0, self.high, self.low), np.zeros(z.shape, bool)
         field = lambda t, theta: self.velocity(theta)[0]
         while t < t1:
-            found = solve_ivp(field, (t, t1), theta, "DOP853", events=self.margin, rtol=1e-12, atol=1e-14)
+            found = solve_ivp(
+                field, (t, t1), theta, "DOP853", events=self.margin, rtol=1e-12, atol=1e-14, max_step=0.2
+            )
             theta, t = found.y[:, -1], found.t[-1]
             if t < t1:
+                theta = self.on_surfaces(theta)
                 self.was_sliding = self.sliding.copy()
                 self.resolve(theta)
         return theta
