@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import lsq_linear
 
 AT_ZERO, ROUNDING = 1e-9, 1e-13
+SCIPY = {"method": "DOP853", "rtol": 1e-12, "atol": 1e-14, "max_step": 0.05}  # a kink may be passed and passed back
 
 
 class BoxFlow:
@@ -93,7 +94,9 @@ class BoxFlow:
         self.slope, self.sliding = np.where(z > 0, self.high, self.low), np.zeros(z.shape, bool)
         field = lambda t, theta: self.velocity(theta)[0]
         while t < t1:
-            found = solve_ivp(field, (t, t1), theta, "DOP853", events=self.margin, rtol=1e-12, atol=1e-14, max_step=0.2)
+            found = solve_ivp(
+                field, (t, t1), theta, "DOP853", events=self.margin, rtol=1e-12, atol=1e-14, max_step=0.05
+            )
             theta, t = found.y[:, -1], found.t[-1]
             if t < t1:
                 theta = self.on_surfaces(theta)
