@@ -49,9 +49,10 @@ def choose_solver(
 
 
 def _across_kinks(kinks: Kinks, gates: int | str) -> tuple[diffrax.AbstractSolver, str]:
-    if isinstance(gates, int) and gates <= _MOST_KINKS:
+    if isinstance(gates, int) and 0 < gates <= _MOST_KINKS:
         return Piecewise(), f"kinks in the {kinks}, each of which is located"
     why = f"kinks in {gates}" if isinstance(gates, str) else f"{gates} kinks in the {kinks}, too many to locate each"
+    why = why if gates else f"kinks in the {kinks} that are not those of a selection, such as the cusp of a norm"
     return TSRKC3(), f"{why}: trajectory accuracy is not certified across them"
 
 
