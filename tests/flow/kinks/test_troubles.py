@@ -19,7 +19,13 @@ def runaway(prediction, target):
 
 def flow(problem, **options):
     """With room for four kinks, which is the same compiled program for all problems."""
-    options = {"solver": nf.flow.Piecewise(capacity=4), "loss": runaway, "throw": False, "rtol": 1e-4, "max_steps": 20_000} | options
+    options = {
+        "solver": nf.flow.Piecewise(capacity=4),
+        "loss": runaway,
+        "throw": False,
+        "rtol": 1e-4,
+        "max_steps": 20_000,
+    } | options
     return problem.flow(6.0, **options)
 
 

@@ -21,10 +21,16 @@ def test_half_precision_gets_an_explicit_pair():
 
 
 @pytest.mark.parametrize("where", ["network", "loss"])
-def test_kinks_get_the_stabilized_method_and_a_reason_that_names_them(where):
-    solver, reason = choose_solver("float64", 1000, where)
-    assert isinstance(solver, nf.flow.TSRKC3)
-    assert f"kinks in the {where}" in reason and "not certified across them" in reason
+def test_kinks_are_located_where_they_can_be_and_are_not_too_many(where):
+    solver, reason = choose_solver("float64", 1000, where, gates=300_000)
+    assert isinstance(solver, nf.flow.Piecewise) and reason == f"kinks in the {where}, each of which is located"
+    in_loops = "kinks in loops"
+    too_many = f"300001 kinks in the {where}, too many to locate each"
+    cusps = f"kinks in the {where} that are not those of a selection"
+    for gates, words in (("loops", in_loops), (300_001, too_many), (0, cusps)):
+        solver, reason = choose_solver("float64", 1000, where, gates=gates)
+        assert isinstance(solver, nf.flow.TSRKC3)
+        assert reason.startswith(words) and "not certified across them" in reason
 
 
 DATA = nf.data.linear_teacher(20, 3, 1, key=jax.random.key(0))
@@ -41,9 +47,21 @@ def test_the_choice_and_its_reason_are_in_the_run_and_in_what_it_prints():
         assert words in run.stats["reason"] and words in repr(run) and run.stats["solver"] in repr(run)
 
 
-def test_the_default_tolerance_knows_kinks_and_warns_of_nothing(recwarn):
-    absolute = lambda p, y: jnp.sum(jnp.abs(p - y))
-    for options, rtol in [({}, 1e-6), ({"activation": "relu"}, 1e-3), ({"loss": absolute}, 1e-3)]:
+def absolute(prediction, target):
+    return jnp.sum(jnp.abs(prediction - target))
+
+
+def cusp(prediction, target):
+    return jnp.sqrt(jnp.sum((prediction - target) ** 2))
+
+
+def test_the_default_tolerance_knows_kinks_that_are_not_located_and_warns_of_nothing(recwarn):
+    for options, rtol in [
+        ({}, 1e-6),
+        ({"activation": "relu"}, 1e-6),
+        ({"loss": absolute}, 1e-6),
+        ({"loss": cusp}, 1e-3),
+    ]:
         by_default, given = flow(**options), flow(**options, rtol=rtol)
         assert by_default.stats["steps"] == given.stats["steps"]
         np.testing.assert_array_equal(by_default.observed["loss"], given.observed["loss"])
@@ -52,7 +70,7 @@ def test_the_default_tolerance_knows_kinks_and_warns_of_nothing(recwarn):
 
 def test_a_tolerance_that_is_given_is_warned_about_where_it_costs_too_much():
     with pytest.warns(UserWarning, match="`rtol` = 1e-05 with kinks in the network"):
-        flow("relu", rtol=1e-5, max_steps=1, throw=False)
+        flow("relu", rtol=1e-5, solver=diffrax.Tsit5(), max_steps=1, throw=False)
     with pytest.warns(UserWarning, match="`rtol` = 1e-17 is finer than float64"):
         flow(rtol=1e-17, max_steps=1, throw=False)
 
@@ -64,8 +82,8 @@ def test_a_batch_gets_the_solver_and_the_reason_of_its_members():
 
     keys = jax.random.split(jax.random.key(0), 2)
     batch, alone = eqx.filter_vmap(one)(keys, jnp.array([0.0, 0.1])), one(keys[1], 0.1)
-    assert dict(batch.notes) == dict(alone.notes) and alone.stats["solver"] == "TSRKC3"
-    for name in ("steps", "gradient_evaluations", "hessian_vector_products"):
+    assert dict(batch.notes) == dict(alone.notes) and alone.stats["solver"] == "Piecewise"
+    for name in ("steps", "gradient_evaluations", "hessian_vector_products", "crossings", "slides"):
         assert batch.counts[name][1] == alone.counts[name]
 
 
