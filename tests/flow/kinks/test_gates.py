@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nfa_flow as nf
-from nfa_flow.flow.kinks.gates import CannotGate, count_gates, gated
+from nfa_flow.flow.kinks.gates import CannotGate, count_gates, frozen, gated, rounded
 
 W = jax.random.normal(jax.random.key(0), (6, 4))
 X = jax.random.normal(jax.random.key(1), (5, 4))
 POOL = eqx.nn.MaxPool1d(kernel_size=3, stride=2, padding=1)
 
 
-def by_sign(h):
-    return jnp.where(h > 0, 1.0, 0.0)
+def by_sign(h, high, low):
+    return frozen(jnp.where(jnp.ravel(h) > 0, 1.0, 0.0))(h, high, low)
 
 
 def always(side):
-    return lambda h: jnp.full(h.shape, side)
+    return lambda h, high, low: frozen(jnp.full(h.size, side))(h, high, low)
 
 
 def of(activation):
@@ -63,6 +63,15 @@ def test_gates_of_the_signs_give_the_function_and_its_jacobian(activation, gates
     np.testing.assert_allclose(jacobian, jax.jacobian(function)(W, X[0]), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "abs", "clip", "maximum", "minimum", "where"])
+def test_rounded_kinks_differ_by_what_softplus_differs_from_relu(name):
+    """By at most log 2/β, times the change of slope, at one kink; clipping has two."""
+    function = of(KINKED[name][0])
+    for beta in (1e2, 1e4):
+        error = np.abs(gated(function, rounded(beta), W, X[0])[0] - function(W, X[0]))
+        assert np.all(error <= 2 * np.log(2) / beta * (1 + 1e-9))
+
+
 @pytest.mark.parametrize(
     ("activation", "on_one", "on_zero"),
     [
@@ -87,9 +96,8 @@ def test_a_network_is_the_product_of_its_matrices_and_gates(seed):
     rng = np.random.default_rng(seed)
     weights = [rng.normal(size=shape) for shape in ((5, 4), (3, 5), (2, 3))]
     s = [jnp.asarray(rng.uniform(size=5)), jnp.asarray(rng.integers(0, 2, size=3) * 1.0)]  # on a slide, and on sides
-    rest = iter(s)
     forward = lambda weights, x: weights[2] @ jax.nn.relu(weights[1] @ jax.nn.relu(weights[0] @ x))
-    value, (first, second) = gated(forward, lambda h: next(rest), weights, X[0])
+    value, (first, second) = gated(forward, frozen(jnp.concatenate(s)), weights, X[0])
     np.testing.assert_allclose(first, weights[0] @ X[0], rtol=1e-13)
     np.testing.assert_allclose(second, weights[1] @ (s[0] * first), rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(value, weights[2] @ (s[1] * second), rtol=1e-12, atol=1e-13)
