@@ -8,8 +8,20 @@ import pytest
 from flow.kinks.two_layers import INPUTS, NEURONS, SAMPLES, Problem
 
 import nfa_flow as nf
+from nfa_flow.flow.kinks.pieces import count_kinks
+from nfa_flow.problem.objective import make_objective
 
 DATA = nf.data.multi_index(8, 3, 2, key=jax.random.key(0))
+
+
+class Recurrent(eqx.Module):
+    """A state that reads its inputs one by one."""
+
+    w: jax.Array = eqx.field(default_factory=lambda: jnp.array([0.5, 0.3]))
+
+    def __call__(self, x):
+        step = lambda state, each: (jax.nn.relu(self.w[0] * state + self.w[1] * each), None)
+        return jax.lax.scan(step, jnp.ones(()), x)[0][None]
 
 
 def runaway(prediction, target):
@@ -52,21 +64,31 @@ def test_it_refuses_flows_without_kinks_and_with_kinks_that_have_no_gates():
     smooth = nf.nets.MLP([3, 4, 1], key=jax.random.key(0), activation="tanh")
     with pytest.raises(ValueError, match="`solver` must be another one for a network and a loss without kinks"):
         nf.gradient_flow(smooth, DATA, 1.0, solver=nf.flow.Piecewise())
-    of_loops = "`solver` must be another one for kinks in loops, which it cannot locate, but was Piecewise"
+    of_loops = "`solver` must be another one for kinks in loops, which it cannot gate, but was Piecewise"
     with pytest.raises(ValueError, match=of_loops):
         nf.gradient_flow(Recurrent(), DATA, 1.0, solver=nf.flow.Piecewise())
+
+
+def hinge(prediction, target):
+    return jnp.sum(jnp.maximum(0, 1 - prediction * target))
+
+
+@pytest.mark.parametrize(
+    ("net", "loss", "kinks"),
+    [
+        (nf.nets.MLP([3, 4, 1], key=jax.random.key(0), activation="relu"), "mse", 8 * 4),
+        (nf.nets.MLP([3, 4, 1], key=jax.random.key(0), activation="relu"), hinge, 8 * 5),
+        (nf.nets.MLP([3, 4, 5, 1], key=jax.random.key(0), activation=["tanh", "abs"]), "mse", 8 * 5),
+        (eqx.nn.MLP(3, 1, 4, 2, key=jax.random.key(0)), "mse", 8 * 8),
+        (Recurrent(), "mse", "loops"),
+    ],
+    ids=["relu", "relu and hinge loss", "tanh and abs", "a module of Equinox", "a loop"],
+)
+def test_the_kinks_of_all_samples_are_counted_or_named(net, loss, kinks):
+    parameters, objective = make_objective(net, DATA, loss, 0.0)
+    assert count_kinks(objective, parameters) == kinks
 
 
 def test_its_capacity_is_a_number_of_kinks():
     with pytest.raises(ValueError, match="`capacity` must be a whole number of at least 1"):
         nf.flow.Piecewise(capacity=0)
-
-
-class Recurrent(eqx.Module):
-    """A state that reads its inputs one by one."""
-
-    w: jax.Array = eqx.field(default_factory=lambda: jnp.array([0.5, 0.3]))
-
-    def __call__(self, x):
-        step = lambda state, each: (jax.nn.relu(self.w[0] * state + self.w[1] * each), None)
-        return jax.lax.scan(step, jnp.ones(()), x)[0][None]
