@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 _TRIES = 30  # of the kink that is first; each one is earlier than the one before
 _HALVINGS = 4  # of the interval in which the cubic of a kink leaves the right side
 _ITERATIONS = 60  # of the search for one root, which needs about five
-_QUARTERINGS = 20  # of a step, to begin such a search
 
 
 class Event(NamedTuple):
@@ -57,8 +56,7 @@ def first_event(
     **Arguments:** values and slopes at 0 and 1, positive on the right side; `allowed`: what counts as zero; `one`: from
     a kink and a time to its value; `every`: from a time to all values.
     """
-    start = jnp.maximum(start, 0)
-    suspected, until = _suspects(start, slope, end, end_slope, allowed)
+    begin, suspected, until = _suspects(start, slope, end, end_slope, allowed)
 
     def try_first(search: _Search) -> _Search:
         at = jnp.argmin(search.suspected)
@@ -66,7 +64,7 @@ def first_event(
         is_below = one(at, high) < -allowed[at]
 
         def earlier() -> _Search:
-            when = _root(lambda x: one(at, x), start[at], high, allowed[at])
+            when = _root(lambda x: one(at, x), jnp.minimum(begin[at], high / 2), high, allowed[at])
             values = every(when)
             others = (values < -allowed).at[at].set(False)
             dips = (search.until < when) & jnp.isfinite(search.suspected)
@@ -86,29 +84,49 @@ def first_event(
     return jax.lax.while_loop(continues, try_first, search).found
 
 
-def _suspects(start, slope, end, end_slope, allowed) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """When the cubic of each kink gets below zero, and when it is lowest there; infinite if it does not."""
+def _suspects(start, slope, end, end_slope, allowed) -> tuple[Float[Array, " k"], ...]:
+    """When to begin the search for an event of each kink, when its cubic gets below zero, and by when it is there.
+
+    A kink that has just been crossed starts at zero, on either side of it by rounding, and leaves to the positive side:
+    half the time until its cubic is at zero again is a time at which it is positive.
+    """
+    is_zero = start <= allowed
+    start = jnp.where(is_zero, 0, start)
     rise = end - start
     second, third = 3 * rise - 2 * slope - end_slope, slope + end_slope - 2 * rise
     cubic = lambda x: start + x * (slope + x * (second + x * third))
-    denominator = second + jnp.sqrt(jnp.maximum(second**2 - 3 * third * slope, 0))
-    lowest = -slope / jnp.where(denominator == 0, 1, denominator)
-    lowest = jnp.where((denominator != 0) & (lowest > 0) & (lowest < 1), lowest, 1.0)
+    lowest = _within_step(_root_where(3 * third, 2 * second, slope, rising=True))
     until = jnp.where(cubic(lowest) < -allowed, lowest, 1.0)
     is_suspect = (cubic(lowest) < -allowed) | (end < -allowed)
-
+    back = _within_step(_root_where(third, second, slope, rising=False))
+    begin = jnp.where(is_zero & (slope > 0), back / 2, 0)
     low, high = jnp.zeros_like(until), until
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         is_below = cubic(middle) < 0
         low, high = jnp.where(is_below, low, middle), jnp.where(is_below, middle, high)
-    return jnp.where(is_suspect, (low + high) / 2, jnp.inf), until
+    return begin, jnp.where(is_suspect, (low + high) / 2, jnp.inf), until
 
 
-def _root(function: Callable[[Array], Array], start: Array, end: Array, allowed: Array) -> Array:
-    """Where a function that is negative at `end` leaves the positive side, by the method of Illinois."""
-    low, low_value = _positive(function, start, end, allowed)
-    precise = 1e-3 * allowed
+def _root_where(a: Array, b: Array, c: Array, *, rising: bool) -> Array:
+    """The root of a x² + b x + c where that rises or falls; 2, which is no time of a step, if there is none."""
+    square = b**2 - 4 * a * c
+    root = jnp.sqrt(jnp.maximum(square, 0))
+    denominator = b + root if rising else b - root
+    exists = (square >= 0) & (denominator != 0)
+    return jnp.where(exists, -2 * c / jnp.where(exists, denominator, 1), 2.0)
+
+
+def _within_step(x: Array) -> Array:
+    return jnp.where((x > 0) & (x < 1), x, 1.0)
+
+
+def _root(function: Callable[[Array], Array], low: Array, end: Array, allowed: Array) -> Array:
+    """Where a function falls below zero that is positive at `low` and negative at `end`, by the method of Illinois.
+
+    If rounding hides that it was positive, then about twice as late.
+    """
+    low_value, high_value, precise = function(low), function(end), 1e-3 * allowed
 
     def better(search: _Bracket) -> _Bracket:
         """The end that stays has its value halved, so that it moves next time."""
@@ -123,20 +141,7 @@ def _root(function: Callable[[Array], Array], start: Array, end: Array, allowed:
         is_wide = search.high - search.low > 4 * jnp.finfo(end.dtype).eps * search.high
         return (jnp.abs(search.value) > precise) & is_wide & (search.tries < _ITERATIONS)
 
-    high_value = function(end)
     first = _Bracket(low, end, low_value, high_value, high_value, jnp.zeros((), jnp.int32))
-    found = jax.lax.while_loop(goes_on, better, first)
-    return jnp.where((jnp.abs(found.value) <= precise) & (found.value > 0), found.low, found.high)
-
-
-def _positive(function: Callable[[Array], Array], start: Array, end: Array, allowed: Array) -> tuple[Array, Array]:
-    """Where the search for a root begins: at 0, or, if a kink has just been crossed there, a little later."""
-
-    def earlier(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        x = found[0] / 4
-        return x, function(x), found[2] + 1
-
-    is_zero, count = start <= allowed, jnp.zeros((), jnp.int32)
-    goes_on = lambda found: is_zero & (found[1] <= allowed) & (found[2] < _QUARTERINGS)
-    low, value, _ = jax.lax.while_loop(goes_on, earlier, (end, jnp.where(is_zero, -1, start), count))
-    return jnp.where(is_zero, low, 0), value
+    found = jax.lax.while_loop(lambda search: (low_value > 0) & goes_on(search), better, first)
+    root = jnp.where((jnp.abs(found.value) <= precise) & (found.value > 0), found.low, found.high)
+    return jnp.where(low_value > 0, root, jnp.minimum(2 * low, end))
