@@ -114,14 +114,15 @@ def resolve(
 
 
 def count_repelling(pieces: Pieces, y: Float[Array, " p"], piece: Piece, touching: Int[Array, " c"]) -> Int[Array, ""]:
-    """How many of these kinks the flow may leave to either side, so that it is not unique."""
+    """How many of these kinks the flow may leave to either side, or to one side and not at all: it is not unique."""
     slid = jnp.zeros(touching.shape, bool)
     state = _state(pieces, y, piece.gates, slid, touching)
     still = _STILL * jnp.finfo(y.dtype).eps * state.speed
     beyond = jax.lax.map(lambda at: _beyond(pieces, y, state, at), jnp.arange(len(touching)))
     plus = jnp.where(state.is_plus, state.toward, beyond)
     minus = jnp.where(state.is_plus, beyond, state.toward)
-    return jnp.sum(state.contact.leads & (plus > still) & (minus < -still), dtype=jnp.int32)
+    leaves_or_rests = ((plus > still) & (minus <= still)) | ((minus < -still) & (plus >= -still))
+    return jnp.sum(state.contact.leads & leaves_or_rests, dtype=jnp.int32)
 
 
 def _state(

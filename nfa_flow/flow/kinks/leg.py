@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..solvers.flow_solver import AbstractFlowSolver
+from ..solvers.tsrkc3 import TSRKC3
 from .pieces import Piece, Pieces
 from .sight import Sight, look
 
 ORDER = 5  # of the explicit pair, Tsitouras' 5(4)
+LATE = TSRKC3()  # for stiff pieces: it begins anew at little cost, and its cost grows as the root of their length
 
 _PAIR = diffrax.Tsit5.tableau
 _STAGES = np.zeros((ORDER + 2, ORDER + 2))
@@ -46,7 +47,6 @@ def on_piece(pieces: Pieces, piece: Piece) -> diffrax.ODETerm:
 
 
 def early_leg(
-    solver: AbstractFlowSolver,
     pieces: Pieces,
     y: Float[Array, " p"],
     h: Float[Array, ""],
@@ -59,17 +59,16 @@ def early_leg(
     stage = lambda j, k: k.at[j].set(pieces.velocity(y + h * (stages[j] @ k), piece))
     k = jnp.zeros((len(_STAGES), y.size), y.dtype).at[0].set(start.velocity)
     k = jax.lax.fori_loop(1, len(_STAGES) - 1, stage, k)
-    end = y + h * (stages[-1] @ k)
+    end = pieces.on_surfaces(y + h * (stages[-1] @ k), piece)
     sight = look(pieces, end, piece)
     increments = h * k.at[-1].set(sight.velocity)
-    like_late = jax.eval_shape(lambda: late_leg(solver, pieces, y, h, piece, late, jnp.asarray(False)))
+    like_late = jax.eval_shape(lambda: late_leg(pieces, y, h, piece, late, jnp.asarray(False)))
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like_late.dense)
     work = jnp.asarray(len(_STAGES) - 1, jnp.int32), jnp.asarray(1, jnp.int32)
     return Leg(end, errors @ increments, sight, increments, nothing, late, jnp.asarray(False), *work)
 
 
 def late_leg(
-    solver: AbstractFlowSolver,
     pieces: Pieces,
     y: Float[Array, " p"],
     h: Float[Array, ""],
@@ -78,19 +77,20 @@ def late_leg(
     begins: Bool[Array, ""],
 ) -> Leg:
     """A step of the solver for stiff flows, which `begins` on this piece or goes on."""
-    taken: Any = solver.step(on_piece(pieces, piece), jnp.zeros_like(h), h, y, None, late, begins)
+    taken: Any = LATE.step(on_piece(pieces, piece), jnp.zeros_like(h), h, y, None, late, begins)
     end, error, dense, after, _ = taken
-    before, work = solver.work(late), solver.work(after)
+    end = pieces.on_surfaces(end, piece)
+    before, work = LATE.work(late), LATE.work(after)
     gradients, products = ((work[name] - before[name] + 1).astype(jnp.int32) for name in _WORK)
     nothing = jnp.zeros((len(_STAGES), y.size), y.dtype)
     return Leg(end, error, look(pieces, end, piece), nothing, dense, after, jnp.asarray(True), gradients, products)
 
 
-def along(solver: AbstractFlowSolver, leg: Leg, y: Float[Array, " p"], h: Any, x: Any) -> Float[Array, " p"]:
+def along(leg: Leg, y: Float[Array, " p"], h: Any, x: Any) -> Float[Array, " p"]:
     """The point at a fraction `x` of a leg from `y`."""
     zero, one = jnp.zeros_like(h), jnp.ones_like(h)
     early = diffrax.Tsit5.interpolation_cls(t0=zero, t1=one, y0=y, y1=leg.end, k=leg.increments).evaluate(x)
-    late = solver.interpolation_cls(t0=zero, t1=h, **leg.dense).evaluate(x * h)
+    late = LATE.interpolation_cls(t0=zero, t1=h, **leg.dense).evaluate(x * h)
     return jnp.where(leg.is_late, late, early)
 
 
@@ -99,7 +99,6 @@ class LegInterpolation(diffrax.AbstractLocalInterpolation):
 
     t0: Any
     t1: Any
-    solver: AbstractFlowSolver
     leg: Leg
     y: Float[Array, " p"]
     unravel: Callable
@@ -109,4 +108,4 @@ class LegInterpolation(diffrax.AbstractLocalInterpolation):
         if t1 is not None:
             return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
         h = self.t1 - self.t0
-        return self.unravel(along(self.solver, self.leg, self.y, h, (t0 - self.t0) / h))
+        return self.unravel(along(self.leg, self.y, h, (t0 - self.t0) / h))

@@ -14,7 +14,7 @@ class Tally(eqx.Module):
     slides: Int[Array, ""]  # that have begun
     releases: Int[Array, ""]  # slides that have ended
     pivots: Int[Array, ""]  # changes of one kink while a contact was resolved
-    repelling: Int[Array, ""]  # kinks at the start from which the flow may leave to either side
+    repelling: Int[Array, ""]  # kinks at the start that the flow may leave in more than one way
     most_slides: Int[Array, ""]  # at the same time
     largest_h: Float[Array, ""]  # |h| where it should be 0
     lowest_share: Float[Array, ""]  # λ, which should be within [0, 1]

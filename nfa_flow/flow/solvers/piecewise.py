@@ -16,13 +16,12 @@ from ...problem.objective import SampleObjective
 from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
 from ..kinks.contact import count_repelling, resolve
 from ..kinks.events import Event, first_event
-from ..kinks.leg import ORDER, Leg, LegInterpolation, along, early_leg, late_leg, on_piece
+from ..kinks.leg import LATE, ORDER, Leg, LegInterpolation, along, early_leg, late_leg, on_piece
 from ..kinks.pieces import Piece, Pieces, groups
 from ..kinks.sight import Sight, see, sides, zero_of
 from ..kinks.slide_end import first_slide_end
 from ..kinks.tally import Tally
 from .flow_solver import AbstractFlowSolver
-from .tsrkc3 import TSRKC3
 
 _FURTHER = 1.5  # times the distance of the next kink, by linear extrapolation, that a step goes
 _PATIENCE = 20  # steps on one piece after which it counts as stiff
@@ -34,7 +33,7 @@ class PiecewiseState(eqx.Module):
 
     piece: Piece
     sight: Sight
-    late: PyTree  # the state of the solver for stiff pieces
+    late: PyTree  # the state of `LATE`
     quiet: Int[Array, ""]  # accepted steps since the last event
     elapsed: Float[Array, ""]  # of the last step, until the event that ended it
     stalls: Int[Array, ""]  # events one after another at the same time
@@ -49,20 +48,18 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
 
     Between kinks the flow is smooth. Every crossing is located, and all kinks that are touched are resolved together:
     the flow crosses them or slides along them, with the velocity of least norm in Clarke's subdifferential. Short
-    pieces are integrated with the explicit pair of Tsitouras, long ones with `late`. While events are dense, each costs
-    about nine gradients, almost whatever the tolerance.
+    pieces are integrated with the explicit pair of Tsitouras, long ones with `TSRKC3`. While events are dense, each
+    costs about nine gradients, almost whatever the tolerance.
 
     It needs the objective, so it solves flows in `gradient_flow` only. Kinks may depend on each other (layers), but
     must depend on the samples, and must not be in a loop (`jax.lax.scan`).
 
-    **Arguments:**
-    - `late`: the solver for pieces that have lasted for 20 steps, on which stability limits an explicit pair.
-    - `capacity`: how many kinks may be touched at the same time, most of all by slides. A run that needs more ends with
-      the status "full". It costs memory for as many vectors of parameters.
+    **Arguments:** `capacity`: how many kinks may be touched at the same time, most of all by slides. A run that needs
+    more ends with the status "full". It costs memory for as many vectors of parameters.
 
     **Statistics:** `crossings`, `slides` and `releases` (the ends of slides), `most_slides` at the same time, `pivots`
-    (changes of one kink while all that are touched were resolved), `repelling` (kinks at the start from which the flow
-    may leave to either side, so that it is not unique), and how well the laws of sliding hold: `largest_h`, |h| on
+    (changes of one kink while all that are touched were resolved), `repelling` (kinks at the start that the flow may
+    leave in more than one way, so that it is not unique), and how well the laws of sliding hold: `largest_h`, |h| on
     slides, which is 0 in exact arithmetic, and `lowest_share`, `highest_share` of the positive side, within [0, 1].
 
     In float32 kinks are located, and told apart, to three digits of the size of their switching functions.
@@ -70,7 +67,6 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
     **Source:** Davis, Drusvyatskiy, Kakade & Lee 2020 (subgradient flow); Bolte & Pauwels 2021 (conservative fields).
     """
 
-    late: AbstractFlowSolver = TSRKC3()
     capacity: int = eqx.field(static=True, default=128)
 
     term_structure: ClassVar = diffrax.ODETerm
@@ -103,7 +99,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return PiecewiseState(
             piece=found.piece,
             sight=see(pieces, y, found.piece, found.velocity, found.share),
-            late=jax.tree.map(jnp.asarray, self.late.init(on_piece(pieces, found.piece), t0, t1, y, None)),
+            late=jax.tree.map(jnp.asarray, LATE.init(on_piece(pieces, found.piece), t0, t1, y, None)),
             quiet=count(0),
             elapsed=jnp.zeros((), y.dtype),
             stalls=count(0),
@@ -129,10 +125,10 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         state, h = solver_state, jnp.asarray(t1 - t0)
         piece = state.piece
         leg = self._leg(pieces, y, h, state)
-        path = lambda x: along(self.late, leg, y, h, x)
+        path = lambda x: along(leg, y, h, x)
         event, tries = _first_event(pieces, state, leg, h, path)
         happens = event.at < piece.gates.size
-        new = pieces.on_surfaces(jnp.where(happens, path(event.when), leg.end), piece)
+        new = jnp.where(happens, pieces.on_surfaces(path(event.when), piece), leg.end)
         elapsed = jnp.where(happens, event.when * h, h)
         stalls = jnp.where(elapsed > 0, 0, state.stalls + 1)
 
@@ -159,13 +155,13 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             products=state.products + leg.products + jnp.where(happens, 1, 0),
         )
         error = jnp.where(jnp.all(jnp.isfinite(new)), leg.error, jnp.inf)
-        dense = dict(solver=self.late, leg=leg, y=y, unravel=unravel)
+        dense = dict(leg=leg, y=y, unravel=unravel)
         return unravel(new), unravel(error), dense, new_state, diffrax.RESULTS.successful
 
     def _leg(self, pieces: Pieces, y: Float[Array, " p"], h: Float[Array, ""], state: PiecewiseState) -> Leg:
         begins = state.quiet == _PATIENCE
-        late = lambda: late_leg(self.late, pieces, y, h, state.piece, state.late, begins)
-        early = lambda: early_leg(self.late, pieces, y, h, state.piece, state.sight, state.late)
+        late = lambda: late_leg(pieces, y, h, state.piece, state.late, begins)
+        early = lambda: early_leg(pieces, y, h, state.piece, state.sight, state.late)
         return jax.lax.cond(state.quiet >= _PATIENCE, late, early)
 
     def loss_and_gradient(
@@ -179,7 +175,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return state.trouble
 
     def after_rejection(self, before: PiecewiseState, attempted: PiecewiseState) -> PiecewiseState:
-        late = self.late.after_rejection(before.late, attempted.late)
+        late = LATE.after_rejection(before.late, attempted.late)
         late = jax.tree.map(lambda new, old: jnp.where(before.quiet >= _PATIENCE, new, old), late, before.late)
         return dataclasses.replace(before, late=late, gradients=attempted.gradients, products=attempted.products)
 
@@ -218,10 +214,14 @@ def _first_event(
 def _touching(
     pieces: Pieces, y: Float[Array, " p"], piece: Piece, reached: Int[Array, ""]
 ) -> tuple[Int[Array, " c"], Any]:
-    """All kinks whose surfaces the flow touches, those on which it slides among them; and whether there are more."""
-    h = pieces.switches(y, piece.gates.astype(y.dtype))
+    """All kinks whose surfaces the flow touches, those on which it slides among them; and whether there are more.
+
+    Kinks that nothing moves, as those behind a layer that is dead on their sample, are left out: they have no surface.
+    """
+    direction = jax.random.normal(jax.random.key(0), y.shape, y.dtype)
+    h, motion = jax.jvp(lambda y: pieces.switches(y, piece.gates.astype(y.dtype)), (y,), (direction,))
     _, is_held = sides(piece, y.dtype)
-    touches = (jnp.abs(h) <= zero_of(h)).ravel().at[reached].set(True, mode="drop") & ~is_held
+    touches = ((jnp.abs(h) <= zero_of(h)) & (motion != 0)).ravel().at[reached].set(True, mode="drop") & ~is_held
 
     def add(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         touching, count, touches = found
