@@ -178,14 +178,15 @@ class Pieces:
         return by_length(piece, projected, plain)
 
     def on_surfaces(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
-        """The parameters with what integration has left of h on sliding kinks removed, by a step of Gauss-Newton."""
+        """The parameters with what integration has left of h on sliding kinks removed, by two steps of Gauss-Newton."""
 
-        def corrected(piece: Piece) -> Array:
+        def corrected(piece: Piece, y: Array) -> Array:
             contact, h = self.contact(y, piece), self.switches(y, piece.gates.astype(y.dtype)).ravel()
             h = h.at[piece.touching].get(mode="fill", fill_value=0) / jnp.where(contact.length == 0, 1, contact.length)
             return y - _least_squares(contact.normal, piece.slides, h, piece.factor) @ contact.normal
 
-        return by_length(piece, corrected, y)
+        twice = lambda piece: jax.lax.fori_loop(0, 2, lambda _, y: corrected(piece, y), y)
+        return by_length(piece, twice, y)
 
 
 def by_length(piece: Piece, of: Callable[[Piece], Any], otherwise: Any) -> Any:
