@@ -128,18 +128,19 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         path = lambda x: along(leg, y, h, x)
         event, tries = _first_event(pieces, state, leg, h, path)
         happens = event.at < piece.gates.size
-        new = jnp.where(happens, pieces.on_surfaces(path(event.when), piece), leg.end)
+        reached = pieces.on_surfaces(path(event.when), piece)
         elapsed = jnp.where(happens, event.when * h, h)
         stalls = jnp.where(elapsed > 0, 0, state.stalls + 1)
 
-        def another_piece() -> tuple[Piece, Sight, Tally, Array]:
-            touching, is_full = _touching(pieces, new, piece, event.at)
-            found = resolve(pieces, new, piece, event.at, touching, state.tally)
+        def another_piece() -> tuple[Array, Piece, Sight, Tally, Array]:
+            touching, is_full = _touching(pieces, reached, piece, event.at)
+            found = resolve(pieces, reached, piece, event.at, touching, state.tally)
+            new = pieces.on_surfaces(reached, found.piece)
             sight = see(pieces, new, found.piece, found.velocity, found.share)
-            return found.piece, sight, found.tally, _trouble(is_full, found.is_consistent, stalls)
+            return new, found.piece, sight, found.tally, _trouble(is_full, found.is_consistent, stalls)
 
-        same_piece = lambda: (piece, leg.sight, state.tally, jnp.asarray(RUNNING, jnp.int32))
-        after, sight, tally, trouble = jax.lax.cond(happens, another_piece, same_piece)
+        same_piece = lambda: (leg.end, piece, leg.sight, state.tally, jnp.asarray(RUNNING, jnp.int32))
+        new, after, sight, tally, trouble = jax.lax.cond(happens, another_piece, same_piece)
         on_slides = sight.h.ravel().at[after.touching].get(mode="fill", fill_value=0)
         resolving = jnp.where(happens, tally.pivots - state.tally.pivots + 1, 0)
         new_state = PiecewiseState(
