@@ -87,7 +87,8 @@ def gradient_flow(
     - `save_nets`: whether to keep also the network at each of these times.
     - `solver`: any one-step diffrax ODE solver, or `nf.flow.NDF`, `TSRKC3`, `RKC2` and `Piecewise`. By default `NDF` if
       network and loss are smooth, `Piecewise` if they have kinks, and `TSRKC3` if the network is huge, or has kinks
-      that are too many to locate each or cannot be located; `stats` has the solver and the reason.
+      that cannot be located or are more than 50 000 (samples times kinks per sample); `stats` has the solver and the
+      reason.
     - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 across kinks
       that the solver does not locate (larger if the floating-point type requires it); `atol` = rtol/1000 times the root
       mean square of the initial parameters (1 at most), because errors made near a small initialization grow while the

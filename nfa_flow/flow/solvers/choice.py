@@ -18,7 +18,7 @@ from .tsrkc3 import TSRKC3
 
 NDF_VECTORS = 23  # parameter vectors, by XLA's account of a whole solve (`python benchmarks/solvers.py --scaling`)
 _NDF_BYTES = 4 * 2**30
-_MOST_KINKS = 300_000  # of all samples: a run passes a tenth of them, one by one
+_MOST_KINKS = 50_000  # of all samples: a run locates many of them, one by one, and takes minutes if there are more
 _KINKS_COST_BELOW = 1e-4
 _EXACT_RTOL, _LOOSE_RTOL = 1e-6, 1e-3
 _FINEST = 8  # rounding errors, below which a tolerance asks for more than there is
@@ -49,10 +49,14 @@ def choose_solver(
 
 
 def _across_kinks(kinks: Kinks, gates: int | str) -> tuple[diffrax.AbstractSolver, str]:
-    if isinstance(gates, int) and 0 < gates <= _MOST_KINKS:
+    if isinstance(gates, str):
+        why = f"kinks in {gates}"
+    elif gates == 0:
+        why = f"kinks in the {kinks} that are not those of a selection, such as the cusp of a norm"
+    elif gates > _MOST_KINKS:
+        why = f"{gates} kinks in the {kinks}, so many that `Piecewise` would take long"
+    else:
         return Piecewise(), f"kinks in the {kinks}, each of which is located"
-    why = f"kinks in {gates}" if isinstance(gates, str) else f"{gates} kinks in the {kinks}, too many to locate each"
-    why = why if gates else f"kinks in the {kinks} that are not those of a selection, such as the cusp of a norm"
     return TSRKC3(), f"{why}: trajectory accuracy is not certified across them"
 
 
