@@ -13,6 +13,7 @@ CLOSED_FORMS = {
     "identity": Z,
     "relu": np.maximum(Z, 0),
     "leaky_relu": np.where(Z > 0, Z, 0.01 * Z),
+    "abs": np.abs(Z),
     "tanh": np.tanh(Z),
     "sigmoid": 1 / (1 + np.exp(-Z)),
     "silu": Z / (1 + np.exp(-Z)),
