@@ -143,7 +143,7 @@ main(sys.argv[1:])
 def _run_optimized(arguments: list[str]):
     """Call the command line in a process of its own, whose programs are optimized: those that run long gain by it.
 
-    Types and warnings are checked as everywhere else.
+    Types and run-time warnings are checked as everywhere else.
     """
     flags = os.environ["XLA_FLAGS"].replace("optimization_level=0", "optimization_level=1")
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", _WITH_TYPE_CHECKS, *arguments]

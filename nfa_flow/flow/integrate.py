@@ -38,10 +38,10 @@ class FlowProblem(eqx.Module):
 
     @property
     def terms(self) -> diffrax.ODETerm:
-        return diffrax.ODETerm(Descent(self.objective))
+        return diffrax.ODETerm(GradientField(self.objective))
 
 
-class Descent(eqx.Module):
+class GradientField(eqx.Module):
     """The vector field of gradient flow, which a solver may ask for its objective."""
 
     objective: AbstractObjective
@@ -129,12 +129,12 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
     dt = state.dt if solver is None else solver.reach(state.solver_state, state.dt)
     reaches_end = dt.astype(remaining.dtype) >= remaining
     attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(dt.dtype), dt))
-    reaches_end &= attempt.elapsed == attempt.dt
+    is_whole = attempt.elapsed == attempt.dt
+    reaches_end &= is_whole
     has_gradient = (state.steps > 0) | jnp.isfinite(state.dt)
     accepted, steps = attempt.accepted & has_gradient, state.steps + 1
     new_t, new_excess = _later(state, attempt.elapsed)
     new_t, new_excess = jnp.where(reaches_end, problem.t1, new_t), jnp.where(reaches_end, 0, new_excess)
-    is_whole = attempt.elapsed == attempt.dt  # an event may come at once
     stopped, stop_evaluations = _asks_to_stop(problem, attempt, accepted)
     ends = {
         SOLVER_FAILED: attempt.solver_failed & accepted,
@@ -142,7 +142,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         COMPLETED: accepted & reaches_end,
         NO_GRADIENT: ~has_gradient,
         DIVERGED: ~accepted & ((problem.controller is None) | ~jnp.isfinite(attempt.next_dt)),
-        STEP_UNDERFLOW: (new_t == state.t) & (new_excess == state.t_excess) & is_whole,
+        STEP_UNDERFLOW: (new_t == state.t) & (new_excess == state.t_excess) & is_whole,  # an event may come at once
         MAX_STEPS: steps >= problem.max_steps,
     }
     status = jnp.select(list(ends.values()), list(ends.keys()), RUNNING).astype(jnp.int32)

@@ -6,8 +6,21 @@ from typing import Any, TypeVar
 import diffrax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ...problem.objective import AbstractObjective
+from ...checks import wrong
+from ...problem.objective import AbstractObjective, SampleObjective
 from ...run.status import RUNNING
+
+
+def objective_of(terms: Any) -> SampleObjective:
+    """The objective whose flow these terms are, for solvers that must know it.
+
+    **Raises:** ValueError for terms of something other than a flow of `nf.gradient_flow` that sees its samples.
+    """
+    objective = getattr(terms.vector_field, "objective", None)
+    if not isinstance(objective, SampleObjective):
+        raise wrong("terms", "those of a flow of `nf.gradient_flow`, whose kinks are known", type(terms).__name__)
+    return objective
+
 
 _State = TypeVar("_State", bound=Any)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from ...checks import require_integer, wrong
+from ...checks import require_integer
 from ...problem.objective import SampleObjective
 from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
 from ..kinks.contact import count_repelling, resolve
@@ -21,7 +21,7 @@ from ..kinks.pieces import Piece, Pieces, groups
 from ..kinks.sight import Sight, see, sides, zero_of
 from ..kinks.slide_end import first_slide_end
 from ..kinks.tally import Tally
-from .flow_solver import AbstractFlowSolver
+from .flow_solver import AbstractFlowSolver, objective_of
 
 _FURTHER = 1.5  # times the distance of the next kink, by linear extrapolation, that a step goes
 _PATIENCE = 20  # steps on one piece after which it counts as stiff
@@ -48,8 +48,8 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
 
     Between kinks the flow is smooth. Every crossing is located, and all kinks that are touched are resolved together:
     the flow crosses them or slides along them, with the velocity of least norm in Clarke's subdifferential. Short
-    pieces are integrated with the explicit pair of Tsitouras, long ones with `TSRKC3`. While events are dense, each
-    costs about nine gradients, almost whatever the tolerance.
+    pieces are integrated with the explicit pair of Tsitouras, long ones with `TSRKC3`. While events are dense, the
+    number of gradients is that of the events times a few, almost whatever the tolerance.
 
     It needs the objective, so it solves flows in `gradient_flow` only. Kinks may depend on each other (layers), but
     must depend on the samples, and must not be in a loop (`jax.lax.scan`).
@@ -85,7 +85,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return terms.vf(t0, y0, args)
 
     def init(self, terms, t0, t1, y0, args) -> PiecewiseState:
-        pieces, y = _pieces(terms, y0), ravel_pytree(y0)[0]
+        pieces, y = Pieces(objective_of(terms), y0), ravel_pytree(y0)[0]
         gates = jnp.zeros(pieces.shape, bool)
         for _ in range(pieces.levels):  # those of later layers depend on earlier ones
             gates = pieces.switches(y, gates.astype(y.dtype)) > 0
@@ -121,18 +121,18 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return state.elapsed
 
     def step(self, terms, t0, t1, y0, args, solver_state: PiecewiseState, made_jump):
-        pieces, (y, unravel) = _pieces(terms, y0), ravel_pytree(y0)
+        pieces, (y, unravel) = Pieces(objective_of(terms), y0), ravel_pytree(y0)
         state, h = solver_state, jnp.asarray(t1 - t0)
         piece = state.piece
         leg = self._leg(pieces, y, h, state)
         path = lambda x: along(leg, y, h, x)
         event, tries = _first_event(pieces, state, leg, h, path)
         happens = event.at < piece.gates.size
-        reached = pieces.on_surfaces(path(event.when), piece)
         elapsed = jnp.where(happens, event.when * h, h)
         stalls = jnp.where(elapsed > 0, 0, state.stalls + 1)
 
         def another_piece() -> tuple[Array, Piece, Sight, Tally, Array]:
+            reached = pieces.on_surfaces(path(event.when), piece)
             touching, is_full = _touching(pieces, reached, piece, event.at)
             found = resolve(pieces, reached, piece, event.at, touching, state.tally)
             new = pieces.on_surfaces(reached, found.piece)
@@ -183,13 +183,6 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
     def work(self, state: PiecewiseState) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
         met = {field.name: getattr(state.tally, field.name) for field in dataclasses.fields(state.tally)}
         return {"gradient_evaluations": state.gradients, "hessian_vector_products": state.products} | met
-
-
-def _pieces(terms: Any, y0: PyTree) -> Pieces:
-    objective = getattr(terms.vector_field, "objective", None)
-    if not isinstance(objective, SampleObjective):
-        raise wrong("terms", "those of a flow of `nf.gradient_flow`, whose kinks are known", type(terms).__name__)
-    return Pieces(objective, y0)
 
 
 def _first_event(

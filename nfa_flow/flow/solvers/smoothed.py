@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ...checks import require_number, wrong
+from ...checks import require_number
 from ...problem.objective import SampleObjective
 from ..kinks.gates import gated, rounded
+from .flow_solver import objective_of
 from .ndf import NDF
 
 _FINER = 10.0
@@ -21,7 +22,7 @@ class Smoothed(NDF):
     """`NDF` on the flow of a network with smooth kinks: relu becomes softplus(βz)/β, other kinks likewise.
 
     As β grows, its trajectory tends to that of the network with kinks, also where that one slides, with an error that
-    falls as 1/β. It knows nothing of events: where `Piecewise` and `Smoothed` agree, both are right. `certify=True`
+    falls as 1/β. It knows nothing of events, so it is an independent check of `Piecewise`. `certify=True`
     measures its error by a second run at 10 β and a tenth of the tolerances.
 
     **Arguments:** `beta`: β > 0, in units of one over pre-activations.
@@ -52,9 +53,7 @@ class Smoothed(NDF):
         return loss, objective.with_decay(gradient, parameters)
 
     def _rounded(self, terms: Any) -> diffrax.ODETerm:
-        objective = getattr(terms.vector_field, "objective", None)
-        if not isinstance(objective, SampleObjective):
-            raise wrong("terms", "those of a flow of `nf.gradient_flow`, whose kinks are known", type(terms).__name__)
+        objective = objective_of(terms)
         gradient = lambda parameters: self.loss_and_gradient(objective, None, parameters)[1]
         return diffrax.ODETerm(lambda t, y, args: jax.tree.map(jnp.negative, gradient(y)))
 
