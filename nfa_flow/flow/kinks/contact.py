@@ -25,6 +25,7 @@ class Resolved(NamedTuple):
     velocity: Float[Array, " p"]
     share: Float[Array, " c"]
     tally: Tally
+    repelling: Int[Array, ""]  # kinks that the flow may leave to either side, or to one side and not at all
     is_consistent: Bool[Array, ""]
 
 
@@ -37,6 +38,7 @@ class _Pivoting(NamedTuple):
     share: Float[Array, " c"]
     gram: Float[Array, "c c"]
     tally: Tally
+    repelling: Int[Array, ""]
     iteration: Int[Array, ""]
     is_consistent: Bool[Array, ""]
 
@@ -84,7 +86,8 @@ def resolve(
         is_done = ~(wrong[worst] > 0)
 
         to_plus, leaves = ~is_plus[worst], slides[worst]
-        beyond = _beyond(pieces, y, state, worst)
+        falls = falls_of(pieces, y, state.gates.astype(y.dtype), contact)
+        beyond = _beyond(state, falls, worst)
         # What lies beyond is known exactly if no other slide depends on this kink. If it was wrong, and the flow comes
         # back from beyond, then it slides.
         crosses = ~leaves & jnp.where(to_plus, beyond >= 0, beyond <= 0) & ~p.crossed[worst]
@@ -98,31 +101,19 @@ def resolve(
         held = jnp.any(contact.members() & slides[:, None], axis=0)
         found = state.velocity, state.share, state.gram, tally
         crossed = p.crossed.at[worst].set(p.crossed[worst] | crosses)
-        return _Pivoting(gates, slides, crossed, held, *found, p.iteration + 1, is_done)
+        repelling = jnp.where(p.iteration == 0, _count_repelling(state, falls), p.repelling)
+        return _Pivoting(gates, slides, crossed, held, *found, repelling, p.iteration + 1, is_done)
 
     width = len(touching)
     nothing = jnp.zeros_like(y), jnp.zeros(width, y.dtype), jnp.eye(width, dtype=y.dtype)
-    first = _Pivoting(
-        piece.gates, slid, jnp.zeros_like(slid), slid, *nothing, tally, jnp.zeros((), jnp.int32), jnp.asarray(False)
-    )
+    zero = jnp.zeros((), jnp.int32)
+    first = _Pivoting(piece.gates, slid, jnp.zeros_like(slid), slid, *nothing, tally, zero, zero, jnp.asarray(False))
     last = jax.lax.while_loop(lambda p: ~p.is_consistent & (p.iteration < 4 * width), pivot, first)
     kept = jnp.where(last.held, touching, piece.gates.size)
     order = jnp.argsort(kept)
     slides, gram = last.slides[order], last.gram[order][:, order]
     piece = Piece(last.gates, kept[order], slides, *groups(gram), factor_of(gram, slides))
-    return Resolved(piece, last.velocity, last.share[order], last.tally, last.is_consistent)
-
-
-def count_repelling(pieces: Pieces, y: Float[Array, " p"], piece: Piece, touching: Int[Array, " c"]) -> Int[Array, ""]:
-    """How many of these kinks the flow may leave to either side, or to one side and not at all: it is not unique."""
-    slid = jnp.zeros(touching.shape, bool)
-    state = _state(pieces, y, piece.gates, slid, touching)
-    still = _STILL * jnp.finfo(y.dtype).eps * state.speed
-    beyond = jax.lax.map(lambda at: _beyond(pieces, y, state, at), jnp.arange(len(touching)))
-    plus = jnp.where(state.is_plus, state.toward, beyond)
-    minus = jnp.where(state.is_plus, beyond, state.toward)
-    leaves_or_rests = ((plus > still) & (minus <= still)) | ((minus < -still) & (plus >= -still))
-    return jnp.sum(state.contact.leads & leaves_or_rests, dtype=jnp.int32)
+    return Resolved(piece, last.velocity, last.share[order], last.tally, last.repelling, last.is_consistent)
 
 
 def _state(
@@ -147,15 +138,23 @@ def _state(
     nothing = plain, jnp.zeros(slides.shape, y.dtype), jnp.eye(len(slides), dtype=y.dtype)
     velocity, share, factor = jax.lax.cond(jnp.any(slides), sliding, lambda: nothing)
     speed = jnp.linalg.norm(plain) + jnp.finfo(y.dtype).tiny
-    return _State(contact, gram, factor, gates, slides, own, velocity, speed, contact.normal @ velocity, share)
+    return _State(contact, gram, factor, gates, slides, own, velocity, speed, contact.along_normals(velocity), share)
 
 
-def _beyond(pieces: Pieces, y: Float[Array, " p"], state: _State, leader: Int[Array, ""]) -> Float[Array, ""]:
+def _beyond(state: _State, falls: Float[Array, " c"], leader: Int[Array, ""]) -> Float[Array, ""]:
     """`toward` on the other side of a surface that does not slide."""
-    falls = falls_of(pieces, y, state.gates.astype(y.dtype), state.contact)
     cosines = jnp.where(state.slides, state.gram[leader], 0)
     own = 1 - cosines @ jax.scipy.linalg.cho_solve((state.factor, True), cosines)
     return state.toward[leader] + jnp.where(state.is_plus[leader], 1, -1) * falls[leader] * own
+
+
+def _count_repelling(state: _State, falls: Float[Array, " c"]) -> Int[Array, ""]:
+    """The number of kinks from which the flow leads away on both sides, or on one if it rests on the other one."""
+    still = _STILL * jnp.finfo(falls.dtype).eps * state.speed
+    beyond = state.toward + jnp.where(state.is_plus, 1, -1) * falls
+    plus, minus = jnp.where(state.is_plus, state.toward, beyond), jnp.where(state.is_plus, beyond, state.toward)
+    leaves_or_rests = ((plus > still) & (minus <= still)) | ((minus < -still) & (plus >= -still))
+    return jnp.sum(state.contact.leads & leaves_or_rests, dtype=jnp.int32)
 
 
 def velocity_and_share(
@@ -172,15 +171,19 @@ def velocity_and_share(
     The fall at a kink depends on the shares of later kinks of its sample, which are found first.
     """
     velocity, pull = contact.tangential(slides, factor, plain)
-    mixed, share, level = gates.astype(y.dtype), jnp.full(len(slides), 0.5, y.dtype), jnp.asarray(pieces.level)
-    for each in reversed(range(pieces.levels)):
+    level = jnp.asarray(pieces.level)
+
+    def add_level(each: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        mixed, share = carry
         falls = falls_of(pieces, y, mixed, contact)
-        here = slides & (level[contact.entry] == each)
+        here = slides & (level[contact.entry] == pieces.levels - 1 - each)
         share = jnp.where(here, pull / jnp.where(falls == 0, jnp.finfo(y.dtype).tiny, falls), share)
         of_member = jnp.where(contact.is_along, share[contact.leader], 1 - share[contact.leader])
         moved = jnp.where(here[contact.leader] & contact.is_used, contact.touching, gates.size)
-        mixed = mixed.ravel().at[moved].set(of_member, mode="drop").reshape(gates.shape)
-    return velocity, share
+        return mixed.ravel().at[moved].set(of_member, mode="drop").reshape(gates.shape), share
+
+    first = gates.astype(y.dtype), jnp.full(len(slides), 0.5, y.dtype)
+    return velocity, jax.lax.fori_loop(0, pieces.levels, add_level, first)[1]
 
 
 def falls_of(pieces: Pieces, y: Float[Array, " p"], gates: Float[Array, "n k"], contact: Contact) -> Float[Array, " c"]:

@@ -4,6 +4,7 @@ Where events are dense, legs are short, and an explicit pair makes them at five 
 a piece that has lasted for many steps, stability limits the pair, and a solver for stiff flows goes on.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..solvers.chebyshev import ChebyshevState
 from ..solvers.tsrkc3 import TSRKC3
 from .pieces import Piece, Pieces
 from .sight import Sight, look
@@ -35,55 +37,77 @@ class Leg(NamedTuple):
     sight: Sight
     increments: Float[Array, "7 p"]  # of the stages of the explicit pair
     dense: dict[str, Any]  # of the late solver
-    late: PyTree  # the state of the late solver
+    late: ChebyshevState
     is_late: Bool[Array, ""]
     gradients: Int[Array, ""]
     products: Int[Array, ""]
 
 
-def on_piece(pieces: Pieces, piece: Piece) -> diffrax.ODETerm:
-    """The flow on a piece, as solvers take it."""
-    return diffrax.ODETerm(lambda t, y, args: pieces.velocity(y, piece))
+class _Proposal(NamedTuple):
+    """A step before its end is put on the surfaces; its error lacks the last stage, which is the look from there."""
+
+    end: Float[Array, " p"]
+    error: Float[Array, " p"]
+    increments: Float[Array, "7 p"]
+    dense: dict[str, Any]
+    late: ChebyshevState
 
 
-def early_leg(
+def late_state(y: Float[Array, " p"], dt: Float[Array, ""]) -> ChebyshevState:
+    """The state of the solver for stiff flows before its first step."""
+    still = diffrax.ODETerm(lambda t, y, args: jnp.zeros_like(y))
+    return jax.tree.map(jnp.asarray, LATE.init(still, jnp.zeros_like(dt), dt, y, None))
+
+
+def leg_from(
     pieces: Pieces,
     y: Float[Array, " p"],
     h: Float[Array, ""],
     piece: Piece,
     start: Sight,
-    late: PyTree,
+    late: ChebyshevState,
+    is_late: Bool[Array, ""],
 ) -> Leg:
-    """A step of the explicit pair, whose last stage is the look from its end."""
+    """A step `h` from `y`, with the explicit pair or, if it `is_late`, with the solver for stiff flows."""
+    at = pieces, y, h, piece, start, late
+    proposed = jax.lax.cond(is_late, lambda: _late(*at), lambda: _early(*at))
+    end = pieces.on_surfaces(proposed.end, piece)
+    sight = look(pieces, end, piece)
+    last = jnp.where(is_late, 0, h) * sight.velocity
+    error = proposed.error + jnp.asarray(_PAIR.b_error[-1], y.dtype) * last
+    increments = proposed.increments.at[-1].set(last)
+    before, after = LATE.work(late), LATE.work(proposed.late)
+    gradients, products = ((after[name] - before[name] + 1).astype(jnp.int32) for name in _WORK)
+    gradients = jnp.where(is_late, gradients, len(_STAGES) - 1)
+    return Leg(end, error, sight, increments, proposed.dense, proposed.late, is_late, gradients, products)
+
+
+def _early(pieces: Pieces, y: Array, h: Array, piece: Piece, start: Sight, late: ChebyshevState) -> _Proposal:
     stages, errors = jnp.asarray(_STAGES, y.dtype), jnp.asarray(_PAIR.b_error, y.dtype)
     stage = lambda j, k: k.at[j].set(pieces.velocity(y + h * (stages[j] @ k), piece))
     k = jnp.zeros((len(_STAGES), y.size), y.dtype).at[0].set(start.velocity)
     k = jax.lax.fori_loop(1, len(_STAGES) - 1, stage, k)
-    end = pieces.on_surfaces(y + h * (stages[-1] @ k), piece)
-    sight = look(pieces, end, piece)
-    increments = h * k.at[-1].set(sight.velocity)
-    like_late = jax.eval_shape(lambda: late_leg(pieces, y, h, piece, late, jnp.asarray(False)))
+    like_late = jax.eval_shape(lambda: _late(pieces, y, h, piece, start, late))
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like_late.dense)
-    work = jnp.asarray(len(_STAGES) - 1, jnp.int32), jnp.asarray(1, jnp.int32)
-    return Leg(end, errors @ increments, sight, increments, nothing, late, jnp.asarray(False), *work)
+    return _Proposal(y + h * (stages[-1] @ k), h * (errors @ k), h * k, nothing, late)
 
 
-def late_leg(
-    pieces: Pieces,
-    y: Float[Array, " p"],
-    h: Float[Array, ""],
-    piece: Piece,
-    late: PyTree,
-    begins: Bool[Array, ""],
-) -> Leg:
-    """A step of the solver for stiff flows, which `begins` on this piece or goes on."""
-    taken: Any = LATE.step(on_piece(pieces, piece), jnp.zeros_like(h), h, y, None, late, begins)
+def _late(pieces: Pieces, y: Array, h: Array, piece: Piece, start: Sight, late: ChebyshevState) -> _Proposal:
+    @jax.custom_jvp
+    def velocity(y: Array) -> Array:
+        return pieces.velocity(y, piece)
+
+    @velocity.defjvp
+    def difference(at: tuple[Array], direction: tuple[Array]) -> tuple[Array, Array]:
+        """At `y`, where the largest eigenvalue is estimated. A derivative of projections takes long to compile."""
+        small = jnp.finfo(y.dtype).eps ** 0.5 * (1 + jnp.linalg.norm(y))
+        return start.velocity, (velocity(y + small * direction[0]) - start.velocity) / small
+
+    flow = diffrax.ODETerm(lambda t, y, args: velocity(y))
+    late = dataclasses.replace(late, slope=start.velocity)
+    taken: Any = LATE.step(flow, jnp.zeros_like(h), h, y, None, late, False)
     end, error, dense, after, _ = taken
-    end = pieces.on_surfaces(end, piece)
-    before, work = LATE.work(late), LATE.work(after)
-    gradients, products = ((work[name] - before[name] + 1).astype(jnp.int32) for name in _WORK)
-    nothing = jnp.zeros((len(_STAGES), y.size), y.dtype)
-    return Leg(end, error, look(pieces, end, piece), nothing, dense, after, jnp.asarray(True), gradients, products)
+    return _Proposal(end, error, jnp.zeros((len(_STAGES), y.size), y.dtype), dense, after)
 
 
 def along(leg: Leg, y: Float[Array, " p"], h: Any, x: Any) -> Float[Array, " p"]:

@@ -20,7 +20,6 @@ from ...problem.objective import AbstractObjective, SampleObjective
 from .gates import CannotGate, count_gates, frozen, gated
 
 _BLOCK = 16  # kinks of a list at a time
-_FEW = 32  # kinks in a list, for which a shorter one takes less time
 _MOST_ITERATIONS = 20  # of conjugate gradients, which need a few
 _JITTER = 50  # roundings, of the diagonal of the Gram matrix of unit normals, which a refinement removes
 
@@ -39,18 +38,6 @@ class Piece(eqx.Module):
     leader: Int[Array, " c"]
     is_along: Bool[Array, " c"]  # whether the positive side of a kink is that of its leader
     factor: Float[Array, "c c"]  # of the Gram matrix of the normals of the leaders where the piece began (`factor_of`)
-
-    @property
-    def is_short(self) -> Bool[Array, ""]:
-        """Whether the first `_FEW` places of the list are enough."""
-        return ~jnp.any(self.touching[_FEW:] < self.gates.size)
-
-    @property
-    def short(self) -> "Piece":
-        """The piece with these places only."""
-        head = lambda each: each[:_FEW]
-        lists = lambda p: (p.touching, p.slides, p.leader, p.is_along, p.factor)
-        return eqx.tree_at(lists, self, (*map(head, lists(self)[:-1]), self.factor[:_FEW, :_FEW]))
 
 
 class Contact(NamedTuple):
@@ -73,12 +60,51 @@ class Contact(NamedTuple):
     def leads(self) -> Bool[Array, " c"]:
         return self.is_used & (self.leader == jnp.arange(len(self.leader))) & (self.length > 0)
 
+    def along_normals(self, vector: Float[Array, " p"]) -> Float[Array, " c"]:
+        """The components of a vector along all unit normals."""
+        return in_blocks(lambda at: [self.rows(at) @ vector], self.is_used, vector.dtype, ())[0]
+
+    def combined(self, weights: Float[Array, " c"]) -> Float[Array, " p"]:
+        """The sum of all unit normals with these weights."""
+        add = lambda block, total: total + weights[at := block * _BLOCK + jnp.arange(_BLOCK)] @ self.rows(at)
+        return jax.lax.fori_loop(0, _blocks(self.is_used), add, jnp.zeros_like(self.normal[0]))
+
+    def rows(self, at: Int[Array, " b"]) -> Float[Array, "b p"]:
+        """The unit normals of one block of the list."""
+        return jax.lax.dynamic_slice_in_dim(self.normal, at[0], _BLOCK)
+
     def tangential(
         self, slides: Bool[Array, " c"], factor: Float[Array, "c c"], vector: Float[Array, " p"]
     ) -> tuple[Float[Array, " p"], Float[Array, " c"]]:
         """The projection of a vector on the tangent of all sliding surfaces, and what it lost of each unit normal."""
-        pull = _least_squares(self.normal, slides, self.normal @ vector, factor)
-        return vector - pull @ self.normal, pull
+        pull = self.least_squares(slides, factor, self.along_normals(vector))
+        return vector - self.combined(pull), pull
+
+    def least_squares(
+        self, slides: Bool[Array, " c"], factor: Float[Array, "c c"], right: Float[Array, " c"]
+    ) -> Float[Array, " c"]:
+        """x with N Nᵀ x = r for the unit normals N that slide, and 0 for others.
+
+        By conjugate gradients, preconditioned with the Cholesky factor of nearly the same matrix.
+        """
+        right = jnp.where(slides, right, 0)
+        precondition = lambda residual: jax.scipy.linalg.cho_solve((factor, True), residual)
+        enough = jnp.finfo(right.dtype).eps ** 2 * (right @ right)
+
+        def closer(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            """The first pass finds the direction only."""
+            x, residual, direction, energy, count = carry
+            image = jnp.where(slides, self.along_normals(self.combined(direction)), 0)
+            curvature = direction @ image
+            step = energy / jnp.where(curvature > 0, curvature, 1)
+            x, residual = x + step * direction, residual - step * image
+            solved = precondition(residual)
+            new = residual @ solved
+            return x, residual, solved + new / jnp.where(energy > 0, energy, 1) * direction, new, count + 1
+
+        nothing = jnp.zeros_like(right)
+        start = (nothing, right, nothing, jnp.zeros_like(enough), jnp.zeros((), jnp.int32))
+        return jax.lax.while_loop(lambda c: (c[1] @ c[1] > enough) & (c[4] <= _MOST_ITERATIONS), closer, start)[0]
 
 
 def count_kinks(objective: AbstractObjective, parameters: Any) -> int | str:
@@ -103,6 +129,8 @@ class Pieces:
         self.shape = data.samples, sum(sizes)
         self.levels = len(sizes)
         self.level = np.repeat(np.arange(len(sizes)), sizes)  # of every entry: later ones depend on earlier ones
+        # Traced once, however often it is called.
+        self._program = jax.jit(lambda gates, *arguments: gated(self._loss, frozen(gates), *arguments))
 
     def padded(self, capacity: int) -> int:
         """The length of a list for so many kinks: whole blocks, and no more than there are kinks."""
@@ -114,7 +142,7 @@ class Pieces:
     def _sample(self, y: Float[Array, " p"], gates: Float[Array, " k"], i: Any) -> tuple[Array, Float[Array, " k"]]:
         """The weighted loss of sample `i`, and its switching functions."""
         data = self._objective.data
-        loss, switches = gated(self._loss, frozen(gates), self.unravel(y), data.x[i], data.y[i])
+        loss, switches = self._program(gates, self.unravel(y), data.x[i], data.y[i])
         return self._weights[i] * loss, jnp.concatenate([h.ravel() for h in switches])
 
     def gradient(self, y: Float[Array, " p"], gates: Float[Array, "n k"]) -> Float[Array, " p"]:
@@ -152,7 +180,7 @@ class Pieces:
     ) -> tuple[Contact, Float[Array, "c c"]]:
         """Any list of kinks, grouped by their surfaces, and the Gram matrix of their normals."""
         contact = self._contact(y, gates, touching)
-        rows = lambda at: jax.lax.dynamic_slice_in_dim(contact.normal, at[0], _BLOCK)
+        rows = contact.rows
         columns = lambda at: in_blocks(lambda to: [rows(to) @ rows(at).T], contact.is_used, y.dtype, (_BLOCK,))
         (gram,) = in_blocks(lambda at: [columns(at)[0].T], contact.is_used, y.dtype, touching.shape)
         leader, is_along = groups(gram)
@@ -174,25 +202,18 @@ class Pieces:
     def velocity(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
         """−(∇ℒ + λθ) on a piece, projected on the surfaces on which the flow slides."""
         plain = -self.gradient(y, piece.gates.astype(y.dtype))
-        projected = lambda p: self.contact(y, p).tangential(p.slides, p.factor, plain)[0]
-        return by_length(piece, projected, plain)
+        projected = lambda: self.contact(y, piece).tangential(piece.slides, piece.factor, plain)[0]
+        return jax.lax.cond(jnp.any(piece.slides), projected, lambda: plain)
 
     def on_surfaces(self, y: Float[Array, " p"], piece: Piece) -> Float[Array, " p"]:
         """The parameters with what integration has left of h on sliding kinks removed, by two steps of Gauss-Newton."""
 
-        def corrected(piece: Piece, y: Array) -> Array:
+        def corrected(_: Any, y: Array) -> Array:
             contact, h = self.contact(y, piece), self.switches(y, piece.gates.astype(y.dtype)).ravel()
             h = h.at[piece.touching].get(mode="fill", fill_value=0) / jnp.where(contact.length == 0, 1, contact.length)
-            return y - _least_squares(contact.normal, piece.slides, h, piece.factor) @ contact.normal
+            return y - contact.combined(contact.least_squares(piece.slides, piece.factor, h))
 
-        twice = lambda piece: jax.lax.fori_loop(0, 2, lambda _, y: corrected(piece, y), y)
-        return by_length(piece, twice, y)
-
-
-def by_length(piece: Piece, of: Callable[[Piece], Any], otherwise: Any) -> Any:
-    """`of` the piece, with a list that is not longer than needed; what else if nothing slides on it."""
-    some = lambda: jax.lax.cond(piece.is_short, lambda: of(piece.short), lambda: of(piece))
-    return jax.lax.cond(jnp.any(piece.slides), some, lambda: otherwise)
+        return jax.lax.fori_loop(0, jnp.where(jnp.any(piece.slides), 2, 0), corrected, y)
 
 
 def in_blocks(rows: Callable, is_used: Bool[Array, " c"], dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
@@ -208,8 +229,11 @@ def in_blocks(rows: Callable, is_used: Bool[Array, " c"], dtype: Any, *shapes: t
 
         return [put(*pair) for pair in zip(found, rows(at), strict=True)]
 
-    blocks = (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
-    return jax.lax.fori_loop(0, blocks, add, [jnp.zeros((len(is_used), *shape), dtype) for shape in shapes])
+    return jax.lax.fori_loop(0, _blocks(is_used), add, [jnp.zeros((len(is_used), *shape), dtype) for shape in shapes])
+
+
+def _blocks(is_used: Bool[Array, " c"]) -> Int[Array, ""]:
+    return (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
 
 
 def groups(gram: Float[Array, "c c"]) -> tuple[Int[Array, " c"], Bool[Array, " c"]]:
@@ -225,29 +249,3 @@ def factor_of(gram: Float[Array, "c c"], slides: Bool[Array, " c"]) -> Float[Arr
     one = jnp.eye(len(slides), dtype=gram.dtype)
     gram = jnp.where(slides[:, None] & slides, gram, one)
     return jnp.linalg.cholesky(gram + _JITTER * jnp.finfo(one.dtype).eps * one)
-
-
-def _least_squares(
-    normal: Float[Array, "c p"], slides: Bool[Array, " c"], right: Float[Array, " c"], factor: Float[Array, "c c"]
-) -> Float[Array, " c"]:
-    """x with N Nᵀ x = r of the normals that slide, and 0 for others.
-
-    By conjugate gradients, preconditioned with the Cholesky factor of nearly the same matrix.
-    """
-    right = jnp.where(slides, right, 0)
-    precondition = lambda residual: jax.scipy.linalg.cho_solve((factor, True), residual)
-    enough = jnp.finfo(right.dtype).eps ** 2 * (right @ right)
-
-    def closer(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, residual, direction, energy, count = carry
-        image = jnp.where(slides, normal @ (direction @ normal), 0)
-        curvature = direction @ image
-        step = energy / jnp.where(curvature > 0, curvature, 1)
-        x, residual = x + step * direction, residual - step * image
-        solved = precondition(residual)
-        new = residual @ solved
-        return x, residual, solved + new / jnp.where(energy > 0, energy, 1) * direction, new, count + 1
-
-    first = precondition(right)
-    start = (jnp.zeros_like(right), right, first, right @ first, jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(lambda c: (c[1] @ c[1] > enough) & (c[4] < _MOST_ITERATIONS), closer, start)[0]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float
 
 from .contact import velocity_and_share
-from .pieces import Piece, Pieces, by_length
+from .pieces import Piece, Pieces
 
 _TOUCHES = 1e4  # roundings of the size of a switching function: closer than this, a kink is touched
 
@@ -37,11 +37,11 @@ def slide(pieces: Pieces, y: Float[Array, " p"], piece: Piece) -> tuple[Float[Ar
     """The velocity and the shares at a point of a piece."""
     plain = -pieces.gradient(y, piece.gates.astype(y.dtype))
 
-    def sliding(p: Piece) -> tuple[Array, Array]:
-        velocity, share = velocity_and_share(pieces, y, p.gates, pieces.contact(y, p), p.slides, p.factor, plain)
-        return velocity, jnp.zeros(piece.slides.shape, y.dtype).at[: len(share)].set(share)
+    def sliding() -> tuple[Array, Array]:
+        contact = pieces.contact(y, piece)
+        return velocity_and_share(pieces, y, piece.gates, contact, piece.slides, piece.factor, plain)
 
-    return by_length(piece, sliding, (plain, jnp.zeros(piece.slides.shape, y.dtype)))
+    return jax.lax.cond(jnp.any(piece.slides), sliding, lambda: (plain, jnp.zeros(piece.slides.shape, y.dtype)))
 
 
 def sides(piece: Piece, dtype: DTypeLike) -> tuple[Float[Array, "n k"], Bool[Array, " n*k"]]:

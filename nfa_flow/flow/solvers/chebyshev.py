@@ -151,6 +151,11 @@ class AbstractChebyshevSolver(AbstractFlowSolver[ChebyshevState]):
         outdated = jnp.full_like(before.age, _STEPS_BETWEEN_ESTIMATES)
         return dataclasses.replace(before, age=outdated, work=attempted.work)
 
+    def begun_anew(self, state: ChebyshevState) -> ChebyshevState:
+        """The state from which the next step uses nothing of the steps before it but the direction of `top_vector`."""
+        outdated = jnp.full_like(state.age, _STEPS_BETWEEN_ESTIMATES)
+        return dataclasses.replace(state, age=outdated, last_step=jnp.zeros_like(state.last_step))
+
     def work(self, state: ChebyshevState) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
         work = state.work
         return {

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import diffrax
@@ -14,13 +15,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from ...checks import require_integer
 from ...problem.objective import SampleObjective
 from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
-from ..kinks.contact import count_repelling, resolve
+from ..kinks.contact import resolve
 from ..kinks.events import Event, first_event
-from ..kinks.leg import LATE, ORDER, Leg, LegInterpolation, along, early_leg, late_leg, on_piece
+from ..kinks.leg import LATE, ORDER, Leg, LegInterpolation, along, late_state, leg_from
 from ..kinks.pieces import Piece, Pieces, groups
 from ..kinks.sight import Sight, see, sides, zero_of
 from ..kinks.slide_end import first_slide_end
 from ..kinks.tally import Tally
+from .chebyshev import ChebyshevState
 from .flow_solver import AbstractFlowSolver, objective_of
 
 _FURTHER = 1.5  # times the distance of the next kink, by linear extrapolation, that a step goes
@@ -33,8 +35,8 @@ class PiecewiseState(eqx.Module):
 
     piece: Piece
     sight: Sight
-    late: PyTree  # the state of `LATE`
-    quiet: Int[Array, ""]  # accepted steps since the last event
+    late: ChebyshevState  # of the solver for stiff flows
+    quiet: Int[Array, ""]  # accepted steps since the last event; −1 before the first step
     elapsed: Float[Array, ""]  # of the last step, until the event that ended it
     stalls: Int[Array, ""]  # events one after another at the same time
     trouble: Int[Array, ""]
@@ -85,27 +87,26 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return terms.vf(t0, y0, args)
 
     def init(self, terms, t0, t1, y0, args) -> PiecewiseState:
+        """Before the first step, which finds what the flow touches at the start, as at an event."""
         pieces, y = Pieces(objective_of(terms), y0), ravel_pytree(y0)[0]
-        gates = jnp.zeros(pieces.shape, bool)
-        for _ in range(pieces.levels):  # those of later layers depend on earlier ones
-            gates = pieces.switches(y, gates.astype(y.dtype)) > 0
-        nothing, length = jnp.asarray(gates.size, jnp.int32), pieces.padded(self.capacity)
-        one, nowhere = jnp.eye(length, dtype=y.dtype), jnp.full(length, nothing)
+        switched = lambda _, gates: pieces.switches(y, gates.astype(y.dtype)) > 0
+        # Those of later layers depend on those of earlier ones.
+        gates = jax.lax.fori_loop(0, pieces.levels, switched, jnp.zeros(pieces.shape, bool))
+        length = pieces.padded(self.capacity)
+        one, nowhere = jnp.eye(length, dtype=y.dtype), jnp.full(length, gates.size, jnp.int32)
         piece = Piece(gates, nowhere, jnp.zeros(length, bool), *groups(one), one)
-        touching, is_full = _touching(pieces, y, piece, nothing)
-        found = resolve(pieces, y, piece, nothing, touching, Tally.empty(y.dtype))
-        repelling = count_repelling(pieces, y, found.piece, touching)
+        velocity, share = -pieces.gradient(y, gates.astype(y.dtype)), jnp.zeros(length, y.dtype)
         count = lambda n: jnp.asarray(n, jnp.int32)
         return PiecewiseState(
-            piece=found.piece,
-            sight=see(pieces, y, found.piece, found.velocity, found.share),
-            late=jax.tree.map(jnp.asarray, LATE.init(on_piece(pieces, found.piece), t0, t1, y, None)),
-            quiet=count(0),
+            piece=piece,
+            sight=see(pieces, y, piece, velocity, share),
+            late=late_state(y, jnp.zeros((), y.dtype)),
+            quiet=count(-1),
             elapsed=jnp.zeros((), y.dtype),
             stalls=count(0),
-            trouble=_trouble(is_full, found.is_consistent, count(0)),
-            tally=dataclasses.replace(found.tally, repelling=repelling),
-            gradients=3 + found.tally.pivots,
+            trouble=count(RUNNING),
+            tally=Tally.empty(y.dtype),
+            gradients=count(1),
             products=count(1),
         )
 
@@ -124,10 +125,12 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         pieces, (y, unravel) = Pieces(objective_of(terms), y0), ravel_pytree(y0)
         state, h = solver_state, jnp.asarray(t1 - t0)
         piece = state.piece
-        leg = self._leg(pieces, y, h, state)
+        leg = leg_from(pieces, y, h, piece, state.sight, state.late, state.quiet >= _PATIENCE)
         path = lambda x: along(leg, y, h, x)
         event, tries = _first_event(pieces, state, leg, h, path)
-        happens = event.at < piece.gates.size
+        begins = state.quiet < 0
+        event = Event(jnp.where(begins, piece.gates.size, event.at), jnp.where(begins, 0, event.when))
+        happens = begins | (event.at < piece.gates.size)
         elapsed = jnp.where(happens, event.when * h, h)
         stalls = jnp.where(elapsed > 0, 0, state.stalls + 1)
 
@@ -137,7 +140,10 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             found = resolve(pieces, reached, piece, event.at, touching, state.tally)
             new = pieces.on_surfaces(reached, found.piece)
             sight = see(pieces, new, found.piece, found.velocity, found.share)
-            return new, found.piece, sight, found.tally, _trouble(is_full, found.is_consistent, stalls)
+            tally = dataclasses.replace(
+                found.tally, repelling=jnp.where(begins, found.repelling, state.tally.repelling)
+            )
+            return new, found.piece, sight, tally, _trouble(is_full, found.is_consistent, stalls)
 
         same_piece = lambda: (leg.end, piece, leg.sight, state.tally, jnp.asarray(RUNNING, jnp.int32))
         new, after, sight, tally, trouble = jax.lax.cond(happens, another_piece, same_piece)
@@ -146,7 +152,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         new_state = PiecewiseState(
             piece=after,
             sight=sight,
-            late=leg.late,
+            late=jax.tree.map(partial(jnp.where, happens), LATE.begun_anew(leg.late), leg.late),
             quiet=jnp.where(happens, 0, state.quiet + 1),
             elapsed=elapsed,
             stalls=stalls,
@@ -159,12 +165,6 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         dense = dict(leg=leg, y=y, unravel=unravel)
         return unravel(new), unravel(error), dense, new_state, diffrax.RESULTS.successful
 
-    def _leg(self, pieces: Pieces, y: Float[Array, " p"], h: Float[Array, ""], state: PiecewiseState) -> Leg:
-        begins = state.quiet == _PATIENCE
-        late = lambda: late_leg(pieces, y, h, state.piece, state.late, begins)
-        early = lambda: early_leg(pieces, y, h, state.piece, state.sight, state.late)
-        return jax.lax.cond(state.quiet >= _PATIENCE, late, early)
-
     def loss_and_gradient(
         self, objective: SampleObjective, state: PiecewiseState, parameters: PyTree
     ) -> tuple[Float[Array, ""], PyTree]:
@@ -176,8 +176,8 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return state.trouble
 
     def after_rejection(self, before: PiecewiseState, attempted: PiecewiseState) -> PiecewiseState:
-        late = LATE.after_rejection(before.late, attempted.late)
-        late = jax.tree.map(lambda new, old: jnp.where(before.quiet >= _PATIENCE, new, old), late, before.late)
+        is_late = before.quiet >= _PATIENCE
+        late = jax.tree.map(partial(jnp.where, is_late), LATE.after_rejection(before.late, attempted.late), before.late)
         return dataclasses.replace(before, late=late, gradients=attempted.gradients, products=attempted.products)
 
     def work(self, state: PiecewiseState) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
