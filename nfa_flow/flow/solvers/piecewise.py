@@ -26,7 +26,7 @@ from .chebyshev import ChebyshevState
 from .flow_solver import AbstractFlowSolver, objective_of
 
 _FURTHER = 1.5  # times the distance of the next kink, by linear extrapolation, that a step goes
-_PATIENCE = 20  # steps on one piece after which it counts as stiff
+_PATIENCE = 15  # steps on one piece that stability limited, after which it counts as stiff
 _STALLS = 1000  # events at one time, after which there is no hope of another one
 
 
@@ -36,7 +36,7 @@ class PiecewiseState(eqx.Module):
     piece: Piece
     sight: Sight
     late: ChebyshevState  # of the solver for stiff flows
-    quiet: Int[Array, ""]  # accepted steps since the last event; −1 before the first step
+    stiff: Int[Array, ""]  # accepted steps on this piece that stability limited; −1 before the first step
     elapsed: Float[Array, ""]  # of the last step, until the event that ended it
     stalls: Int[Array, ""]  # events one after another at the same time
     trouble: Int[Array, ""]
@@ -101,7 +101,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             piece=piece,
             sight=see(pieces, y, piece, velocity, share),
             late=late_state(y, jnp.zeros((), y.dtype)),
-            quiet=count(-1),
+            stiff=count(-1),
             elapsed=jnp.zeros((), y.dtype),
             stalls=count(0),
             trouble=count(RUNNING),
@@ -125,10 +125,10 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         pieces, (y, unravel) = Pieces(objective_of(terms), y0), ravel_pytree(y0)
         state, h = solver_state, jnp.asarray(t1 - t0)
         piece = state.piece
-        leg = leg_from(pieces, y, h, piece, state.sight, state.late, state.quiet >= _PATIENCE)
+        leg = leg_from(pieces, y, h, piece, state.sight, state.late, state.stiff >= _PATIENCE)
         path = lambda x: along(leg, y, h, x)
         event, tries = _first_event(pieces, state, leg, h, path)
-        begins = state.quiet < 0
+        begins = state.stiff < 0
         event = Event(jnp.where(begins, piece.gates.size, event.at), jnp.where(begins, 0, event.when))
         happens = begins | (event.at < piece.gates.size)
         elapsed = jnp.where(happens, event.when * h, h)
@@ -153,7 +153,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             piece=after,
             sight=sight,
             late=jax.tree.map(partial(jnp.where, happens), LATE.begun_anew(leg.late), leg.late),
-            quiet=jnp.where(happens, 0, state.quiet + 1),
+            stiff=jnp.where(happens, 0, state.stiff + jnp.where(leg.is_stiff, 1, 0)),
             elapsed=elapsed,
             stalls=stalls,
             trouble=jnp.where(state.trouble == RUNNING, trouble, state.trouble),
@@ -176,7 +176,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return state.trouble
 
     def after_rejection(self, before: PiecewiseState, attempted: PiecewiseState) -> PiecewiseState:
-        is_late = before.quiet >= _PATIENCE
+        is_late = before.stiff >= _PATIENCE
         late = jax.tree.map(partial(jnp.where, is_late), LATE.after_rejection(before.late, attempted.late), before.late)
         return dataclasses.replace(before, late=late, gradients=attempted.gradients, products=attempted.products)
 
