@@ -163,6 +163,7 @@ GOOD = {
     "teacher": ["HERMITE", "nf.theory.hermite(LINK)"],
     "time_per_step": ["None", "0.1"],
     "theta": ["0.5", "(0.1, 0.2, 0.3)"],
+    "trainable": ["None", "None", "lambda leaf: leaf.ndim == 2"],
     "throw": ["True", "False"],
     "times": ["[0.0, 0.5, 1.0]", "0.5"],
     "tolerance": ["0.25"],

@@ -35,6 +35,11 @@ def euler(key, dt0, t1):
     return nf.gradient_flow(network(key, 0.5), DATA, t1, dt0=dt0, solver=solver, save_at=t1 * FRACTIONS, **QUIET)
 
 
+def flow_of_a_part(key, scale, weight_decay):
+    options = {"trainable": lambda leaf: leaf.shape == (4, 3), "weight_decay": weight_decay} | QUIET
+    return nf.gradient_flow(network(key, scale), DATA, 1.0, **options)
+
+
 def kinked_flow(key, scale, weight_decay):
     return nf.gradient_flow(network(key, scale, "relu"), DATA, 1.0, weight_decay=weight_decay, **QUIET)
 
@@ -75,6 +80,7 @@ CASES = {
     "flow by the solver of choice": (flow, TOLERANCES),
     "flow by an explicit pair": (explicit_flow, TOLERANCES),
     "flow by constant steps, of which one diverges": (euler, {"dt0": [0.05, 0.1, 1e3], "t1": [1.0, 1.5, 1e6]}),
+    "flow of a part": (flow_of_a_part, {"scale": [0.5, 0.8], "weight_decay": [0.0, 0.1]}),
     "flow across kinks": (kinked_flow, {"scale": [0.5, 0.8], "weight_decay": [0.0, 0.1]}),
     "flow that stops": (stopped_flow, {"bound": [0.4, 0.2, 1e-9]}),
     "plain descent, of which one diverges": (

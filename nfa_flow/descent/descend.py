@@ -88,7 +88,6 @@ def _step(problem: DescentProblem, state: DescentState) -> DescentState:
     objective, order = _batch(problem, state)
     gradient = objective.gradient(state.parameters)
     new, optimizer_state = optimizer_step(problem.optimizer, gradient, state.optimizer_state, state.parameters)
-    new = objective.where_trained(new, state.parameters)
     finite = _all_finite(new)
     # Later the gradient is infinite too where a run diverges, as the loss overflows before the parameters do.
     failure = jnp.where((state.steps > 0) | _all_finite(gradient), DIVERGED, NO_GRADIENT)

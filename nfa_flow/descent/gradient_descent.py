@@ -18,6 +18,7 @@ from ..nets import MLP
 from ..nets.scale_by_parametrization import scales_by_parametrization
 from ..problem.losses import Loss
 from ..problem.objective import make_objective
+from ..problem.trained import Trainable
 from ..run.drive import beginning, run_to_end
 from ..run.interrupts import never_ignored
 from ..run.observation import Observe, make_observer
@@ -40,6 +41,7 @@ def gradient_descent(
     key: PRNGKeyArray | None = None,
     time_per_step: float | Float[Array, ""] | None = None,
     weight_decay: float | Float[Array, ""] = 0.0,
+    trainable: Trainable | None = None,
     loss: Loss = "mse",
     observe: Observe | None = None,
     save_at: Sequence[int] | Int[np.ndarray, " s"] | None = None,
@@ -61,7 +63,7 @@ def gradient_descent(
       rate, divided by 1 − β for momentum β, so that the time axis is that of `gradient_flow`; with 1 the time is the
       number of steps.
     - `weight_decay`: λ of the term (λ/2)‖θ‖² in the objective; decoupled decay belongs to the optimizer. Neither
-      changes an array without a gradient.
+      changes a frozen array.
     - `save_at`: increasing step numbers in [0, steps]; by default 0 and about 60 log-spaced ones.
 
     **Returns:** a `Trajectory`; `times` are `time_per_step` × step. `stats`: `steps`, `gradient_evaluations`,
@@ -74,13 +76,15 @@ def gradient_descent(
     """
     began = beginning(checkpoint)
     require_integer("steps", steps, at_least=1)
-    parameters, objective = make_objective(net, data, loss, weight_decay, by_samples=batch_size is not None)
+    by_samples = batch_size is not None
+    by_samples = batch_size is not None
+    parameters, objective = make_objective(net, data, loss, weight_decay, trainable=trainable, by_samples=by_samples)
     _check_optimizer(optimizer, parameters)
     _warn_about_mobilities(net, optimizer, parameters)
     time_per_step = _time_per_step(time_per_step, optimizer, parameters)
     problem = DescentProblem(
         objective=objective,
-        observer=make_observer(observe, data, net, keep_parameters=save_nets),
+        observer=make_observer(observe, data, parameters, keep_parameters=save_nets),
         optimizer=optimizer,
         save_steps=_check_save_steps(save_at, steps),
         steps=jnp.asarray(steps, jnp.int32),
@@ -104,8 +108,8 @@ def gradient_descent(
     trajectory = make_trajectory(
         state.record,
         problem.observer.names,
-        objective.net(state.parameters),
-        frozen=objective.frozen,
+        objective,
+        state.parameters,
         end_time=problem.time_of(state.steps),
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
         counts={"steps": state.steps, "gradient_evaluations": state.steps},

@@ -9,7 +9,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..checks import is_traced, wrong
 from ..problem.objective import Mobility
@@ -36,6 +36,7 @@ def require_certifiable(solver: diffrax.AbstractSolver | None, observe: Observe 
 def certified(
     flow: Callable[..., Trajectory],
     observer: Observer,
+    trainable: PyTree,
     *,
     solver: diffrax.AbstractSolver,
     rtol: Any,
@@ -57,7 +58,7 @@ def certified(
         finer = solver.finer() if isinstance(solver, AbstractFlowSolver) else solver
         tighter = flow(second, solver=finer, rtol=rtol / 10, atol=atol / 10, checkpoint=beside)
         # Where the second run fails, its end is not there to compare with; the first one stands.
-        run = with_parameter_error(run, tighter)
+        run = with_parameter_error(run, tighter, trainable)
         if _interrupted(tighter):
             return dataclasses.replace(run, status_code=tighter.status_code)
     if checkpoint is not None:
@@ -69,22 +70,24 @@ def _interrupted(run: Trajectory) -> bool:
     return not is_traced(run) and run.status == "interrupted"
 
 
-def with_parameter_error(run: Trajectory, tighter: Trajectory) -> Trajectory:
+def with_parameter_error(run: Trajectory, tighter: Trajectory, trainable: PyTree) -> Trajectory:
     """`run` with ‖θ − θ'‖/‖θ'‖ at each of its times as the observation `parameter_error`, θ' the tighter run.
+
+    θ are the arrays that are trained.
 
     Both runs must have kept their networks. NaN at times that the tighter run does not have: the end of a run that a
     rule stopped, and all times after a failure of the tighter run.
     """
     count = min(len(run.times), len(tighter.times))
     same = jnp.asarray(run.times[:count] == tighter.times[:count])
-    error = jnp.where(same, _distance(run, tighter, count), jnp.nan).astype(run.times.dtype)
+    error = jnp.where(same, _distance(run, tighter, trainable, count), jnp.nan).astype(run.times.dtype)
     if count < len(run.times):
         error = jnp.concatenate([error, jnp.full(len(run.times) - count, jnp.nan, error.dtype)])
     return dataclasses.replace(run, observed=run.observed | {PARAMETER_ERROR: error})
 
 
-def _distance(run: Trajectory, tighter: Trajectory, count: int) -> Float[Array, " t"]:
-    leaves = [jax.tree.leaves(eqx.filter(each.nets, eqx.is_inexact_array)) for each in (run, tighter)]
+def _distance(run: Trajectory, tighter: Trajectory, trainable: PyTree, count: int) -> Float[Array, " t"]:
+    leaves = [jax.tree.leaves(eqx.filter(each.nets, trainable)) for each in (run, tighter)]
     squared = lambda arrays: sum(jnp.sum(a[:count] ** 2, axis=tuple(range(1, a.ndim))) for a in arrays)
     difference = [a[:count] - b[:count] for a, b in zip(*leaves, strict=True)]
     distance, size = squared(difference), squared(leaves[1])
@@ -92,8 +95,8 @@ def _distance(run: Trajectory, tighter: Trajectory, count: int) -> Float[Array, 
 
 
 def with_balance_error(
-    run: Trajectory, net: Any, t0: Float[Array, ""], weight_decay: Any, mobility: Mobility | None
+    run: Trajectory, net: Any, t0: Float[Array, ""], weight_decay: Any, mobility: Mobility | None, trainable: PyTree
 ) -> Trajectory:
     """`run`, which has kept its networks, with the observation `balance_error` if there is a law for it."""
-    error = balance_error(net, run.nets, jnp.asarray(run.times) - t0, weight_decay, mobility)
+    error = balance_error(net, run.nets, jnp.asarray(run.times) - t0, weight_decay, mobility, trainable)
     return run if error is None else dataclasses.replace(run, observed=run.observed | {BALANCE_ERROR: error})

@@ -19,6 +19,7 @@ from ..nets import MLP
 from ..problem.half_precision import in_single_precision
 from ..problem.losses import Loss
 from ..problem.objective import AbstractObjective, Mobility, MomentObjective, make_objective
+from ..problem.trained import Trainable
 from ..run.drive import beginning, run_to_end
 from ..run.interrupts import never_ignored
 from ..run.observation import Observe, Observer, make_observer
@@ -48,6 +49,7 @@ def gradient_flow(
     t0: float | Float[Array, ""] = 0.0,
     weight_decay: float | Float[Array, ""] = 0.0,
     mobility: Mobility | None = None,
+    trainable: Trainable | None = None,
     loss: Loss = "mse",
     observe: Observe | None = None,
     save_at: Sequence[float] | Float[np.ndarray, " s"] | Float[Array, " s"] | None = None,
@@ -69,15 +71,18 @@ def gradient_flow(
     second moments of the data, at a cost that does not depend on the number of samples.
 
     **Arguments:**
-    - `net`: any Equinox module from one sample "d" to a prediction "c". Every floating-point array with a gradient is
-      trained, also constants such as means of the inputs. An array behind `jax.lax.stop_gradient` stays as it is;
-      weight decay does not change it either.
+    - `net`: any Equinox module from one sample "d" to a prediction "c".
     - `data`: the samples.
     - `t1`, `t0`: end and start in gradient-flow time; to continue an earlier run, pass its `net` and `end_time`.
     - `weight_decay`: λ ≥ 0.
     - `mobility`: m > 0: one number per layer of an `MLP`, or a tree of numbers or arrays in the structure of the
       network's floating-point arrays. By default that of the network's parametrization if it is an `MLP` with one,
       otherwise 1.
+    - `trainable`: which arrays of the network are trained, as a filter of Equinox: a function of leaves, or a tree of
+      True and False in the structure of the network, in which one of them may be in the place of a branch. By default
+      all floating-point arrays, also constants such as means of the inputs. Frozen are all others, those behind
+      `jax.lax.stop_gradient`, and those that the loss does not depend on: they stay as they are, without weight decay,
+      and count in no norm. `stats["frozen"]` names them.
     - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample,
       whose prediction and target may be of different shapes.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
@@ -126,10 +131,10 @@ def gradient_flow(
     if certify:
         require_certifiable(solver, observe)
     mobility = _own_mobility(net) if mobility is None else mobility
-    parameters, objective = make_objective(net, data, loss, weight_decay, mobility=mobility)
-    observer = make_observer(observe, data, net, keep_parameters=save_nets or certify)
+    parameters, objective = make_objective(net, data, loss, weight_decay, trainable=trainable, mobility=mobility)
+    observer = make_observer(observe, data, parameters, keep_parameters=save_nets or certify)
     t0, t1, save_times = _check_times(t0, t1, save_at)
-    kinks, dtype = find_kinks(net, data, loss), _dtype(parameters)
+    kinks, dtype = find_kinks(net, data, loss, parameters), _dtype(parameters)
     parameters, objective = in_single_precision(parameters, objective)
     reason, gates = "chosen by the user", 0 if kinks is None else count_kinks(objective, parameters)
     if solver is None:
@@ -149,8 +154,10 @@ def gradient_flow(
     flow = partial(flow, reason=reason, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
     if not certify:
         return conclude(flow(observer, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
-    run = certified(flow, observer, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw)
-    run = with_balance_error(run, net, t0, weight_decay, mobility)
+    run = certified(
+        flow, observer, objective.trainable, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw
+    )
+    run = with_balance_error(run, net, t0, weight_decay, mobility, objective.trainable)
     return conclude(run if save_nets else dataclasses.replace(run, nets=None), throw)
 
 
@@ -214,8 +221,8 @@ def _flow(
     return make_trajectory(
         state.record,
         observer.names,
-        objective.net(state.parameters),
-        frozen=objective.frozen,
+        objective,
+        state.parameters,
         end_time=state.t,
         status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
         counts=_counts(state, solver),

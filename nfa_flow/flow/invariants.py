@@ -114,11 +114,17 @@ def _square(tree: PyTree) -> Float[Array, ""]:
 
 @full_precision
 def balance_error(
-    net: Any, nets: Any, elapsed: Float[Array, " t"], weight_decay: Any, mobility: Mobility | None
+    net: Any,
+    nets: Any,
+    elapsed: Float[Array, " t"],
+    weight_decay: Any,
+    mobility: Mobility | None,
+    trainable: PyTree | None = None,
 ) -> Float[Array, " t"] | None:
     """The largest ‖D(t) − exp(−2λmt) D(0)‖_F / (‖V‖_F²/m' + ‖[W, b]‖_F²/m) among the layers with a law.
 
-    **Arguments:** `net`: at the start; `nets`: at the elapsed times, each array leading with "t".
+    **Arguments:** `net`: at the start; `nets`: at the elapsed times, each array leading with "t"; `trainable`: True in
+    the place of each array that is trained; None if all are.
     **Returns:** one number per time; None if no two layers are known to have a law.
     """
     if type(net) is not MLP:
@@ -126,7 +132,8 @@ def balance_error(
     m, errors = _per_layer(mobility, net), []
     for l in range(len(m) - 1):
         between = name_of(net.activations[l])
-        if between in _HOMOGENEOUS and _has_law(weight_decay, m[l], m[l + 1]):
+        moves = trainable is None or all(jax.tree.leaves(trainable.layers[l : l + 2]))
+        if moves and between in _HOMOGENEOUS and _has_law(weight_decay, m[l], m[l + 1]):
             before, _ = _balance(net.layers[l], net.layers[l + 1], m[l], m[l + 1])
             after, size = _balance(nets.layers[l], nets.layers[l + 1], m[l], m[l + 1])
             left = jnp.exp(-2 * weight_decay * m[l] * elapsed)[:, None, None]

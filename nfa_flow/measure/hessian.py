@@ -16,6 +16,7 @@ from ..numerics.precision import at_least_single
 from ..numerics.switches import usual_promotion
 from ..problem.losses import Loss
 from ..problem.objective import AbstractObjective, Mobility, make_objective, own_mobility
+from ..problem.trained import Trainable
 from ..run.observation import AbstractRunObservable, loss_or_default
 
 _ROUGH = 0.05
@@ -32,22 +33,24 @@ class _OfHessian(AbstractRunObservable):
         loss: Loss | None = None,
         weight_decay: float | Float[Array, ""] = 0.0,
         mobility: Mobility | None = None,
+        trainable: Trainable | None = None,
     ) -> Float[Array, "..."]:
         """The value for a network on data, in a direct call.
 
-        **Arguments:** `loss`, `weight_decay`, `mobility`: as in `gradient_flow`; by default "mse", 0 and the mobilities
-        of the network's own parametrization.
+        **Arguments:** `loss`, `weight_decay`, `mobility`, `trainable`: as in `gradient_flow`; by default "mse", 0, the
+        mobilities of the network's own parametrization and all arrays.
         """
         mobility = own_mobility(net) if mobility is None else mobility
-        parameters, objective = make_objective(net, data, loss_or_default(loss), weight_decay, mobility=mobility)
+        loss = loss_or_default(loss)
+        parameters, objective = make_objective(net, data, loss, weight_decay, trainable=trainable, mobility=mobility)
         return self.of_run(objective, parameters, {})
 
 
 class Sharpness(_OfHessian):
-    """The largest eigenvalue of the Hessian ∇²(ℒ + (λ/2)‖θ‖²) over all parameters, by Lanczos.
+    """The largest eigenvalue of the Hessian ∇²(ℒ + (λ/2)‖θ‖²) over all trained parameters, by Lanczos.
 
     With mobilities m it is that of √m H √m, whose eigenvalues are the rates of the flow. As an observable of a run it
-    uses the run's loss, weight decay and mobilities.
+    uses the run's loss, weight decay, mobilities and trained parameters.
 
     **Arguments:** `rtol`: the residual of the Ritz pair relative to its value: there is an eigenvalue within this
     distance, and usually the error is far smaller. With `rtol` ≥ 0.05 the latest estimate of the solver is used at no
@@ -70,9 +73,9 @@ class HessianEigenvalues(_OfHessian):
     """The `count` algebraically largest eigenvalues of the Hessian ∇²(ℒ + (λ/2)‖θ‖²), decreasing, by block Lanczos.
 
     With mobilities m they are those of √m H √m. As an observable of a run they are those of the run's own loss, weight
-    decay and mobilities. An eigenvalue appears as often as its multiplicity. It is NaN if it could not be computed to
-    `rtol`. Of an untrained relu network 20-64-64-1 (Gaussian weights over √fan_in) on 500 Gaussian samples of a linear
-    teacher the largest three are 11.7 ± 1.8, 2.1 ± 0.3 and 1.9 ± 0.3 (64 draws).
+    decay, mobilities and trained parameters. An eigenvalue appears as often as its multiplicity. It is NaN if it could
+    not be computed to `rtol`. Of an untrained relu network 20-64-64-1 (Gaussian weights over √fan_in) on 500 Gaussian
+    samples of a linear teacher the largest three are 11.7 ± 1.8, 2.1 ± 0.3 and 1.9 ± 0.3 (64 draws).
 
     **Arguments:** `count`: how many, at most the number of parameters, static; `rtol`: the residual of each Ritz pair
     relative to its value, or to a thousandth of the largest magnitude for smaller ones: there is an eigenvalue within

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..data import Dataset
 from ..numerics.precision import at_least_single, in_precision_of
 from ..numerics.switches import full_precision
-from ..problem.losses import Loss, require_fitting
+from ..problem.losses import Loss, mean_loss, require_fitting
 from ..problem.trained import prediction_of
 from ..run.observation import from_run, loss_or_default
 from .layer import require_inputs
@@ -35,5 +33,4 @@ def loss(net: Any, data: Dataset, *, loss: Loss | None = None) -> Float[Array, "
     require_inputs(net, data.x)
     net, data = at_least_single(net), in_precision_of(net, data)
     require_fitting(loss, prediction_of(net, data.x), data.y)
-    losses = jax.vmap(loss)(jax.vmap(net)(data.x), data.y)
-    return jnp.mean(losses) if data.weight is None else data.weight @ losses
+    return mean_loss(loss, net, data)

@@ -22,33 +22,42 @@ from ..numerics.kernel import kernel
 from ..numerics.lanczos import largest_eigenvalues
 from ..numerics.precision import at_least_single
 from ..problem.objective import Mobility, own_mobility, root_mobility
-from ..problem.trained import prediction_of
+from ..problem.trained import Trainable, prediction_of, selected
 from ..run.observation import from_run
 from .agop import MEMORY, Samples, whole_batch
 
 _RTOL = 1e-6
 
 
-def ntk(net: Any, data: Samples, *, memory: int = MEMORY) -> Float[Array, "nc nc"]:
+@from_run("trainable")
+def ntk(net: Any, data: Samples, *, trainable: Trainable | None = None, memory: int = MEMORY) -> Float[Array, "nc nc"]:
     """The empirical neural tangent kernel Θ = J Jᵀ, with entries (i·c + a, j·c + b) = ∇f_a(x_i)·∇f_b(x_j).
 
-    Gradients are with respect to all floating-point arrays of the network.
+    Gradients are with respect to the arrays that are trained.
 
     **Arguments:** `net`: any module from a sample to a vector "c"; `data`: n samples or a `Dataset`, whose weights are
-    ignored here; `memory`: about how many bytes to use in addition to the result.
+    ignored here; `trainable`: a filter of the arrays that are trained, as in `gradient_flow`, by default that of the
+    run whose observable this is, and all floating-point arrays in a direct call; `memory`: about how many bytes to use
+    in addition to the result.
     **Returns:** a positive semi-definite matrix, n·c × n·c, samples first, symmetric up to rounding.
-    **Raises:** ValueError naming `net`, `data` or `memory`.
+    **Raises:** ValueError naming `net`, `data`, `trainable` or `memory`.
     **Source:** Jacot, Gabriel & Hongler 2018.
     """
     require_number("memory", memory, at_least=1)
     net = at_least_single(net)
     (samples, _), _ = whole_batch(net, data)
-    return _ntk(net, samples, int(memory), None)
+    return _ntk(net, samples, int(memory), _root(net, None, trainable))
 
 
-@from_run("mobility")
+@from_run("mobility", "trainable")
 def ntk_eigenvalues(
-    net: Any, data: Samples, *, count: int | None = None, mobility: Mobility | None = None, memory: int = MEMORY
+    net: Any,
+    data: Samples,
+    *,
+    count: int | None = None,
+    mobility: Mobility | None = None,
+    trainable: Trainable | None = None,
+    memory: int = MEMORY,
 ) -> Float[Array, " count"]:
     """The eigenvalues of √w Θ √w, decreasing: the rates at which the flow of the linearized network learns.
 
@@ -56,10 +65,10 @@ def ntk_eigenvalues(
     given) the residuals of the squared loss obey r' = −Θ w r as long as Θ is constant. The nonzero eigenvalues are also
     those of the Gauss–Newton matrix √m (Σ w_i J_iᵀJ_i) √m.
 
-    **Arguments:** `net`, `memory`: as in `ntk`; `data`: samples or a `Dataset`; `count`: how many of the largest, by
-    Lanczos, each within 10⁻⁶ of an eigenvalue (relative to it, or to a thousandth of the largest for smaller ones); by
-    default all n·c, by a full decomposition; static; `mobility`: as in `gradient_flow`. By default that of the run
-    whose observable this is; in a direct call that of the network's parametrization, or 1 without one.
+    **Arguments:** `net`, `trainable`, `memory`: as in `ntk`; `data`: samples or a `Dataset`; `count`: how many of the
+    largest, by Lanczos, each within 10⁻⁶ of an eigenvalue (relative to it, or to a thousandth of the largest for
+    smaller ones); by default all n·c, by a full decomposition; static; `mobility`: as in `gradient_flow`. By default
+    that of the run whose observable this is; in a direct call that of the network's parametrization, or 1 without one.
     **Returns:** `count` or n·c numbers. Of an untrained relu network 20-64-64-1 (Gaussian weights over
     √fan_in) on 500 Gaussian samples the largest three are 11.5 ± 1.8, 1.7 ± 0.2 and 1.4 ± 0.2 (64 draws).
     **Raises:** as `ntk`; ValueError naming `mobility`, or `count` above n·c.
@@ -68,14 +77,23 @@ def ntk_eigenvalues(
     require_number("memory", memory, at_least=1)
     mobility = own_mobility(net) if mobility is None else mobility
     net = at_least_single(net)
-    root = None if mobility is None else root_mobility(mobility, net, eqx.filter(net, eqx.is_inexact_array))
     (samples, _), weight = whole_batch(net, data)
-    theta = _ntk(net, samples, int(memory), root)
+    theta = _ntk(net, samples, int(memory), _root(net, mobility, trainable))
     if count is not None:
         require_integer("count", count, at_least=1)
         if count > len(theta):
             raise wrong("count", f"at most the number of predictions, {len(theta)}", count)
     return _eigenvalues(theta, weight, count)
+
+
+def _root(net: Any, mobility: Mobility | None, trainable: Trainable | None) -> PyTree | None:
+    """√m in the structure of all floating-point arrays, with 0 for frozen ones; None if it is 1 for all."""
+    arrays, parameters = eqx.filter(net, eqx.is_inexact_array), selected(net, trainable)
+    if mobility is None and len(jax.tree.leaves(arrays)) == len(jax.tree.leaves(parameters)):
+        return None
+    one = jax.tree.map(lambda p: 1.0, parameters)
+    root = root_mobility(one if mobility is None else mobility, net, parameters)
+    return eqx.combine(root, jax.tree.map(lambda a: jnp.zeros((), a.dtype), arrays))
 
 
 @kernel

@@ -121,11 +121,11 @@ class MLP(eqx.Module):
         if self.parametrization is None:
             return None
         weights = self.parametrization.effective(self.widths).mobility
-        if self.layers[0].bias is None:
+        if not self.layers[0].use_bias:
             return weights
         biases = self.parametrization.bias_mobility(self.widths)
         where = lambda net: [linear.weight for linear in net.layers] + [linear.bias for linear in net.layers]
-        return eqx.tree_at(where, self, [*weights, *biases])
+        return eqx.tree_at(where, self, [*weights, *biases], is_leaf=lambda leaf: leaf is None)
 
     @property
     def depth(self) -> int:
@@ -135,7 +135,8 @@ class MLP(eqx.Module):
     @property
     def widths(self) -> tuple[int, ...]:
         """(inputs, hidden widths …, outputs)."""
-        return (self.weights[0].shape[-1], *(W.shape[-2] for W in self.weights))
+        # Not of the weights, which may be absent: a part of the network is trained, and another one frozen.
+        return (int(self.layers[0].in_features), *(int(linear.out_features) for linear in self.layers))
 
     @property
     def is_linear(self) -> bool:

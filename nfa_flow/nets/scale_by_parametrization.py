@@ -40,9 +40,11 @@ def scale_by_parametrization() -> optax.GradientTransformation:
         if not isinstance(updates, MLP) or updates.parametrization is None:
             raise wrong("net", "an `MLP` with a `parametrization`, which gives the learning rates", repr(updates))
         m = updates.mobility
+        is_none = lambda leaf: leaf is None  # in the place of a frozen array
         if isinstance(m, tuple):
-            m = eqx.tree_at(lambda net: [linear.weight for linear in net.layers], updates, m)
-        return jax.tree.map(lambda m, update: m * update, m, updates), state
+            m = eqx.tree_at(lambda net: [linear.weight for linear in net.layers], updates, m, is_leaf=is_none)
+        scaled = lambda update, m: None if update is None else m * update
+        return jax.tree.map(scaled, updates, m, is_leaf=is_none), state
 
     return optax.GradientTransformation(lambda params: ScaleByParametrizationState(), update)
 

@@ -48,10 +48,6 @@ class SinglePrecision(AbstractObjective):
     def loss_function(self) -> Callable:
         return self.half.loss_function
 
-    @property
-    def trained(self) -> tuple[bool, ...]:
-        return self.half.trained
-
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
         return self.half.loss(_cast(parameters, self.dtype)).astype(jnp.float32)
 

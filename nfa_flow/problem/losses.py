@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import is_traced, named_function, wrong
+from ..data import Dataset
 
 Loss = str | Callable[[Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]]
 
@@ -33,6 +34,12 @@ def resolve(loss: Loss) -> Callable:
     **Raises:** ValueError for an unknown name or something that cannot be called.
     """
     return named_function("loss", loss, LOSSES, "(prediction, target) -> scalar")
+
+
+def mean_loss(loss: Callable, net: Any, data: Dataset) -> Float[Array, ""]:
+    """The weighted mean loss of the samples."""
+    losses = jax.vmap(loss)(jax.vmap(net)(data.x), data.y)
+    return jnp.mean(losses) if data.weight is None else data.weight @ losses
 
 
 def require_fitting(loss: Callable, prediction: Any, targets: Float[Array, "n c"]) -> None:

@@ -8,7 +8,6 @@ Hessian √m H √m is symmetric, as the solvers for gradient flow require.
 """
 
 import abc
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +21,8 @@ from ..checks import is_traced, require_finite, require_number, wrong
 from ..data import Dataset, moment_factor
 from ..nets import MLP
 from ..nets.activations import name_of
-from .losses import LOSSES, Loss, mse, require_fitting, resolve
-from .trained import prediction_of, require_untrained_state, trained_arrays
+from .losses import LOSSES, Loss, mean_loss, mse, require_fitting, resolve
+from .trained import Trainable, prediction_of, require_some, selected, with_gradient, without
 
 Mobility = Sequence[float | Float[Array, ""]] | PyTree
 
@@ -35,7 +34,6 @@ class AbstractObjective(eqx.Module):
     weight_decay: eqx.AbstractVar[Float[Array, ""]]
     root_mobility: eqx.AbstractVar[PyTree | None]  # √m in the structure of the parameters; None where m = 1
     loss_function: eqx.AbstractVar[Callable]  # of one sample
-    trained: eqx.AbstractVar[tuple[bool, ...]]  # of each array of the parameters, whether it has a gradient
 
     @abc.abstractmethod
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
@@ -44,6 +42,11 @@ class AbstractObjective(eqx.Module):
     def net(self, parameters: PyTree) -> Any:
         """The complete network with these parameters."""
         return eqx.combine(self.natural(parameters), self.frozen)
+
+    @property
+    def trainable(self) -> PyTree:
+        """A filter that selects the parameters from the network."""
+        return jax.tree.map(lambda leaf: leaf is None, self.frozen, is_leaf=lambda leaf: leaf is None)
 
     def natural(self, parameters: PyTree) -> PyTree:
         """The network's own arrays θ = √m z."""
@@ -69,13 +72,7 @@ class AbstractObjective(eqx.Module):
 
     def with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
         pull = _times(self.root_mobility, self.natural(parameters))
-        decayed = jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
-        return self.where_trained(decayed, gradient)
-
-    def where_trained(self, new: PyTree, old: PyTree) -> PyTree:
-        """`new` in the place of the arrays that have a gradient, and `old` in the place of all others."""
-        arrays = zip(self.trained, jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
-        return jax.tree.unflatten(jax.tree.structure(old), [n if trained else o for trained, n, o in arrays])
+        return jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
 
 
 class SampleObjective(AbstractObjective):
@@ -86,7 +83,6 @@ class SampleObjective(AbstractObjective):
     root_mobility: PyTree | None
     data: Dataset
     loss_function: Callable = eqx.field(static=True)
-    trained: tuple[bool, ...] = eqx.field(static=True)
 
     def on(self, indices: Int[Array, " b"]) -> "SampleObjective":
         """The objective of a minibatch, whose expectation over uniformly drawn indices is this objective."""
@@ -100,8 +96,7 @@ class SampleObjective(AbstractObjective):
         )
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
-        losses = jax.vmap(self.loss_function)(jax.vmap(self.net(parameters))(self.data.x), self.data.y)
-        return jnp.mean(losses) if self.data.weight is None else self.data.weight @ losses
+        return mean_loss(self.loss_function, self.net(parameters), self.data)
 
 
 class MomentObjective(AbstractObjective):
@@ -115,7 +110,6 @@ class MomentObjective(AbstractObjective):
     weight_decay: Float[Array, ""]
     root_mobility: PyTree | None
     factor: Float[Array, "r m"]
-    trained: tuple[bool, ...] = eqx.field(static=True)
     loss_function: Callable = eqx.field(static=True, default=mse)
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
@@ -133,50 +127,46 @@ def make_objective(
     loss: Loss,
     weight_decay: float | Float[Array, ""],
     *,
+    trainable: Trainable | None = None,
     mobility: Mobility | None = None,
     by_samples: bool = False,
 ) -> tuple[PyTree, AbstractObjective]:
     """Split a network into its trainable parameters and the objective that they minimize.
 
     **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name or a
-    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every array that has a gradient; `mobility`: m
-    > 0, one per layer of an `MLP` or a tree in the shape of the parameters; `by_samples`: never replace the samples by
-    their moments; minibatches need this.
-    **Returns:** (parameters, objective). The parameters are the network's inexact arrays, divided by √m; those that
-    are unused or behind `jax.lax.stop_gradient` have no gradient and are not decayed.
-    **Raises:** ValueError naming `net`, `data`, `loss`, `weight_decay` or `mobility`.
+    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every parameter; `trainable`: a filter of the
+    arrays that may be trained; `mobility`: m > 0, one per layer of an `MLP` or a tree in the shape of the network's
+    arrays; `by_samples`: never replace the samples by their moments; minibatches need this.
+    **Returns:** (parameters, objective). The parameters are the arrays that are selected and have a gradient, which
+    arrays that are unused or behind `jax.lax.stop_gradient` have not, divided by √m. All others are frozen.
+    **Raises:** ValueError naming `net`, `data`, `loss`, `weight_decay`, `trainable` or `mobility`.
     """
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`", f"a {type(data).__name__}")
     require_number("weight_decay", weight_decay, at_least=0)
     loss_function = resolve(loss)
-    parameters, frozen = eqx.partition(net, eqx.is_inexact_array)
-    leaves = jax.tree.leaves(parameters)
-    if not leaves:
-        raise wrong("net", "an Equinox module with floating-point parameters", type(net).__name__)
-    dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+    parameters = selected(net, trainable)
+    dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(parameters)})
     if len(dtypes) > 1 or jnp.issubdtype(dtypes[0], jnp.complexfloating):
         raise wrong("net", "of one floating-point dtype, real", f"of {' and '.join(dtypes)}")
     require_finite("net", parameters)
-    dtype = jnp.result_type(*leaves)
+    dtype = jnp.dtype(dtypes[0])
     data = data.astype(dtype)
     _check_shapes(net, data, loss_function)
-    decay = jnp.asarray(weight_decay, dtype)
+    is_named = type(net) is MLP and all(name_of(each) for each in net.activations) and loss_function in LOSSES.values()
+    if not is_named:  # where every array has a gradient
+        parameters = with_gradient(lambda net: mean_loss(loss_function, net, data), parameters, net)
+        require_some(parameters, net, trainable)
+    frozen, decay = without(net, parameters), jnp.asarray(weight_decay, dtype)
     root = None if mobility is None else root_mobility(mobility, net, parameters)
     if root is not None:
         parameters = jax.tree.map(lambda p, r: p / r, parameters, root)
     # Not of a subclass, which may be another function of its weights; so in all that takes an `MLP` for its layers.
     is_precise = jnp.finfo(dtype).bits >= 32  # as the factorization of the moments needs it
-    everything = (True,) * len(leaves)
     if not by_samples and type(net) is MLP and net.is_linear and loss_function is mse and is_precise:
         factor = moment_factor(data, intercept=net.layers[0].bias is not None)
-        return parameters, MomentObjective(frozen, decay, root, factor=factor, trained=everything)
-    objective = SampleObjective(frozen, decay, root, data=data, loss_function=loss_function, trained=everything)
-    if type(net) is MLP and all(name_of(each) for each in net.activations) and loss_function in LOSSES.values():
-        return parameters, objective  # where every array has a gradient
-    trained = trained_arrays(objective.loss, parameters)
-    require_untrained_state(parameters, trained)
-    return parameters, dataclasses.replace(objective, trained=trained)
+        return parameters, MomentObjective(frozen, decay, root, factor=factor)
+    return parameters, SampleObjective(frozen, decay, root, data=data, loss_function=loss_function)
 
 
 def own_mobility(net: Any) -> Mobility | None:
@@ -187,6 +177,8 @@ def own_mobility(net: Any) -> Mobility | None:
 
 def root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
     """√m in the structure of the parameters, from one number per layer or from a tree of numbers or arrays.
+
+    The tree has the structure of all floating-point arrays of the network, or of the parameters alone.
 
     **Raises:** ValueError naming `mobility`.
     """
@@ -200,12 +192,16 @@ def root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
         is_number = jnp.issubdtype(m.dtype if hasattr(m, "dtype") else np.asarray(m).dtype, np.number)
         if not is_number or not (is_traced(m) or np.all(np.isfinite(m) & (m > 0))):
             raise wrong("mobility", must_be, repr(m))
-    root = lambda p, m: jnp.sqrt(jnp.asarray(m, p.dtype))
+
+    def root(p: Array | None, m: Any) -> Array | None:
+        if p is None:  # no array, or one that is frozen
+            return None
+        r = jnp.sqrt(jnp.asarray(m, p.dtype))
+        return r if r.ndim == 0 else jnp.broadcast_to(r, p.shape)
+
     try:
-        return jax.tree.map(
-            lambda p, m: root(p, m) if np.ndim(m) == 0 else jnp.broadcast_to(root(p, m), p.shape), parameters, mobility
-        )
-    except ValueError:
+        return jax.tree.map(root, parameters, mobility, is_leaf=lambda leaf: leaf is None)
+    except (ValueError, TypeError):
         raise wrong("mobility", must_be, f"{type(mobility).__name__} of another structure") from None
 
 

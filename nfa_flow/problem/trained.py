@@ -1,4 +1,4 @@
-"""Which arrays of a network are trained: those with respect to which the loss has a gradient.
+"""Which arrays of a network are trained: those that are selected and with respect to which the loss has a gradient.
 
 An array that is unused, or that passes `jax.lax.stop_gradient`, has none. This is a property of the program and not of
 numbers: it is read off the tracing of one backward pass, in which the gradient of such an array is a symbolic zero.
@@ -13,7 +13,71 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PyTree
 
-from ..checks import wrong
+from ..checks import described, wrong
+
+Trainable = Callable[[Any], bool] | PyTree  # a filter of Equinox
+
+_IN_STATE = lambda node: isinstance(node, eqx.nn.State)  # the running statistics of stateful layers
+
+
+def selected(net: Any, trainable: Trainable | None) -> PyTree:
+    """The floating-point arrays that a filter selects, in the structure of the network; all of them for None.
+
+    Running statistics (`eqx.nn.State`) are never selected.
+
+    **Raises:** ValueError naming `net` if there are none; `trainable` if it is no filter for this network, selects
+    arrays of other types, or nothing.
+    """
+    try:
+        chosen = eqx.filter(net, eqx.is_inexact_array if trainable is None else trainable)
+    except Exception as error:  # of the filter itself, or of another structure
+        must_be = "a function of leaves, or a tree of True and False in the structure of `net` or of its first branches"
+        is_function = callable(trainable) and not isinstance(trainable, eqx.Module)
+        raised = f"one that raises {type(error).__name__}: {error}".rstrip(".")
+        raise wrong("trainable", must_be, raised if is_function else described(trainable)) from error
+    chosen = eqx.filter(chosen, jax.tree.map(lambda node: not _IN_STATE(node), net, is_leaf=_IN_STATE))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(chosen, eqx.is_array)):
+        if not eqx.is_inexact_array(leaf):
+            must_be = "a selection of floating-point arrays (of a whole branch: `eqx.is_inexact_array` instead of True)"
+            raise wrong("trainable", must_be, f"one with {_name(path)}, of type {leaf.dtype}")
+    parameters = eqx.filter(chosen, eqx.is_inexact_array)
+    require_some(parameters, net, trainable)
+    return parameters
+
+
+def require_some(parameters: PyTree, net: Any, trainable: Trainable | None) -> None:
+    """Raise unless there is an array to train."""
+    if jax.tree.leaves(parameters):
+        return
+    if trainable is None:
+        raise wrong("net", "an Equinox module with floating-point parameters", type(net).__name__)
+    raise wrong("trainable", "a selection of at least one array on which the loss depends", "one of none")
+
+
+def with_gradient(loss: Callable[[Any], Float[Array, ""]], parameters: PyTree, net: Any) -> PyTree:
+    """Those of the parameters of `net` with respect to which `loss`, a function of the network, has a gradient."""
+    frozen = without(net, parameters)
+    reached = trained_arrays(lambda parameters: loss(eqx.combine(parameters, frozen)), parameters)
+    return eqx.filter(parameters, jax.tree.unflatten(jax.tree.structure(parameters), reached))
+
+
+def without(net: Any, parameters: PyTree) -> PyTree:
+    """The rest of a network: `equinox.combine` of its parameters and the rest is the network."""
+    is_none = lambda leaf: leaf is None
+    return jax.tree.map(lambda p, leaf: leaf if p is None else None, parameters, net, is_leaf=is_none)
+
+
+def frozen_branches(parameters: PyTree, frozen: PyTree) -> list[str]:
+    """The names of the largest branches of a network in which no floating-point array is a parameter."""
+    paths = lambda tree: [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    begun = {path[:k] for path in paths(parameters) for k in range(len(path) + 1)}
+    ends = lambda path: next(k for k in range(len(path) + 1) if path[:k] not in begun)
+    branches = dict.fromkeys(path[: ends(path)] for path in paths(eqx.filter(frozen, eqx.is_inexact_array)))
+    return [_name(branch) for branch in branches]
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def trained_arrays(loss: Callable[[PyTree], Float[Array, ""]], parameters: PyTree) -> tuple[bool, ...]:
@@ -39,19 +103,6 @@ def _probe(reached: set[int], i: int) -> Callable[[Array], Array]:
 
     identity.defvjp(lambda p: (p.value, None), backward, symbolic_zeros=True)
     return identity
-
-
-def require_untrained_state(parameters: PyTree, trained: tuple[bool, ...]) -> None:
-    """Raise if the running statistics of a stateful layer are among the trained arrays.
-
-    **Raises:** ValueError naming `net`.
-    """
-    is_state = lambda node: isinstance(node, eqx.nn.State)
-    marked = jax.tree.unflatten(jax.tree.structure(parameters), trained)
-    for node in jax.tree.leaves(marked, is_leaf=is_state):
-        if is_state(node) and any(jax.tree.leaves(node)):
-            must_be = "a module that passes its `eqx.nn.State` through `jax.lax.stop_gradient` in its call"
-            raise wrong("net", must_be, "one whose running statistics would be trained")
 
 
 def prediction_of(net: Any, x: Float[Array, "n ..."]) -> PyTree:

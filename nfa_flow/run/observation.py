@@ -32,9 +32,9 @@ _minimized: ContextVar[Callable | None] = ContextVar("_minimized", default=None)
 def from_run(*names: str) -> Callable[[_Function], _Function]:
     """Mark the arguments of an observable that a run supplies if the caller gave none.
 
-    They may be `loss`, the run's own loss function, `weight_decay`, and `mobility`, a tree in the structure of the
-    parameters. Keywords of `functools.partial` and `equinox.Partial` count as given. An observable that is an object
-    has these names in its attribute `from_run`.
+    They may be `loss`, the run's own loss function, `weight_decay`, `trainable`, a filter that selects the parameters,
+    and `mobility`, a tree in the structure of the parameters. Keywords of `functools.partial` and `equinox.Partial`
+    count as given. An observable that is an object has these names in its attribute `from_run`.
     """
 
     def mark(function: _Function) -> _Function:
@@ -99,6 +99,7 @@ class Observer(eqx.Module):
         supplied = {
             "loss": lambda: objective.loss_function,
             "weight_decay": lambda: objective.weight_decay,
+            "trainable": lambda: objective.trainable,
             "mobility": lambda: objective.mobility(parameters),
         }
         token = _minimized.set(objective.loss_function)
@@ -139,8 +140,8 @@ def numbers(argument: str, observed: PyTree) -> PyTree:
         raise wrong(argument, "a function that returns numbers", f"one that returns {described(observed)}") from None
 
 
-def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_parameters: bool) -> Observer:
-    """Check the observables and bring the data to the network's dtype.
+def make_observer(observe: Observe | None, data: Dataset, parameters: PyTree, *, keep_parameters: bool) -> Observer:
+    """Check the observables and bring the data to the dtype of the parameters.
 
     **Raises:** ValueError naming `observe` when it is not a mapping from names to functions.
     """
@@ -152,7 +153,7 @@ def make_observer(observe: Observe | None, data: Dataset, net: PyTree, *, keep_p
                 must_be = f"a mapping {_NAMES}, other than {', '.join(_TAKEN)}, which stores use"
                 raise wrong("observe", must_be, f"one with {name!r}")
             require_observable(f'observe["{name}"]', observable)
-    dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array)))
+    dtype = jnp.result_type(*jax.tree.leaves(parameters))
     names, observables = (("loss",), None) if observe is None else (tuple(observe), tuple(observe.values()))
     return Observer(names, observables, data.astype(dtype), keep_parameters)
 

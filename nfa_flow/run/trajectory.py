@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import described, is_traced, require_flag, wrong
 from ..nets import MLP
+from ..problem.objective import AbstractObjective
+from ..problem.trained import frozen_branches
 from .observation import Record
 from .status import STATUS, SUCCEEDED, WHAT_HAPPENED
 from .suspend import current_replay
@@ -190,9 +192,9 @@ class RunInterrupted(KeyboardInterrupt):
 def make_trajectory(
     record: Record,
     names: tuple[str, ...],
-    net: Any,
+    objective: AbstractObjective,
+    parameters: PyTree,
     *,
-    frozen: PyTree,
     end_time: Array,
     status: Array,
     counts: Mapping[str, Any],
@@ -204,8 +206,10 @@ def make_trajectory(
     Inside `jax.jit` that place is dropped. A sweep, which uses its traced results outside, keeps it and repeats the
     last observation in unfilled places, so that the last entry is the same as in a single call.
 
-    **Arguments:** `began`: the reading of `time.perf_counter` at the start of the call.
+    **Arguments:** `parameters`: at the end; `began`: the reading of `time.perf_counter` at the start of the call.
     """
+    branches = frozen_branches(parameters, objective.frozen)
+    notes = {**notes, "frozen": ", ".join(branches)} if branches else notes
     if not is_traced(record.count):
         record = record.cut()
         counts = {**counts, "seconds": jnp.asarray(time.perf_counter() - began)}
@@ -213,18 +217,23 @@ def make_trajectory(
         record = record.padded()
     else:
         record = record.undefined_after(len(record.times) - 1)
-    observed, parameters = record.values
+    observed, kept = record.values
     return Trajectory(
         times=record.times,
         steps=record.steps,
         observed=dict(zip(names, observed, strict=True)),
-        net=net,
-        nets=None if parameters is None else eqx.combine(parameters, frozen),
+        net=objective.net(parameters),
+        nets=None if kept is None else eqx.combine(kept, _at_every_time(objective.frozen, len(record.times))),
         end_time=end_time,
         status_code=status,
         counts=dict(counts),
         notes=tuple(notes.items()),
     )
+
+
+def _at_every_time(frozen: PyTree, count: int) -> PyTree:
+    repeated = lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)) if eqx.is_inexact_array(leaf) else leaf
+    return jax.tree.map(repeated, frozen)
 
 
 def conclude(trajectory: Trajectory, throw: bool) -> Trajectory:

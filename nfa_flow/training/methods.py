@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import equinox as eqx
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -74,8 +75,14 @@ class Untrained:
 
 def scale_layers(factors: Rates) -> optax.GradientTransformation:
     """Multiply the updates of each layer of an `MLP` by a factor."""
-    scaled = lambda net: net.with_weights([f * W for f, W in zip(factors, net.weights, strict=True)])
-    return optax.stateless(lambda net, params=None: scaled(net))
+    is_none = lambda leaf: leaf is None  # in the place of a frozen array
+    where = lambda net: [linear.weight for linear in net.layers]
+
+    def scaled(net: Any, params: Any = None) -> Any:
+        weights = [None if W is None else f * W for f, W in zip(factors, where(net), strict=True)]
+        return eqx.tree_at(where, net, weights, is_leaf=is_none)
+
+    return optax.stateless(scaled)
 
 
 @functools.cache  # another object would be compiled again

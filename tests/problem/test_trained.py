@@ -120,11 +120,11 @@ def test_running_statistics_stay_where_the_sentence_says_how():
     net, state = normalized()
     with pytest.raises(ValueError, match=r"`net` must be a map from one sample of shape \(3,\).*stop_gradient\(self"):
         nf.gradient_flow(net, DATA, 1.0, **QUIET)
-    with pytest.raises(ValueError, match=r"`net` must be a module that passes its `eqx.nn.State` through"):
-        nf.gradient_descent(WithState(net, state, stop=False), DATA, SGD, 1, **QUIET)
-    run = nf.gradient_descent(WithState(net, state, stop=True), DATA, SGD, 1, weight_decay=0.1, **QUIET)
-    assert jax.tree.all(jax.tree.map(np.array_equal, run.net.state, state))
-    assert not np.array_equal(run.net.net.layers[0].weight, net.layers[0].weight)
+    for stops in (True, False):
+        run = nf.gradient_descent(WithState(net, state, stops), DATA, SGD, 1, weight_decay=0.1, **QUIET)
+        assert jax.tree.all(jax.tree.map(np.array_equal, run.net.state, state))
+        assert not np.array_equal(run.net.net.layers[0].weight, net.layers[0].weight)
+        assert run.stats["frozen"] == "state"
 
 
 def test_dropout_is_refused_by_the_sentence_that_switches_it_off():

@@ -176,6 +176,8 @@ OTHERS = {
     "flow, another exponent of an observable": ("flow", {"power": 0.25}),
     "flow, another body of an observable": ("flow", {"observe": observe_by(2.0)}),
     "flow, another loss": ("flow", {"loss": lambda prediction, target: (prediction - target)[0] ** 4}),
+    "flow, of a part of the network": ("flow", {"trainable": lambda leaf: leaf.ndim == 2 and leaf.shape[0] == 1}),
+    "descent, of a part of the network": ("descent", {"trainable": lambda leaf: leaf.ndim == 2 and leaf.shape[0] == 1}),
     "descent, another number of steps": ("descent", {"steps": 3001}),
     "descent, another key": ("descent", {"key": 3}),
     "descent, another batch size": ("descent", {"batch_size": 6}),

@@ -15,13 +15,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ...data import Dataset
 from ...nets import MLP
 from ...nets.activations import name_of
 from ...numerics.switches import usual_promotion
 from ...problem.losses import Loss, resolve
+from ...problem.trained import without
 from .program import WEIGHT, Program, trace
 
 Kinks = Literal["network", "loss"] | None  # where they are
@@ -37,25 +38,42 @@ _AT_ONCE = 130  # of these, so that memory stays small
 _JUMP = 0.1
 
 
-def find_kinks(net: Any, data: Dataset, loss: Loss = "mse") -> Kinks:
-    """Where there are kinks, in the network or in the loss; known without a trace if activations and loss are named."""
-    if getattr(net, "has_kinks", False):
+def find_kinks(net: Any, data: Dataset, loss: Loss = "mse", parameters: PyTree | None = None) -> Kinks:
+    """Where there are kinks, in the network or in the loss; known without a trace if activations and loss are named.
+
+    **Arguments:** `parameters`: the arrays of the network that are trained, by default all floating-point arrays. Kinks
+    that do not depend on them do not count.
+    """
+    weights = eqx.filter(net, eqx.is_inexact_array) if parameters is None else parameters
+    constants, static = eqx.partition(without(net, weights), eqx.is_array)
+    is_whole = not jax.tree.leaves(eqx.filter(constants, eqx.is_inexact_array))
+    if is_whole and getattr(net, "has_kinks", False):
         return "network"
-    is_known = type(net) is MLP and all(name_of(each) for each in net.activations)
-    weights, rest = eqx.partition(net, eqx.is_inexact_array)
-    constants, static = eqx.partition(rest, eqx.is_array)
+    is_known = type(net) is MLP and not net.has_kinks and all(name_of(each) for each in net.activations)
     dtype = jnp.result_type(*jax.tree.leaves(weights))
     x, y = (jax.ShapeDtypeStruct(array.shape[1:], dtype) for array in (data.x, data.y))
     prediction = eqx.filter_eval_shape(net, x)
     with _usual_switches():
         forward = lambda constants, weights, x: eqx.combine(weights, constants, static)(x)
-        if not is_known and program_has_kinks(trace(forward, constants, weights, x)):
+        program = trace if is_whole else _of_weights
+        if not is_known and program_has_kinks(program(forward, constants, weights, x)):
             return "network"
         if isinstance(loss, str):
             return None
         function, is_residual = resolve(loss), prediction.shape == y.shape
         of_residual = lambda target, _, r: function(target + r if is_residual else r, target)
         return "loss" if program_has_kinks(trace(of_residual, y, (), prediction)) else None
+
+
+def _of_weights(function: Callable, constants: PyTree, weights: PyTree, x: jax.ShapeDtypeStruct) -> Program:
+    """The program as a function of the weights, so that frozen arrays and the input alone make no kinks."""
+    (*first, last), structure = jax.tree.flatten(weights)
+
+    def of_last(known: tuple[PyTree, Array], first: list[Array], last: Array) -> Any:
+        constants, x = known
+        return function(constants, jax.tree.unflatten(structure, [*first, last]), x)
+
+    return trace(of_last, (constants, x), first, jax.ShapeDtypeStruct(last.shape, last.dtype))
 
 
 @contextmanager
