@@ -58,11 +58,14 @@ def find_kinks(net: Any, data: Dataset, loss: Loss = "mse", parameters: PyTree |
         program = trace if is_whole else _of_weights
         if not is_known and program_has_kinks(program(forward, constants, weights, x)):
             return "network"
-        if isinstance(loss, str):
-            return None
-        function, is_residual = resolve(loss), prediction.shape == y.shape
-        of_residual = lambda target, _, r: function(target + r if is_residual else r, target)
-        return "loss" if program_has_kinks(trace(of_residual, y, (), prediction)) else None
+        return "loss" if not isinstance(loss, str) and loss_has_kinks(resolve(loss), prediction, y) else None
+
+
+def loss_has_kinks(loss: Callable, prediction: jax.ShapeDtypeStruct, target: jax.ShapeDtypeStruct) -> bool:
+    """Whether a loss has kinks, at a residual of zero most of all."""
+    is_residual = prediction.shape == target.shape
+    of_residual = lambda target, _, r: loss(target + r if is_residual else r, target)
+    return program_has_kinks(trace(of_residual, target, (), prediction))
 
 
 def _of_weights(function: Callable, constants: PyTree, weights: PyTree, x: jax.ShapeDtypeStruct) -> Program:

@@ -64,14 +64,18 @@ def frozen(gates: Float[Array, " k"]) -> Gate:
 
 
 def rounded(beta: Float[Array, ""] | float) -> Gate:
-    """Smooth kinks: max(h, 0) becomes softplus(βh)/β, whose slope is between 0 and 1, as on a slide."""
+    """Smooth kinks: max(h, 0) becomes softplus(βh)/β, whose slope is between 0 and 1, as on a slide.
+
+    At h = 0 exactly the slope is the mean, as it should be, but the value is not rounded.
+    """
 
     def gate(h: Array, high: Array, low: Array) -> Array:
         x = jnp.asarray(beta, h.dtype) * h
         is_near = (jnp.abs(x) < _FAR) & (x != 0)
         x_near = jnp.where(is_near, x, 1)
         near = low + (high - low) * (jax.nn.softplus(x_near) / x_near)
-        return jnp.where(is_near, near, jnp.where(x > 0, high, low))
+        side = jnp.where(x > 0, high, jnp.where(x < 0, low, (high + low) / 2))
+        return jnp.where(is_near, near, side)
 
     return gate
 

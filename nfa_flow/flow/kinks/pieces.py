@@ -16,7 +16,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
+from ...problem.losses import LOSSES
 from ...problem.objective import AbstractObjective, SampleObjective
+from .find import loss_has_kinks
 from .gates import CannotGate, count_gates, frozen, gated
 
 _BLOCK = 16  # kinks of a list at a time
@@ -112,9 +114,10 @@ def count_kinks(objective: AbstractObjective, parameters: Any) -> int | str:
     if not isinstance(objective, SampleObjective):
         return 0
     try:
-        return int(np.prod(Pieces(objective, parameters).shape))
+        pieces = Pieces(objective, parameters)
     except CannotGate as error:
         return str(error)
+    return "the loss that are not those of a selection" if pieces.loss_has_cusp(parameters) else pieces.kinks
 
 
 class Pieces:
@@ -132,9 +135,24 @@ class Pieces:
         # Traced once, however often it is called.
         self._program = jax.jit(lambda gates, *arguments: gated(self._loss, frozen(gates), *arguments))
 
+    @property
+    def kinks(self) -> int:
+        """Their number, of all samples."""
+        return self.shape[0] * self.shape[1]
+
     def padded(self, capacity: int) -> int:
         """The length of a list for so many kinks: whole blocks, and no more than there are kinks."""
-        return -(-min(capacity, self.shape[0] * self.shape[1]) // _BLOCK) * _BLOCK
+        return -(-min(capacity, self.kinks) // _BLOCK) * _BLOCK
+
+    def loss_has_cusp(self, parameters: Any) -> bool:
+        """Whether the loss has kinks, none of which is that of a selection."""
+        loss, data = self._objective.loss_function, self._objective.data
+        if loss in LOSSES.values():
+            return False
+        x, y = (jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for array in (data.x, data.y))
+        prediction = jax.eval_shape(lambda parameters, x: self._objective.net(parameters)(x), parameters, x)
+        gates = count_gates(lambda change, *at: loss(at[0] + change, at[1]), prediction, prediction, y)
+        return not gates and loss_has_kinks(loss, prediction, y)
 
     def _loss(self, parameters: Any, x: Array, target: Array) -> Array:
         return self._objective.loss_function(self._objective.net(parameters)(x), target)

@@ -48,6 +48,11 @@ def test_errors_fall_with_the_tolerance(runs):
         assert 0.5 * true < run.observed["parameter_error"][-1] < 2 * true
 
 
+def test_where_events_are_few_the_cost_grows_as_that_of_a_pair_of_order_5(runs):
+    _, first, last = (runs[rtol] for rtol in TOLERANCES)
+    assert last.stats["gradient_evaluations"] < 100 ** (1 / 5) * first.stats["gradient_evaluations"]
+
+
 def test_the_balance_law_holds_neuron_by_neuron_also_with_decay(runs):
     assert np.all(runs[1e-8].observed["balance_error"] < 1e-8)
 

@@ -72,6 +72,11 @@ def test_rounded_kinks_differ_by_what_softplus_differs_from_relu(name):
         assert np.all(error <= 2 * np.log(2) / beta * (1 + 1e-9))
 
 
+def test_at_zero_a_rounded_kink_has_the_mean_of_both_slopes():
+    slope = jax.grad(lambda w: gated(lambda w, x: jax.nn.relu(w * x), rounded(1e2), w, 2.0)[0])
+    np.testing.assert_allclose(slope(0.0), 1, rtol=1e-15)
+
+
 @pytest.mark.parametrize(
     ("activation", "on_one", "on_zero"),
     [

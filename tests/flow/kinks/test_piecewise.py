@@ -1,8 +1,11 @@
 """The flow across kinks is the exact one: other means, closed forms and equal problems give the same."""
 
+import jax
 import numpy as np
 import pytest
 from flow.kinks.two_layers import INPUTS, NEURONS, SAMPLES, Problem, TwoLayers, distance
+
+import nfa_flow as nf
 
 RTOL = 1e-9
 ERROR = 10 * RTOL  # of all parameters at the end of a run, as `gradient_flow` promises
@@ -129,6 +132,16 @@ def test_a_neuron_that_slides_follows_the_logistic_curve(decay):
     rho = np.sqrt(logistic(sin * 0.4**2, sin / 2, 1.5, decay, 3.0) / sin)
     np.testing.assert_allclose(run.net.W[0], [0, rho, 0], atol=ERROR)
     np.testing.assert_allclose(run.net.a[0], rho, rtol=ERROR)
+
+
+def test_single_precision_gives_the_same_flow_to_its_digits():
+    problem = Problem(0)
+    single = lambda tree: jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
+    run = nf.gradient_flow(single(problem.net), single(problem.data), 6.0, rtol=1e-5, progress=False)
+    exact = problem.flow(6.0, rtol=RTOL)
+    assert all(run.stats[name] == exact.stats[name] for name in ("crossings", "slides", "releases"))
+    assert run.net.theta.dtype == np.float32 and distance(run.net.theta, exact.net.theta) < 1e-4
+    assert run.stats["largest_h"] < 1e-5
 
 
 def test_max_steps_ends_a_flow_within_its_pieces():

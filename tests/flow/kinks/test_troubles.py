@@ -73,16 +73,25 @@ def hinge(prediction, target):
     return jnp.sum(jnp.maximum(0, 1 - prediction * target))
 
 
+def norm(prediction, target):
+    return jnp.linalg.norm(prediction - target)
+
+
 @pytest.mark.parametrize(
     ("net", "loss", "kinks"),
     [
+        (
+            nf.nets.MLP([3, 4, 1], key=jax.random.key(0), activation="relu"),
+            norm,
+            "the loss that are not those of a selection",
+        ),
         (nf.nets.MLP([3, 4, 1], key=jax.random.key(0), activation="relu"), "mse", 8 * 4),
         (nf.nets.MLP([3, 4, 1], key=jax.random.key(0), activation="relu"), hinge, 8 * 5),
         (nf.nets.MLP([3, 4, 5, 1], key=jax.random.key(0), activation=["tanh", "abs"]), "mse", 8 * 5),
         (eqx.nn.MLP(3, 1, 4, 2, key=jax.random.key(0)), "mse", 8 * 8),
         (Recurrent(), "mse", "loops"),
     ],
-    ids=["relu", "relu and hinge loss", "tanh and abs", "a module of Equinox", "a loop"],
+    ids=["relu and the cusp of a loss", "relu", "relu and hinge loss", "tanh and abs", "a module of Equinox", "a loop"],
 )
 def test_the_kinks_of_all_samples_are_counted_or_named(net, loss, kinks):
     parameters, objective = make_objective(net, DATA, loss, 0.0)
