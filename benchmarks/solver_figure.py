@@ -9,14 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
-from solver_results import TRUSTED, Results
+from solver_problems import PROBLEMS
+from solver_results import TRUSTED, Results, spent
 
 from nfa_flow.plot.style import PALETTE, house_style, new_figure
 
-_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, *_ = PALETTE
+_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _, _WINE = PALETTE
 # Ours with solid lines, peers dashed; the markers tell apart what the colors do not.
 _LOOKS: dict[str, tuple[str, str, Any]] = {
     "default": ("black", "P", "-"),
+    "Piecewise": (_WINE, "h", "-"),
+    "Smoothed": ("#44aa99", "d", "-"),
     "NDF": (_BLUE, "o", "-"),
     "TSRKC3": (_GREEN, "s", "-"),
     "RKC2": (_SKY, "D", "-"),
@@ -31,11 +34,11 @@ _LOOKS: dict[str, tuple[str, str, Any]] = {
 _LABELS = {"CVODE": "CVODE (BDF, GMRES)", "torchdiffeq": "torchdiffeq (dopri5)"}
 
 
-def draw_work_precision(results: Results, titles: dict[str, str], horizons: list[float], stem: Path) -> list[Path]:
+def draw_work_precision(results: Results, horizons: dict[str, list[float]], stem: Path) -> list[Path]:
     """Two figures, against seconds and against gradients, with a row for each problem and a column for each horizon."""
     return [
-        _grid(results, titles, horizons, "seconds", "time (s)", stem),
-        _grid(results, titles, horizons, "gradients", "gradients + Hessian-vector products", stem),
+        _grid(results, horizons, "seconds", "time (s)", stem),
+        _grid(results, horizons, "gradients", "gradients + Hessian-vector products", stem),
     ]
 
 
@@ -45,13 +48,14 @@ def draw_scaling(results: Results, stem: Path) -> list[Path]:
     by_horizon = [entry for entry in solves if entry["what"] == "solve" and entry["problem"] == "tanh"]
     by_size = [entry for entry in solves if entry["what"] == "solve" and entry["problem"] != "tanh"]
     memory = {entry["problem"]: entry for entry in solves if entry["what"] == "memory"}
+    work = lambda entry: spent(entry, "gradients")
     by_size = [
-        entry | memory[entry["problem"]] | {"work": _work(entry)} for entry in by_size if entry["problem"] in memory
+        entry | memory[entry["problem"]] | {"work": work(entry)} for entry in by_size if entry["problem"] in memory
     ]
     figure, (left, middle, right) = new_figure(3)
     with house_style():
         times = [entry["t1"] for entry in by_horizon]
-        left.plot(times, [_work(entry) for entry in by_horizon], "o-", color=_BLUE, label="gradients + products")
+        left.plot(times, [work(entry) for entry in by_horizon], "o-", color=_BLUE, label="gradients + products")
         left.plot(times, [entry["steps"] for entry in by_horizon], "s-", color=_VERMILION, label="steps")
         left.set(xlabel="horizon $T$", ylabel="count", title="tanh, rtol $10^{-6}$")
         P = [entry["P"] for entry in by_size]
@@ -71,15 +75,15 @@ def draw_scaling(results: Results, stem: Path) -> list[Path]:
     return [_saved(figure, stem, "scaling")]
 
 
-def _grid(results: Results, titles: dict[str, str], horizons: list[float], work: str, label: str, stem: Path) -> Path:
-    rows, columns = len(titles), len(horizons)
+def _grid(results: Results, horizons: dict[str, list[float]], work: str, label: str, stem: Path) -> Path:
+    rows, columns = len(horizons), max(map(len, horizons.values()))
     figure = plt.figure(figsize=(max(3.6 * columns, 7), 2.7 * rows + 0.9), layout="constrained", dpi=150)
     with house_style():
         axes = figure.subplots(rows, columns, squeeze=False)
-        for row, (problem, title) in zip(axes, titles.items(), strict=True):
-            for ax, t1 in zip(row, horizons, strict=True):
+        for row, (problem, times) in zip(axes, horizons.items(), strict=True):
+            for ax, t1 in zip(row, times, strict=False):
                 _panel(ax, results, problem, t1, work)
-                ax.set_title(f"{title}, $T={t1:g}$", pad=18)  # room for what timed out
+                ax.set_title(f"{PROBLEMS[problem].title}, $T={t1:g}$", pad=18)  # room for what timed out
             row[0].set_ylabel("relative error of the parameters")
         for ax in axes[-1]:
             ax.set_xlabel(label)
@@ -94,19 +98,19 @@ def _grid(results: Results, titles: dict[str, str], horizons: list[float], work:
 
 def _panel(ax: Axes, results: Results, problem: str, t1: float, work: str) -> None:
     uncertainty = results.uncertainty(problem, t1) or 0.0
-    late, errors, spent, unknown = [], [], [], False
+    late, errors, x, unknown = [], [], [], False
     for method in _LOOKS:
         cells = results.cells(problem, t1, method)
         late += [method] * any(cell["status"] == "timed out" for cell in cells)
         # Kvaerno5 does not count its gradients.
         done = [cell for cell in cells if cell["status"] == "completed" and cell["error"] and cell[work] is not None]
         errors += [cell["error"] for cell in done]
-        spent += [_spent(cell, work) for cell in done]
+        x += [spent(cell, work) for cell in done]
         unknown |= any(cell["status"] == "completed" and cell["error"] is None for cell in cells)
         _curve(ax, method, done, work, trusted_above=TRUSTED * uncertainty)
     if errors:
         # Whole decades: labels between them would overlap.
-        decades = 10.0 ** np.array([np.floor(np.log10(min(spent))), np.ceil(np.log10(max(spent)))])
+        decades = 10.0 ** np.array([np.floor(np.log10(min(x))), np.ceil(np.log10(max(x)))])
         ax.set(xscale="log", yscale="log", xlim=decades * [0.8, 1.25])
         ax.xaxis.set_minor_formatter(NullFormatter())
     else:
@@ -124,7 +128,7 @@ def _panel(ax: Axes, results: Results, problem: str, t1: float, work: str) -> No
 
 def _curve(ax: Axes, method: str, cells: list[dict], work: str, *, trusted_above: float) -> None:
     color, marker, line = _LOOKS[method]
-    x = [_spent(cell, work) for cell in cells]
+    x = [spent(cell, work) for cell in cells]
     y = [cell["error"] for cell in cells]
     ax.plot(x, y, line, color=color, linewidth=1.2, zorder=3 if line == "-" else 2)
     for xi, yi in zip(x, y, strict=True):
@@ -135,14 +139,6 @@ def _curve(ax: Axes, method: str, cells: list[dict], work: str, *, trusted_above
 def _handle(method: str) -> Line2D:
     color, marker, line = _LOOKS[method]
     return Line2D([], [], color=color, marker=marker, linestyle=line, markersize=4.5, label=_LABELS.get(method, method))
-
-
-def _spent(cell: dict, work: str) -> float:
-    return cell["seconds"] if work == "seconds" else _work(cell)
-
-
-def _work(cell: dict) -> int:
-    return cell["gradients"] + (cell["products"] or 0)
 
 
 def _saved(figure, stem: Path, what: str) -> Path:

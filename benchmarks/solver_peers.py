@@ -40,7 +40,8 @@ class Method(NamedTuple):
 
     `prepare`: `(net, data, rtol, sharpness) -> solve`, where `solve(t1)` compiles in its first call only; `rtols`: its
     tolerances, loosest first; `kind`: "ours", "explicit" or "implicit"; `needs`: packages beyond ours;
-    `cpu_only`: whether it runs on the CPU also where there is a GPU.
+    `cpu_only`: whether it runs on the CPU also where there is a GPU; `for_kinks`: whether it is for problems with kinks
+    alone.
     """
 
     prepare: Callable[[nf.nets.MLP, nf.Dataset, float, float], Solve]
@@ -48,13 +49,14 @@ class Method(NamedTuple):
     kind: str
     needs: tuple[str, ...] = ()
     cpu_only: bool = False
+    for_kinks: bool = False
 
 
-def ours(name: str | None) -> Callable[..., Solve]:
-    """`gradient_flow` with one of our solvers, or with the one that it chooses."""
+def ours(solver_at: Callable[[float], Any]) -> Callable[..., Solve]:
+    """`gradient_flow` with one of our solvers, which may depend on `rtol`, or (None) with the one that it chooses."""
 
     def prepare(net, data, rtol, sharpness) -> Solve:
-        solver = None if name is None else getattr(nf.flow, name)()
+        solver = solver_at(rtol)
 
         def solve(t1: float) -> Outcome:
             run = nf.gradient_flow(
@@ -236,10 +238,15 @@ _EXPLICIT = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # where stability limits the s
 _NO_TOLERANCE = (0.0,)
 
 METHODS = {
-    "default": Method(ours(None), _ALL, "ours"),
-    "NDF": Method(ours("NDF"), _ALL, "ours"),
-    "TSRKC3": Method(ours("TSRKC3"), (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7), "ours"),
-    "RKC2": Method(ours("RKC2"), (1e-2, 1e-3, 1e-4, 1e-5, 1e-6), "ours"),
+    "default": Method(ours(lambda rtol: None), _ALL, "ours"),
+    "Piecewise": Method(ours(lambda rtol: nf.flow.Piecewise()), (1e-2, 1e-4, 1e-6, 1e-8), "ours", for_kinks=True),
+    # Its error falls as 1/beta.
+    "Smoothed": Method(
+        ours(lambda rtol: nf.flow.Smoothed(beta=1 / rtol)), (1e-2, 1e-3, 1e-4, 1e-5), "ours", for_kinks=True
+    ),
+    "NDF": Method(ours(lambda rtol: nf.flow.NDF()), _ALL, "ours"),
+    "TSRKC3": Method(ours(lambda rtol: nf.flow.TSRKC3()), (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7), "ours"),
+    "RKC2": Method(ours(lambda rtol: nf.flow.RKC2()), (1e-2, 1e-3, 1e-4, 1e-5, 1e-6), "ours"),
     "Tsit5": Method(of_diffrax(diffrax.Tsit5()), _EXPLICIT, "explicit"),
     "Dopri5": Method(of_diffrax(diffrax.Dopri5()), _EXPLICIT, "explicit"),
     "Dopri8": Method(of_diffrax(diffrax.Dopri8()), _EXPLICIT, "explicit"),

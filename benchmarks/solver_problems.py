@@ -13,10 +13,12 @@ import nfa_flow as nf
 
 
 class Problem(NamedTuple):
-    """A network and a dataset, made on demand, and what figures call them."""
+    """A network and a dataset, made on demand; what figures call them; until when the solvers are compared on them."""
 
     title: str
     make: Callable[[], tuple[nf.nets.MLP, nf.Dataset]]
+    horizons: tuple[float, ...] = (1e2, 1e3, 1e4)
+    has_kinks: bool = False
 
 
 def multi_index_problem(activation: str, scale: float = 1.0) -> tuple[nf.nets.MLP, nf.Dataset]:
@@ -51,7 +53,7 @@ PROBLEMS = {
     "softplus": Problem("softplus, 10-32-32-1, stiff", lambda: multi_index_problem("softplus", 1.5)),
     "linear": Problem("deep linear, 10-10-10-3, from a saddle", deep_linear),
     "gelu": Problem("GELU teacher and student, 50-200-1", teacher_student),
-    "relu": Problem("ReLU, 10-32-32-1", lambda: multi_index_problem("relu")),
+    "relu": Problem("ReLU, 10-32-32-1", lambda: multi_index_problem("relu"), (4.0, 20.0, 1e2), has_kinks=True),
 }
 _WIDE = "tanh of width "
 
@@ -72,10 +74,10 @@ def flat(net: nf.nets.MLP) -> np.ndarray:
 
 
 def fingerprint(name: str) -> str:
-    """A hash of the structure, the parameters and the data of a problem: what belongs to it is void when it changes."""
+    """A hash of the parameters, the data and the outputs of a problem: what belongs to it is void when it changes."""
     net, data = make(name)
-    digest = hashlib.sha256(repr((net, data)).encode())
-    for array in (flat(net), data.x, data.y):
+    digest = hashlib.sha256()
+    for array in (flat(net), data.x, data.y, jax.vmap(net)(data.x)):
         # Rounded: the last digits of random normal numbers differ from one processor to another.
         digest.update(np.round(np.asarray(array), 9).tobytes())
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What was measured, kept on disk after every cell, and what follows from it: the time that a method needs to an error.
+"""What was measured, kept on disk after every cell, and what follows from it: the work that a method needs to an error.
 
 A cell is one method at one tolerance on one problem up to one time. Its `status` is "completed", "timed out" or
 "failed"; its `error` is ‖θ(T) − θ_ref(T)‖/‖θ_ref(T)‖, None where there is no reference.
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from solver_problems import PROBLEMS
 
 TRUSTED = 3  # an error below this many times the uncertainty of the reference is not known
+_WORK = {"seconds": "seconds", "gradients": "gradients and Hessian-vector products"}
 
 
 class Results:
@@ -78,80 +80,96 @@ def reference_key(problem: str, t1: float) -> str:
     return f"{problem}, T = {t1:g}"
 
 
-class Seconds(NamedTuple):
-    """A time or a ratio that is known (""), or only bounded: "≤" or "<" (from above), "≥" or ">" (from below)."""
+class Amount(NamedTuple):
+    """Seconds, gradients or a ratio, known (""), or only bounded: "≤" or "<" (from above), "≥" or ">" (from below)."""
 
     value: float
     bound: str = ""
 
-    def over(self, other: "Seconds") -> "Seconds | None":
+    def over(self, other: "Amount") -> "Amount | None":
         """The ratio, with the bound that follows; None where nothing follows."""
         turned = other.bound.translate(str.maketrans("≤<≥>", "≥>≤<"))
         if {self.bound, turned} & set("≤<") and {self.bound, turned} & set("≥>"):
             return None
-        return Seconds(self.value / other.value, self.bound or turned)
+        return Amount(self.value / other.value, self.bound or turned)
 
     def __str__(self) -> str:
         return f"{self.bound}{self.value:.2g}" if self.value < 1000 else f"{self.bound}{self.value:.0f}"
 
 
-def seconds_to(error: float, cells: list[dict]) -> Seconds | None:
-    """The time of a method to an error, interpolated between its tolerances on log scales, never extrapolated.
+def spent(cell: dict, work: str) -> float:
+    """The "seconds" of a cell, or its "gradients" together with its Hessian-vector products."""
+    return cell["seconds"] if work == "seconds" else cell["gradients"] + (cell["products"] or 0)
 
-    Where even the loosest tolerance is more accurate, its time is an upper bound. Where no cell is accurate enough, a
-    lower bound is the limit if one timed out, else the time of the most accurate. None where nothing was measured.
+
+def work_to(error: float, cells: list[dict], work: str) -> Amount | None:
+    """The work of a method to an error, interpolated between its tolerances on log scales, never extrapolated.
+
+    Where even the loosest tolerance is more accurate, its work is an upper bound. Where no cell is accurate enough, a
+    lower bound is the limit of seconds if one timed out, else the work of the most accurate. None where nothing was
+    measured.
     """
-    done = [cell for cell in cells if cell["status"] == "completed" and cell["error"]]
-    known = [Seconds(cell["seconds"], "≤") for cell in done if cell["error"] <= error]
+    # Kvaerno5 does not count its gradients.
+    done = [cell for cell in cells if cell["status"] == "completed" and cell["error"] and cell[work] is not None]
+    known = [Amount(spent(cell, work), "≤") for cell in done if cell["error"] <= error]
     for loose, tight in zip(done[:-1], done[1:], strict=True):
         if tight["error"] <= error < loose["error"]:
             x = np.log([tight["error"], loose["error"]])
-            y = np.log([tight["seconds"], loose["seconds"]])
-            known.append(Seconds(float(np.exp(np.interp(np.log(error), x, y)))))
-    limits = [cell["limit"] for cell in cells if cell["status"] == "timed out"]
+            y = np.log([spent(tight, work), spent(loose, work)])
+            known.append(Amount(float(np.exp(np.interp(np.log(error), x, y)))))
+    limits = [cell["limit"] for cell in cells if cell["status"] == "timed out" and work == "seconds"]
     if known or not (limits or done):
         return min(known, default=None)
     most_accurate = min(done, key=lambda cell: cell["error"], default=None)
-    return Seconds(min(limits) if limits or most_accurate is None else most_accurate["seconds"], ">")
+    return Amount(min(limits) if limits or most_accurate is None else spent(most_accurate, work), ">")
 
 
-def best(times: list[Seconds | None]) -> Seconds | None:
-    """The smallest time of those that reached the error; the smallest lower bound where none did."""
-    measured = [time for time in times if time is not None]
-    return min([time for time in measured if time.bound != ">"] or measured, key=lambda time: time.value, default=None)
+def best(amounts: list[Amount | None]) -> Amount | None:
+    """The smallest amount of those that reached the error; the smallest lower bound where none did."""
+    measured = [amount for amount in amounts if amount is not None]
+    reached = [amount for amount in measured if amount.bound != ">"]
+    return min(reached or measured, key=lambda amount: amount.value, default=None)
 
 
-def summary(results: Results, problems: dict[str, str], horizons: list[float], explicit: list[str]) -> str:
-    """The table of times to errors, and of how many times longer the peers take than NDF."""
-    headings = ("error", "default", "NDF", "best explicit", "CVODE", "explicit/NDF", "CVODE/NDF")
+def summary(results: Results, horizons: dict[str, list[float]], explicit: list[str]) -> str:
+    """The tables of the work to errors, and of how many times more the peers take than ours."""
     lines = [
-        "Seconds to an error of the parameters, interpolated between the tolerances tried: ≤ where even the loosest is",
+        "Work to an error of the parameters, interpolated between the tolerances tried: ≤ where even the loosest is",
         "more accurate, > where none is accurate enough or the limit ended the run, – where nothing was measured or no",
-        "bound follows, ? where the reference is not known that well. The last columns are ratios to the time of NDF.",
+        "bound follows, ? where the reference is not known that well. The last columns are ratios to the work of ours.",
     ]
-    for problem, title in problems.items():
-        for t1 in horizons:
-            uncertainty = results.uncertainty(problem, t1)
-            known = "none" if uncertainty is None else f"known to {uncertainty:.0e}"
-            lines += ["", f"{title}, T = {t1:g} (reference: {known})", _aligned(headings)]
-            for error in (1e-3, 1e-4, 1e-6, 1e-8):
-                doubtful = uncertainty is not None and error < TRUSTED * uncertainty
-                times = _times_to(error, results, problem, t1, explicit)
-                lines.append(_aligned([f"{error:.0e}{'?' if doubtful else ''}", *map(_shown, times)]))
+    alone = lambda *methods: {method: [method] for method in methods}
+    smooth = alone("default", "NDF") | {"explicit": explicit} | alone("CVODE")
+    across_kinks = alone("default", "Piecewise", "Smoothed", "TSRKC3", "Tsit5") | {"explicit": explicit}
+    for problem, t1 in ((problem, t1) for problem, times in horizons.items() for t1 in times):
+        if PROBLEMS[problem].has_kinks:
+            lines += _table(results, problem, t1, "seconds", across_kinks, "Piecewise", ["Tsit5", "explicit"])
+            lines += _table(results, problem, t1, "gradients", across_kinks, "Piecewise", ["Tsit5", "explicit"])
+        else:
+            lines += _table(results, problem, t1, "seconds", smooth, "NDF", ["explicit", "CVODE"])
     return "\n".join(lines)
 
 
-def _times_to(error: float, results: Results, problem: str, t1: float, explicit: list[str]) -> list[Seconds | None]:
-    """The times of the default, NDF, the best explicit peer and CVODE, and the ratios of the last two to NDF's."""
-    to_error = lambda method: seconds_to(error, results.cells(problem, t1, method))
-    default, ndf, cvode = to_error("default"), to_error("NDF"), to_error("CVODE")
-    fastest = best([to_error(method) for method in explicit])
-    return [default, ndf, fastest, cvode, *(peer.over(ndf) if peer and ndf else None for peer in (fastest, cvode))]
-
-
-def _shown(time: Seconds | None) -> str:
-    return "–" if time is None else str(time)
+def _table(
+    results: Results, problem: str, t1: float, work: str, columns: dict[str, list[str]], ours: str, peers: list[str]
+) -> list[str]:
+    """The work of the best method of each column, and that of the peers over that of ours, for some errors."""
+    uncertainty = results.uncertainty(problem, t1)
+    known = "none" if uncertainty is None else f"known to {uncertainty:.0e}"
+    lines = ["", f"{PROBLEMS[problem].title}, T = {t1:g}, {_WORK[work]} (reference: {known})"]
+    lines.append(_aligned(["error", *columns, *(f"{peer}/{ours}" for peer in peers)]))
+    for error in (1e-3, 1e-4, 1e-6, 1e-8):
+        doubtful = uncertainty is not None and error < TRUSTED * uncertainty
+        amounts = {
+            column: best([work_to(error, results.cells(problem, t1, method), work) for method in methods])
+            for column, methods in columns.items()
+        }
+        pairs = [(amounts[peer], amounts[ours]) for peer in peers]
+        ratios = [peer.over(own) if peer and own else None for peer, own in pairs]
+        shown = ["–" if amount is None else str(amount) for amount in (*amounts.values(), *ratios)]
+        lines.append(_aligned([f"{error:.0e}{'?' if doubtful else ''}", *shown]))
+    return lines
 
 
 def _aligned(entries: Sequence[str]) -> str:
-    return "".join(f"{entry:>14}" for entry in entries)
+    return "".join(f"{entry:>{max(14, len(entry) + 2)}}" for entry in entries)

@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 COMPILE_LIMIT = 900.0  # seconds, for starting and compiling a cell
 # The first pair of methods of which both finish gives the reference (its first) and how far to trust it (the other).
 REFERENCES = [(("Dopri8", 1e-12), ("Dopri8", 1e-11)), (("CVODE", 1e-12), ("NDF", 1e-12))]
+REFERENCES_ACROSS_KINKS = [(("Piecewise", 1e-10), ("Piecewise", 1e-9))]  # which `kinks.py` compares with rounded kinks
 QUICK_METHODS = ["NDF", "TSRKC3", "Tsit5", "Dopri8", "torchdiffeq", "CVODE", "RK4"]
 HORIZONS_OF_SCALING = (1e2, 1e3, 1e4, 1e5, 1e6)
 WIDTHS_OF_SCALING = (27, 95, 311, 995)  # P = 1e3, 1e4, 1e5, 1e6
@@ -58,23 +59,30 @@ def main() -> None:
         if absent:
             print(f"Not installed, skipped: {', '.join(absent)}")
         measure(results, arguments, [method for method in arguments.methods if method not in absent])
-        titles = {problem: PROBLEMS[problem].title for problem in arguments.problems}
         explicit = [name for name, method in METHODS.items() if method.kind == "explicit"]
-        print(f"\n{summary(results, titles, arguments.horizons, explicit)}\n")
-        paths = draw_work_precision(results, titles, arguments.horizons, stem)
+        print(f"\n{summary(results, arguments.horizons, explicit)}\n")
+        paths = draw_work_precision(results, arguments.horizons, stem)
     print("\n".join(str(path) for path in (results.path, *paths)))
 
 
 def measure(results: Results, arguments: argparse.Namespace, methods: list[str]) -> None:
     """Run every cell that is not there yet, each problem and horizon after its reference solution."""
-    rtols = {method: METHODS[method].rtols[:: 3 if arguments.quick else 1] for method in methods}
-    left = len(arguments.problems) * len(arguments.horizons) * sum(map(len, rtols.values()))
+    cells = {
+        problem: [
+            (method, rtol)
+            for method in methods
+            if PROBLEMS[problem].has_kinks or not METHODS[method].for_kinks
+            for rtol in arguments.rtols or METHODS[method].rtols[:: 3 if arguments.quick else 1]
+        ]
+        for problem in arguments.horizons
+    }
+    left = sum(len(horizons) * len(cells[problem]) for problem, horizons in arguments.horizons.items())
     walls: list[float] = []
-    for problem in arguments.problems:
-        describe(results, problem, max(arguments.horizons), arguments.reference_limit)
-        for t1 in arguments.horizons:
+    for problem, horizons in arguments.horizons.items():
+        describe(results, problem, max(horizons), arguments.reference_limit)
+        for t1 in horizons:
             reference = reference_solution(results, problem, t1, arguments.reference_limit, arguments.out)
-            for method, rtol in [(method, rtol) for method, grid in rtols.items() for rtol in grid]:
+            for method, rtol in cells[problem]:
                 key, began = cell_key(problem, t1, method, rtol), time.perf_counter()
                 cell = results.all["cells"].get(key)
                 if cell is None or _is_stale(cell, reference, arguments.limit):
@@ -132,7 +140,7 @@ def reference_solution(results: Results, problem: str, t1: float, limit: float, 
     if known is not None and known["uncertainty"] is None and known["limit"] >= limit:
         return None
     entry: dict = {"problem": problem, "t1": t1, "limit": limit, "uncertainty": None, "tried": []}
-    for pair in REFERENCES:
+    for pair in REFERENCES_ACROSS_KINKS if PROBLEMS[problem].has_kinks else REFERENCES:
         solutions = []
         for method, rtol in pair:
             if not _available(method) or results.already_too_slow(problem, t1, method, rtol, limit):
@@ -225,8 +233,6 @@ def _line(cell: dict) -> str:
 
 
 def _available(method: str) -> bool:
-    if METHODS[method].kind == "ours" and method != "default" and not hasattr(nf.flow, method):
-        return False
     return all(importlib.util.find_spec(package) for package in METHODS[method].needs)
 
 
@@ -235,15 +241,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the tanh problem to T = 1e3 at a third of the tolerances")
     parser.add_argument("--scaling", action="store_true", help="only the cost against the horizon and against P")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, help="default: all")
-    parser.add_argument("--horizons", nargs="+", type=float, help="default: 1e2 1e3 1e4")
+    parser.add_argument("--horizons", nargs="+", type=float, help="default: those of each problem")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all, with --quick the main ones")
+    parser.add_argument("--rtols", nargs="+", type=float, help="default: those of each method")
     parser.add_argument("--limit", type=float, help="seconds for one timed run (default: 120, with --quick 20)")
     parser.add_argument("--reference-limit", type=float, default=600.0, help="seconds for a reference solution")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     arguments = parser.parse_args()
-    arguments.problems = arguments.problems or (["tanh"] if arguments.quick else list(PROBLEMS))
     arguments.methods = arguments.methods or (QUICK_METHODS if arguments.quick else list(METHODS))
-    arguments.horizons = sorted(arguments.horizons or ([1e2, 1e3] if arguments.quick else [1e2, 1e3, 1e4]))
+    problems = arguments.problems or (["tanh"] if arguments.quick else list(PROBLEMS))
+    given = arguments.horizons or ([1e2, 1e3] if arguments.quick else None)
+    arguments.horizons = {problem: sorted(given or PROBLEMS[problem].horizons) for problem in problems}
     arguments.limit = arguments.limit or (20.0 if arguments.quick else 120.0)
     return arguments
 
