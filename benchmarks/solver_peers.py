@@ -30,6 +30,7 @@ class Outcome(NamedTuple):
     products: int | None = None
     steps: int | None = None
     rejected: int | None = None
+    events: int | None = None  # crossings of kinks, and the begins and ends of slides
 
 
 Solve = Callable[[float], Outcome]
@@ -72,7 +73,8 @@ def ours(solver_at: Callable[[float], Any]) -> Callable[..., Solve]:
             )
             names = ("gradient_evaluations", "hessian_vector_products", "steps", "rejected")
             counts = [run.stats.get(name) for name in names]
-            return Outcome(flat(run.net), *(None if count is None else int(count) for count in counts))
+            events = sum(run.stats.get(name, 0) for name in ("crossings", "slides", "releases"))
+            return Outcome(flat(run.net), *(None if count is None else int(count) for count in counts), int(events))
 
         return solve
 

@@ -1,6 +1,7 @@
 """The gradient flows on which the solvers are compared: small enough for reference solutions, each hard in its way."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,6 +49,17 @@ def wide_tanh(width: int) -> tuple[nf.nets.MLP, nf.Dataset]:
     return nf.nets.MLP([10, width, width, 1], key=jax.random.key(1), activation="tanh"), data
 
 
+def two_layer_relu(width: int, samples: int) -> tuple[nf.nets.MLP, nf.Dataset]:
+    """A ReLU network with one hidden layer: for costs against the number of kinks, width times samples."""
+    data = nf.data.multi_index(samples, 10, rank=2, key=jax.random.key(0), noise=0.1)
+    return nf.nets.MLP([10, width, 1], key=jax.random.key(1), activation="relu"), data
+
+
+def relu_on_digits() -> tuple[nf.nets.MLP, nf.Dataset]:
+    """A ReLU network 64-64-10 on all 1 797 handwritten digits: 115 008 kinks."""
+    return nf.nets.MLP([64, 64, 10], key=jax.random.key(1), activation="relu"), nf.data.digits()
+
+
 PROBLEMS = {
     "tanh": Problem("tanh, 10-32-32-1", lambda: multi_index_problem("tanh")),
     "softplus": Problem("softplus, 10-32-32-1, stiff", lambda: multi_index_problem("softplus", 1.5)),
@@ -55,7 +67,9 @@ PROBLEMS = {
     "gelu": Problem("GELU teacher and student, 50-200-1", teacher_student),
     "relu": Problem("ReLU, 10-32-32-1", lambda: multi_index_problem("relu"), (4.0, 20.0, 1e2), has_kinks=True),
 }
+DIGITS = "ReLU 64-64-10 on the digits"
 _WIDE = "tanh of width "
+_TWO_LAYERS = re.compile(r"ReLU 10-(\d+)-1, n = (\d+)")
 
 
 def wide_name(width: int) -> str:
@@ -63,8 +77,17 @@ def wide_name(width: int) -> str:
     return f"{_WIDE}{width}"
 
 
+def two_layer_name(width: int, samples: int) -> str:
+    """The name under which `make` knows `two_layer_relu(width, samples)`."""
+    return f"ReLU 10-{width}-1, n = {samples}"
+
+
 def make(name: str) -> tuple[nf.nets.MLP, nf.Dataset]:
     """The network and the data of a problem by name."""
+    if sizes := _TWO_LAYERS.fullmatch(name):
+        return two_layer_relu(*map(int, sizes.groups()))
+    if name == DIGITS:
+        return relu_on_digits()
     return wide_tanh(int(name.removeprefix(_WIDE))) if name.startswith(_WIDE) else PROBLEMS[name].make()
 
 

@@ -20,9 +20,9 @@ _WORK = {"seconds": "seconds", "gradients": "gradients and Hessian-vector produc
 class Results:
     """The results in one JSON file, and the reference solutions beside it; what is there already is not run again."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, tables: Sequence[str] = ("problems", "references", "cells", "scaling")):
         self.path = path
-        empty: dict[str, Any] = {"machine": {}, "problems": {}, "references": {}, "cells": {}, "scaling": {}}
+        empty: dict[str, Any] = {"machine": {}} | {table: {} for table in tables}
         self.all = json.loads(path.read_text()) if path.exists() else empty
 
     def write(self) -> None:
