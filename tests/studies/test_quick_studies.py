@@ -64,12 +64,12 @@ def test_the_table_of_claims_is_written(folder, claims):
     assert [(row["experiment"], row["measured"]) for row in rows] == [(name, claim.measured) for name, claim in claims]
 
 
-def test_the_same_command_draws_again_without_running(study, folder, capsys):
-    name = study.experiments[0].name
+def test_the_same_command_draws_again_without_running(quick_study, capsys):
+    folder, name = quick_study("spikes"), "gradient"
     drawn = (folder / f"{name}.png").stat().st_mtime_ns
     parts = lambda: (folder / f"{name}.zarr" / "runs").glob("*/**/*")  # the catalog beside them is replaced each time
     written = {file: file.stat().st_mtime_ns for file in parts()}
-    main(["study", study.name, "--quick", "--figure", name, "--out", str(folder), "--no-progress"])
+    main(["study", "spikes", "--quick", "--figure", name, "--out", str(folder), "--no-progress"])
     assert (folder / f"{name}.png").stat().st_mtime_ns > drawn and "fails" not in capsys.readouterr().out
     assert written
     assert {file: file.stat().st_mtime_ns for file in parts()} == written
