@@ -32,6 +32,7 @@ from .spikes import GradientDirection
 _NODES = 40  # of u and of v: 1e-7 of S while τ < 1/2, 1e-4 at τ = 1
 _NEGLIGIBLE = 1e-18
 _RANGE = 20.0  # of Z + sξ, in standard deviations
+_REACH = 12.0  # in standard deviations: beyond it the normal density is below 1e-31
 
 
 def spike_matrix(
@@ -81,9 +82,8 @@ def _smoothed(
 ) -> Float[np.ndarray, "u v"]:
     """E[f(spread · Z + shift)]."""
     rule, _ = adapted_rules("activation", function, _RANGE * np.max(spread) + np.max(np.abs(shifts)))
-    weighted = rule.weights * rule.values
-    columns = [
-        normal_density((rule.nodes - column[:, None]) / width) @ weighted / width
-        for column, width in zip(shifts.T, spread, strict=True)
-    ]
+    nodes, weighted, columns = rule.nodes, rule.weights * rule.values, []
+    for column, width in zip(shifts.T, spread, strict=True):
+        near = slice(*np.searchsorted(nodes, (column.min() - _REACH * width, column.max() + _REACH * width)))
+        columns.append(normal_density((nodes[near] - column[:, None]) / width) @ weighted[near] / width)
     return np.stack(columns, axis=1)
