@@ -32,13 +32,11 @@ def expected():
 
 
 @pytest.fixture
-def workers_import_tests(monkeypatch, tmp_path):
-    """Let new processes find these tests, use float64 as this one does, and share what they compile."""
+def workers_import_tests(monkeypatch):
+    """Let new processes find these tests, and use float64 as this one does."""
     folder = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture
