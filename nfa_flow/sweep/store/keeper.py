@@ -14,7 +14,7 @@ from .assemble import assemble_cataloged, catalog_of, summary
 from .names import require_own_names
 from .store import Store, attributes_of_result
 
-_FLUSH_SECONDS = 1.0
+_FLUSH_SECONDS = 5.0
 _FLUSH_SHARE = 0.02  # of the time so far: a kill loses no more, and a long sweep does not write millions of files
 
 
