@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import diffrax
 import jax
 import numpy as np
 import optax
@@ -22,7 +23,7 @@ NET = nf.nets.MLP([3, 2, 1], key=jax.random.key(1), activation="relu", parametri
 
 def public_objects():
     yield from (DATA, NET, NET.parametrization, nf.nets.Balanced(), nf.Grid(depth=nf.looped([2, 3]), seed=range(3)))
-    yield nf.gradient_flow(NET, DATA, 1.0, rtol=1e-2, progress=False)
+    yield nf.gradient_flow(NET, DATA, 1.0, solver=diffrax.Euler(), dt0=0.5, progress=False)
     optimizer = optax.chain(optax.sgd(0.1), nf.nets.scale_by_parametrization())
     yield nf.gradient_descent(NET, DATA, optimizer, 2, time_per_step=0.1, progress=False)
     scaling = nf.width.Scaling(np.ones((2, 1)), 0.0, 0.1, 0.0, True)

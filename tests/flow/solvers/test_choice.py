@@ -76,14 +76,16 @@ def test_a_tolerance_that_is_given_is_warned_about_where_it_costs_too_much():
 
 
 def test_a_batch_gets_the_solver_and_the_reason_of_its_members():
+    """With kinks it does too, see `kinks/test_transforms.py`; those programs take six times as long to compile."""
+
     def one(key, weight_decay):
-        net = eqx.nn.MLP(3, 1, 4, 1, key=key)
+        net = eqx.nn.MLP(3, 1, 4, 1, activation=jnp.tanh, key=key)
         return nf.gradient_flow(net, DATA, 1.0, weight_decay=weight_decay, save_at=[1.0], progress=False)
 
     keys = jax.random.split(jax.random.key(0), 2)
     batch, alone = eqx.filter_vmap(one)(keys, jnp.array([0.0, 0.1])), one(keys[1], 0.1)
-    assert dict(batch.notes) == dict(alone.notes) and alone.stats["solver"] == "Piecewise"
-    for name in ("steps", "gradient_evaluations", "hessian_vector_products", "crossings", "slides"):
+    assert dict(batch.notes) == dict(alone.notes) and alone.stats["solver"] == "NDF"
+    for name in ("steps", "gradient_evaluations", "hessian_vector_products"):
         assert batch.counts[name][1] == alone.counts[name]
 
 
