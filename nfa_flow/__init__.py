@@ -23,6 +23,7 @@ with _never_ignored():  # while JAX is imported, which takes seconds
     from .flow import LossBelow as LossBelow
     from .flow import gradient_flow as gradient_flow
     from .flow import log_times as log_times
+    from .problem.losses import TotalLoss as TotalLoss
     from .run.trajectory import RunError as RunError
     from .run.trajectory import RunInterrupted as RunInterrupted
     from .run.trajectory import Trajectory as Trajectory

@@ -4,6 +4,7 @@ Every number that JAX may trace is an axis. They advance together, so that few p
 """
 
 import diffrax
+import equinox as eqx
 import jax
 import numpy as np
 import optax
@@ -38,6 +39,14 @@ def euler(key, dt0, t1):
 def flow_of_a_part(key, scale, weight_decay):
     options = {"trainable": lambda leaf: leaf.shape == (4, 3), "weight_decay": weight_decay} | QUIET
     return nf.gradient_flow(network(key, scale), DATA, 1.0, **options)
+
+
+def flow_of_a_total_loss(key, scale, strength):
+    def regularized(net, data, strength):
+        return nf.measure.loss(net, data) + strength * jax.numpy.sum(nf.measure.nfm(net) ** 2)
+
+    loss = nf.TotalLoss(eqx.Partial(regularized, strength=strength))
+    return nf.gradient_flow(network(key, scale), DATA, 1.0, loss=loss, observe={"loss": nf.measure.loss}, **QUIET)
 
 
 def kinked_flow(key, scale, weight_decay):
@@ -81,6 +90,7 @@ CASES = {
     "flow by an explicit pair": (explicit_flow, TOLERANCES),
     "flow by constant steps, of which one diverges": (euler, {"dt0": [0.05, 0.1, 1e3], "t1": [1.0, 1.5, 1e6]}),
     "flow of a part": (flow_of_a_part, {"scale": [0.5, 0.8], "weight_decay": [0.0, 0.1]}),
+    "flow of a total loss": (flow_of_a_total_loss, {"scale": [0.5, 0.8], "strength": [0.0, 0.1]}),
     "flow across kinks": (kinked_flow, {"scale": [0.5, 0.8], "weight_decay": [0.0, 0.1]}),
     "flow that stops": (stopped_flow, {"bound": [0.4, 0.2, 1e-9]}),
     "plain descent, of which one diverges": (

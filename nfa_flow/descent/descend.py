@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..numerics.switches import full_precision
-from ..problem.objective import AbstractObjective, SampleObjective
+from ..problem.objective import AbstractDataObjective, AbstractObjective
 from ..run.observation import Observer, Record, empty_record
 from ..run.status import COMPLETED, DIVERGED, NO_GRADIENT, RUNNING
 
@@ -128,7 +128,7 @@ def optimizer_step(
 def _batch(problem: DescentProblem, state: DescentState) -> tuple[AbstractObjective, Int[Array, " n"] | None]:
     """The objective of this step, and the order in which this epoch passes the samples."""
     objective, batches = problem.objective, problem.batches
-    if batches is None or not isinstance(objective, SampleObjective):
+    if batches is None or not isinstance(objective, AbstractDataObjective):
         return objective, state.order
     samples, size = objective.data.samples, batches.size
     epoch, batch = jnp.divmod(state.steps, samples // size)

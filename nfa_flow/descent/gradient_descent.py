@@ -16,8 +16,8 @@ from ..checks import called, require_integer, require_key, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP
 from ..nets.scale_by_parametrization import scales_by_parametrization
-from ..problem.losses import Loss
-from ..problem.objective import make_objective
+from ..problem.losses import Loss, require_scalar
+from ..problem.objective import TotalObjective, make_objective
 from ..problem.trained import Trainable
 from ..run.drive import beginning, run_to_end
 from ..run.interrupts import never_ignored
@@ -91,6 +91,9 @@ def gradient_descent(
         time_per_step=jnp.asarray(time_per_step, jnp.zeros(()).dtype),
         batches=_check_batches(batch_size, key, data),
     )
+    if batch_size is not None and isinstance(objective, TotalObjective):
+        batch = eqx.filter_eval_shape(objective.on, jnp.arange(batch_size))
+        require_scalar(objective.loss_function, net, batch.data)
     with never_ignored():
         first = _start(problem, parameters)
     state, interrupted = run_to_end(

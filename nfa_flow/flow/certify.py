@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import is_traced, wrong
-from ..problem.objective import Mobility
+from ..problem.mobility import Mobility
 from ..run.drive import discard
 from ..run.observation import Observe, Observer
 from ..run.trajectory import Trajectory

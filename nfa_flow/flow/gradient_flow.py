@@ -18,7 +18,8 @@ from ..data import Dataset
 from ..nets import MLP
 from ..problem.half_precision import in_single_precision
 from ..problem.losses import Loss
-from ..problem.objective import AbstractObjective, Mobility, MomentObjective, make_objective
+from ..problem.mobility import Mobility
+from ..problem.objective import AbstractObjective, MomentObjective, make_objective
 from ..problem.trained import Trainable
 from ..run.drive import beginning, run_to_end
 from ..run.interrupts import never_ignored
@@ -71,7 +72,7 @@ def gradient_flow(
     second moments of the data, at a cost that does not depend on the number of samples.
 
     **Arguments:**
-    - `net`: any Equinox module from one sample "d" to a prediction "c".
+    - `net`: any Equinox module from one sample "d" to a prediction "c"; for a `TotalLoss` any tree of arrays.
     - `data`: the samples.
     - `t1`, `t0`: end and start in gradient-flow time; to continue an earlier run, pass its `net` and `end_time`.
     - `weight_decay`: λ ≥ 0.
@@ -84,7 +85,8 @@ def gradient_flow(
       `jax.lax.stop_gradient`, and those that the loss does not depend on: they stay as they are, without weight decay,
       and count in no norm. `stats["frozen"]` names them.
     - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample,
-      whose prediction and target may be of different shapes.
+      whose prediction and target may be of different shapes; or `nf.TotalLoss(function)` with a function `(net, data)
+      -> scalar` in the place of the mean over samples, whose kinks are not located.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
       memory grows with the number of observations only. By default the loss is observed. Use the same function objects
       in later calls to avoid recompilation.

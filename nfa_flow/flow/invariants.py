@@ -26,7 +26,8 @@ from ..checks import is_traced
 from ..nets import MLP
 from ..nets.activations import PIECEWISE_LINEAR, name_of
 from ..numerics.switches import full_precision
-from ..problem.objective import AbstractObjective, Mobility
+from ..problem.mobility import Mobility
+from ..problem.objective import AbstractObjective
 from ..run.observation import Observer
 
 LOSS_IDENTITY_ERROR = "loss_identity_error"

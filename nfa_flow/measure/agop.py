@@ -19,7 +19,7 @@ from ..data import Dataset
 from ..nets import MLP
 from ..numerics.kernel import kernel
 from ..numerics.precision import at_least_single, in_precision_of
-from ..problem.losses import Loss, resolve
+from ..problem.losses import Loss, resolve_of_sample
 from .jacobian_sums import AbstractJacobianSum, jacobian_sum_kind
 from .jacobians import Function, Sample, stream
 from .layer import Layer, Tap, find_layer, require_inputs
@@ -128,7 +128,7 @@ def jacobian_sum(
     require_number("memory", memory, at_least=1)
     net = at_least_single(net)
     position = find_layer(net, layer)
-    function = Function(Tap(net, position), None if loss is None else resolve(loss))
+    function = Function(Tap(net, position), None if loss is None else resolve_of_sample(loss))
     batches = _batches(data, loss is not None, net)
     W = function.tap.weight
     multiply = where_cheapest and W is not None and W.shape[1] < W.shape[0]

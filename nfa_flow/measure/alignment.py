@@ -10,8 +10,7 @@ from jaxtyping import Array, Float
 
 from ..checks import require_choice, require_flag, require_integer, require_number, wrong
 from ..numerics.kernel import kernel
-from ..problem.losses import Loss, resolve
-from ..run.observation import loss_or_default
+from ..problem.losses import Loss, loss_or_default, resolve_of_sample
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .gram_power import gram_power, power_derivative, power_from_spectrum
@@ -134,7 +133,7 @@ def alignment(
     if agop_of_change and initial is None:
         raise wrong("initial", "the network at the start if `agop_of_change` is True", "None")
     if loss is not None:
-        resolve(loss)
+        resolve_of_sample(loss)
     W_0 = None if initial is None else layer_weight(initial, layer, "initial")
     return Alignment(power, W_0, metric, layer, centered, agop_of_change, loss, of_loss=loss is not None)
 

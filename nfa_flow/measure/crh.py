@@ -16,8 +16,8 @@ from ..checks import wrong
 from ..data import Dataset
 from ..numerics.factorizations import spectrum, triangle
 from ..numerics.kernel import kernel
-from ..problem.losses import Loss
-from ..run.observation import from_run, loss_or_default
+from ..problem.losses import Loss, loss_or_default
+from ..run.observation import from_run
 from .agop import MEMORY
 from .exponent import ExponentFit, fit_power_law
 from .layer import Layer

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 from ..checks import require_integer, require_number, wrong
 from ..data import Dataset
 from ..numerics.kernel import kernel
-from ..problem.losses import Loss, resolve
-from ..run.observation import from_run, loss_or_default
+from ..problem.losses import Loss, loss_or_default, resolve_of_sample
+from ..run.observation import from_run
 from .agop import MEMORY
 from .layer import Layer, by_code, layer_weight
 from .layer_statistics import LayerRows, LayerStream, layer_stream
@@ -104,7 +104,7 @@ class FactError(eqx.Module):
         if self.weight_decay is not None:
             require_number("weight_decay", self.weight_decay, above=0)
         if self.loss is not None:
-            resolve(self.loss)
+            resolve_of_sample(self.loss)
         if isinstance(self.layer, int) or not callable(self.layer):
             require_integer("layer", self.layer, at_least=1)
 

@@ -14,10 +14,11 @@ from ..numerics.kernel import kernel
 from ..numerics.lanczos import largest_eigenvalue, largest_eigenvalues
 from ..numerics.precision import at_least_single
 from ..numerics.switches import usual_promotion
-from ..problem.losses import Loss
-from ..problem.objective import AbstractObjective, Mobility, make_objective, own_mobility
+from ..problem.losses import Loss, loss_or_default
+from ..problem.mobility import Mobility, own_mobility
+from ..problem.objective import AbstractObjective, make_objective
 from ..problem.trained import Trainable
-from ..run.observation import AbstractRunObservable, loss_or_default
+from ..run.observation import AbstractRunObservable
 
 _ROUGH = 0.05
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ..checks import require_number, wrong
 from ..data import Dataset
 from ..numerics.precision import at_least_single, in_precision_of
-from ..problem.losses import Loss, require_fitting, resolve
+from ..problem.losses import Loss, require_fitting, resolve_of_sample
 from .jacobians import Function, bytes_per_sample
 from .layer import Layer, Tap, find_layer, patches, require_inputs, weighted_layers
 
@@ -115,7 +115,7 @@ def layer_stream(net: Any, data: Dataset, *, layer: Layer, loss: Loss, memory: i
         raise wrong("data", "a `Dataset`, because the loss needs targets", f"a {type(data).__name__}")
     require_inputs(net, data.x)
     net, data = at_least_single(net), in_precision_of(net, data)
-    return LayerStream(Tap(net, find_layer(net, layer)), data, resolve(loss), int(memory))
+    return LayerStream(Tap(net, find_layer(net, layer)), data, resolve_of_sample(loss), int(memory))
 
 
 def _by_position(z: Float[Array, "k *positions"]) -> Float[Array, "p k"]:

@@ -8,9 +8,9 @@ from ..checks import wrong
 from ..data import Dataset
 from ..numerics.precision import at_least_single, in_precision_of
 from ..numerics.switches import full_precision
-from ..problem.losses import Loss, mean_loss, require_fitting
+from ..problem.losses import Loss, TotalLoss, data_loss, loss_or_default, require_fitting, require_scalar
 from ..problem.trained import prediction_of
-from ..run.observation import from_run, loss_or_default
+from ..run.observation import from_run
 from .layer import require_inputs
 
 
@@ -30,7 +30,11 @@ def loss(net: Any, data: Dataset, *, loss: Loss | None = None) -> Float[Array, "
     loss = loss_or_default(loss)
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`, because the loss needs targets", f"a {type(data).__name__}")
-    require_inputs(net, data.x)
-    net, data = at_least_single(net), in_precision_of(net, data)
-    require_fitting(loss, prediction_of(net, data.x), data.y)
-    return mean_loss(loss, net, data)
+    if isinstance(loss, TotalLoss):
+        net, data = at_least_single(net), in_precision_of(net, data)
+        require_scalar(loss, net, data)
+    else:
+        require_inputs(net, data.x)
+        net, data = at_least_single(net), in_precision_of(net, data)
+        require_fitting(loss, prediction_of(net, data.x), data.y)
+    return data_loss(loss, net, data)

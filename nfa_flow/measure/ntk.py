@@ -21,7 +21,7 @@ from ..nets import MLP
 from ..numerics.kernel import kernel
 from ..numerics.lanczos import largest_eigenvalues
 from ..numerics.precision import at_least_single
-from ..problem.objective import Mobility, own_mobility, root_mobility
+from ..problem.mobility import Mobility, own_mobility, root_mobility
 from ..problem.trained import Trainable, prediction_of, selected
 from ..run.observation import from_run
 from .agop import MEMORY, Samples, whole_batch

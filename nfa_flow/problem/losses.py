@@ -1,18 +1,51 @@
-"""Losses of one sample, (prediction, target) -> scalar, by name."""
+"""Losses: of one sample, (prediction, target) -> scalar, by name, or of the whole network on the whole data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from ..checks import is_traced, named_function, wrong
+from ..checks import described, is_traced, named_function, wrong
 from ..data import Dataset
 
-Loss = str | Callable[[Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]]
+# The loss that a run minimizes, while it calls its observables.
+_minimized: ContextVar[Callable | None] = ContextVar("_minimized", default=None)
+
+
+class TotalLoss(eqx.Module):
+    """The data loss ℒ as one function of the network and the data, in place of the mean over samples.
+
+    For what is no such mean: regularizers such as the trace of AGOP, batch normalization over all samples, contrastive
+    losses. It is a `loss` of runs, of `nf.measure.loss` and of the Hessian. Weight decay is added to it as to others.
+
+        regularized = lambda net, data: nf.measure.loss(net, data) + 0.1 * jnp.trace(nf.measure.agop(net, data))
+        run = nf.gradient_flow(net, data, 10.0, loss=nf.TotalLoss(regularized))
+
+    **Arguments:** `function`: `(net, data) -> scalar`. The network is any tree of arrays that the function takes; the
+    data are the `Dataset` of the run, of which the function uses the sample weights itself, or one minibatch. To change
+    numbers in it without another compilation, and in a sweep, make them arrays of an `equinox.Partial` or a module.
+    **Raises:** ValueError naming `function` for something that cannot be called.
+    """
+
+    function: Callable[[Any, Dataset], Float[Array, ""]]
+
+    def __check_init__(self):
+        if not callable(self.function):
+            raise wrong("function", "a function (net, data) -> scalar", described(self.function))
+
+    def __call__(self, net: Any, data: Dataset) -> Float[Array, ""]:
+        """The loss of a network on data."""
+        with minimizing(None):  # a loss that is measured in it is "mse" unless it is given, as everywhere by hand
+            return self.function(net, data)
+
+
+Loss = str | Callable[[Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]] | TotalLoss
 
 
 def mse(prediction: Float[Array, " c"], target: Float[Array, " c"]) -> Float[Array, ""]:
@@ -29,17 +62,66 @@ LOSSES: dict[str, Callable] = {"mse": mse, "cross_entropy": cross_entropy}
 
 
 def resolve(loss: Loss) -> Callable:
-    """The function behind a name; a callable is its own function.
+    """The function behind a name; a callable, also a `TotalLoss`, is its own function.
 
     **Raises:** ValueError for an unknown name or something that cannot be called.
     """
     return named_function("loss", loss, LOSSES, "(prediction, target) -> scalar")
 
 
-def mean_loss(loss: Callable, net: Any, data: Dataset) -> Float[Array, ""]:
-    """The weighted mean loss of the samples."""
+@contextmanager
+def minimizing(loss: Callable | None) -> Iterator[None]:
+    """A context in which a run that minimizes this loss calls its observables."""
+    token = _minimized.set(loss)
+    try:
+        yield
+    finally:
+        _minimized.reset(token)
+
+
+def loss_or_default(loss: Loss | None) -> Callable:
+    """The function behind `loss`; the squared loss if it is None.
+
+    **Raises:** ValueError naming `loss` if a run that minimizes another loss calls a function of the user in which the
+    loss is not given.
+    """
+    minimized = _minimized.get()
+    if loss is None and minimized is not None and minimized is not mse:
+        example = getattr(minimized, "__name__", type(minimized).__name__)
+        raise wrong("loss", f"given in an observable of your own, as this run minimizes `{example}`", None)
+    return mse if loss is None else resolve(loss)
+
+
+def resolve_of_sample(loss: Loss) -> Callable:
+    """The function behind a loss of one sample.
+
+    **Raises:** ValueError as `resolve`, and for a `TotalLoss`.
+    """
+    if isinstance(loss, TotalLoss):
+        raise wrong("loss", "one of single samples for this measurement, (prediction, target) -> scalar", "`TotalLoss`")
+    return resolve(loss)
+
+
+def data_loss(loss: Callable, net: Any, data: Dataset) -> Float[Array, ""]:
+    """ℒ: the value of a `TotalLoss`, or the weighted mean loss of the samples."""
+    if isinstance(loss, TotalLoss):
+        return loss(net, data)
     losses = jax.vmap(loss)(jax.vmap(net)(data.x), data.y)
     return jnp.mean(losses) if data.weight is None else data.weight @ losses
+
+
+def require_scalar(loss: TotalLoss, net: Any, data: PyTree) -> None:
+    """Raise unless a `TotalLoss` gives one real number for this network and data, or for their shapes.
+
+    **Raises:** ValueError naming `loss`.
+    """
+    try:
+        value = eqx.filter_eval_shape(loss, net, data)
+    except Exception as error:
+        must_be = f"a `TotalLoss` of a function of this network and {described(data)}"
+        raise wrong("loss", must_be, f"one that raises {type(error).__name__}: {error}".rstrip(".")) from error
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise wrong("loss", "a `TotalLoss` of a function whose result is one real number", described(value))
 
 
 def require_fitting(loss: Callable, prediction: Any, targets: Float[Array, "n c"]) -> None:

@@ -8,23 +8,21 @@ Hessian √m H √m is symmetric, as the solvers for gradient flow require.
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..checks import is_traced, require_finite, require_number, wrong
+from ..checks import require_finite, require_number, wrong
 from ..data import Dataset, moment_factor
 from ..nets import MLP
 from ..nets.activations import name_of
-from .losses import LOSSES, Loss, mean_loss, mse, require_fitting, resolve
+from .losses import LOSSES, Loss, TotalLoss, data_loss, mse, require_fitting, require_scalar, resolve
+from .mobility import Mobility, root_mobility
 from .trained import Trainable, prediction_of, require_some, selected, with_gradient, without
-
-Mobility = Sequence[float | Float[Array, ""]] | PyTree
 
 
 class AbstractObjective(eqx.Module):
@@ -33,11 +31,11 @@ class AbstractObjective(eqx.Module):
     frozen: eqx.AbstractVar[PyTree]
     weight_decay: eqx.AbstractVar[Float[Array, ""]]
     root_mobility: eqx.AbstractVar[PyTree | None]  # √m in the structure of the parameters; None where m = 1
-    loss_function: eqx.AbstractVar[Callable]  # of one sample
+    loss_function: eqx.AbstractVar[Callable]  # of one sample, or a `TotalLoss`
 
     @abc.abstractmethod
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
-        """The data term ℒ: the weighted mean loss of the samples, without weight decay."""
+        """The data term ℒ, without weight decay."""
 
     def net(self, parameters: PyTree) -> Any:
         """The complete network with these parameters."""
@@ -75,17 +73,16 @@ class AbstractObjective(eqx.Module):
         return jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
 
 
-class SampleObjective(AbstractObjective):
-    """Any module, any loss: evaluated sample by sample."""
+class AbstractDataObjective(AbstractObjective):
+    """An objective that keeps its data, and can be restricted to a part of them."""
 
-    frozen: PyTree
-    weight_decay: Float[Array, ""]
-    root_mobility: PyTree | None
-    data: Dataset
-    loss_function: Callable = eqx.field(static=True)
+    data: eqx.AbstractVar[Dataset]
 
-    def on(self, indices: Int[Array, " b"]) -> "SampleObjective":
-        """The objective of a minibatch, whose expectation over uniformly drawn indices is this objective."""
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        return data_loss(self.loss_function, self.net(parameters), self.data)
+
+    def on(self, indices: Int[Array, " b"]) -> "AbstractDataObjective":
+        """The objective of a minibatch; for a mean, its expectation over uniformly drawn indices is this objective."""
         data, scale = self.data, self.data.samples / indices.size
         weight = None if data.weight is None else scale * data.weight[indices]
         return eqx.tree_at(
@@ -95,8 +92,25 @@ class SampleObjective(AbstractObjective):
             is_leaf=lambda leaf: leaf is None,
         )
 
-    def loss(self, parameters: PyTree) -> Float[Array, ""]:
-        return mean_loss(self.loss_function, self.net(parameters), self.data)
+
+class SampleObjective(AbstractDataObjective):
+    """Any module, any loss: evaluated sample by sample."""
+
+    frozen: PyTree
+    weight_decay: Float[Array, ""]
+    root_mobility: PyTree | None
+    data: Dataset
+    loss_function: Callable = eqx.field(static=True)
+
+
+class TotalObjective(AbstractDataObjective):
+    """Any function of the network and the data."""
+
+    frozen: PyTree
+    weight_decay: Float[Array, ""]
+    root_mobility: PyTree | None
+    data: Dataset
+    loss_function: TotalLoss
 
 
 class MomentObjective(AbstractObjective):
@@ -133,10 +147,10 @@ def make_objective(
 ) -> tuple[PyTree, AbstractObjective]:
     """Split a network into its trainable parameters and the objective that they minimize.
 
-    **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name or a
-    function `(prediction, target) -> scalar`; `weight_decay`: λ ≥ 0, on every parameter; `trainable`: a filter of the
-    arrays that may be trained; `mobility`: m > 0, one per layer of an `MLP` or a tree in the shape of the network's
-    arrays; `by_samples`: never replace the samples by their moments; minibatches need this.
+    **Arguments:** `net`: any Equinox module that maps one sample "d" to a prediction "c"; `data`; `loss`: a name, a
+    function `(prediction, target) -> scalar`, or a `TotalLoss`; `weight_decay`: λ ≥ 0, on every parameter;
+    `trainable`: a filter of the arrays that may be trained; `mobility`: m > 0, one per layer of an `MLP` or a tree in
+    the shape of the network's arrays; `by_samples`: never replace the samples by their moments; minibatches need this.
     **Returns:** (parameters, objective). The parameters are the arrays that are selected and have a gradient, which
     arrays that are unused or behind `jax.lax.stop_gradient` have not, divided by √m. All others are frozen.
     **Raises:** ValueError naming `net`, `data`, `loss`, `weight_decay`, `trainable` or `mobility`.
@@ -155,7 +169,7 @@ def make_objective(
     _check_shapes(net, data, loss_function)
     is_named = type(net) is MLP and all(name_of(each) for each in net.activations) and loss_function in LOSSES.values()
     if not is_named:  # where every array has a gradient
-        parameters = with_gradient(lambda net: mean_loss(loss_function, net, data), parameters, net)
+        parameters = with_gradient(lambda net: data_loss(loss_function, net, data), parameters, net)
         require_some(parameters, net, trainable)
     frozen, decay = without(net, parameters), jnp.asarray(weight_decay, dtype)
     root = None if mobility is None else root_mobility(mobility, net, parameters)
@@ -166,43 +180,9 @@ def make_objective(
     if not by_samples and type(net) is MLP and net.is_linear and loss_function is mse and is_precise:
         factor = moment_factor(data, intercept=net.layers[0].bias is not None)
         return parameters, MomentObjective(frozen, decay, root, factor=factor)
+    if isinstance(loss_function, TotalLoss):
+        return parameters, TotalObjective(frozen, decay, root, data=data, loss_function=loss_function)
     return parameters, SampleObjective(frozen, decay, root, data=data, loss_function=loss_function)
-
-
-def own_mobility(net: Any) -> Mobility | None:
-    """The mobility that the parametrization of a network gives to its flow; None, which means 1, without one."""
-    has_one = isinstance(net, MLP) and net.parametrization is not None and net.parametrization.rule == "sgd"
-    return net.mobility if has_one else None
-
-
-def root_mobility(mobility: Any, net: Any, parameters: PyTree) -> PyTree:
-    """√m in the structure of the parameters, from one number per layer or from a tree of numbers or arrays.
-
-    The tree has the structure of all floating-point arrays of the network, or of the parameters alone.
-
-    **Raises:** ValueError naming `mobility`.
-    """
-    must_be = "positive numbers, one per layer of an `MLP` or in the structure of the network's arrays"
-    if isinstance(net, MLP) and (isinstance(mobility, Sequence) or getattr(mobility, "ndim", 0) == 1):
-        if len(mobility) != len(net.layers):
-            raise wrong("mobility", must_be, f"of {len(mobility)} numbers for {len(net.layers)} layers")
-        layers = [jax.tree.map(lambda _, m=m: m, layer) for m, layer in zip(mobility, parameters.layers, strict=True)]
-        mobility = eqx.tree_at(lambda p: p.layers, parameters, tuple(layers))
-    for m in jax.tree.leaves(mobility):
-        is_number = jnp.issubdtype(m.dtype if hasattr(m, "dtype") else np.asarray(m).dtype, np.number)
-        if not is_number or not (is_traced(m) or np.all(np.isfinite(m) & (m > 0))):
-            raise wrong("mobility", must_be, repr(m))
-
-    def root(p: Array | None, m: Any) -> Array | None:
-        if p is None:  # no array, or one that is frozen
-            return None
-        r = jnp.sqrt(jnp.asarray(m, p.dtype))
-        return r if r.ndim == 0 else jnp.broadcast_to(r, p.shape)
-
-    try:
-        return jax.tree.map(root, parameters, mobility, is_leaf=lambda leaf: leaf is None)
-    except (ValueError, TypeError):
-        raise wrong("mobility", must_be, f"{type(mobility).__name__} of another structure") from None
 
 
 def _times(root: PyTree | None, parameters: PyTree) -> PyTree:
@@ -210,6 +190,8 @@ def _times(root: PyTree | None, parameters: PyTree) -> PyTree:
 
 
 def _check_shapes(net: Any, data: Dataset, loss_function: Callable) -> None:
+    if isinstance(loss_function, TotalLoss):
+        return require_scalar(loss_function, net, data)
     if type(net) is MLP and net.widths[0] != data.inputs:
         raise wrong("data", f"of {net.widths[0]} inputs, like the network", f"of {data.inputs}")
     require_fitting(loss_function, prediction_of(net, data.x), data.y)

@@ -4,7 +4,6 @@ import abc
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, PyTree
 
 from ..checks import described, wrong
 from ..data import Dataset
-from ..problem.losses import Loss, mse, resolve
+from ..problem.losses import minimizing
 from ..problem.objective import AbstractObjective
 
 _TAKEN = ("time", "step", "net", "nets")
@@ -24,9 +23,6 @@ _NAMES = 'with printable names of 1 to 200 bytes without "/", "\\" and "."'
 Observe = Mapping[str, Callable[[Any, Dataset], PyTree]]
 
 _Function = TypeVar("_Function", bound=Callable)
-
-# The loss that a run minimizes, while it calls its observables.
-_minimized: ContextVar[Callable | None] = ContextVar("_minimized", default=None)
 
 
 def from_run(*names: str) -> Callable[[_Function], _Function]:
@@ -42,19 +38,6 @@ def from_run(*names: str) -> Callable[[_Function], _Function]:
         return function
 
     return mark
-
-
-def loss_or_default(loss: Loss | None) -> Callable:
-    """The function behind `loss`; the squared loss if it is None.
-
-    **Raises:** ValueError naming `loss` if a run that minimizes another loss calls a function of the user in which the
-    loss is not given.
-    """
-    minimized = _minimized.get()
-    if loss is None and minimized not in (None, mse):
-        example = getattr(minimized, "__name__", "…")
-        raise wrong("loss", f"given in an observable of your own, as this run minimizes `{example}`", None)
-    return mse if loss is None else resolve(loss)
 
 
 class AbstractRunObservable(eqx.Module):
@@ -102,12 +85,9 @@ class Observer(eqx.Module):
             "trainable": lambda: objective.trainable,
             "mobility": lambda: objective.mobility(parameters),
         }
-        token = _minimized.set(objective.loss_function)
-        try:
+        with minimizing(objective.loss_function):
             arguments = {name: supplied[name]() for name in _open_arguments(observable)}
             return observable(objective.net(parameters), self.data, **arguments)
-        finally:
-            _minimized.reset(token)
 
 
 def _open_arguments(observable: Callable) -> list[str]:

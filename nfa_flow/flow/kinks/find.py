@@ -21,11 +21,11 @@ from ...data import Dataset
 from ...nets import MLP
 from ...nets.activations import name_of
 from ...numerics.switches import usual_promotion
-from ...problem.losses import Loss, resolve
+from ...problem.losses import Loss, TotalLoss, resolve
 from ...problem.trained import without
 from .program import WEIGHT, Program, trace
 
-Kinks = Literal["network", "loss"] | None  # where they are
+Kinks = Literal["network", "loss", "total loss"] | None  # where they are
 
 # Longer lines for kinks far from zero, such as those of clipping at ±10; one through the origin for the cusp of a norm.
 _LINES = ((1.0, False), (1.0, True), (30.0, False))  # length, and whether the input passes zero
@@ -36,6 +36,7 @@ _AT_ONCE = 130  # of these, so that memory stays small
 # Among 64 parts of a cell, the largest change of a continuous derivative is about a 64th of that over the cell, and a
 # jump is all of it, or its largest share where several are in the cell.
 _JUMP = 0.1
+_FEW = 8  # samples of a total loss
 
 
 def find_kinks(net: Any, data: Dataset, loss: Loss = "mse", parameters: PyTree | None = None) -> Kinks:
@@ -51,6 +52,11 @@ def find_kinks(net: Any, data: Dataset, loss: Loss = "mse", parameters: PyTree |
         return "network"
     is_known = type(net) is MLP and not net.has_kinks and all(name_of(each) for each in net.activations)
     dtype = jnp.result_type(*jax.tree.leaves(weights))
+    if isinstance(loss, TotalLoss):
+        total = lambda constants, weights, data: loss(eqx.combine(weights, constants, static), data)
+        with _usual_switches():
+            few = _few_samples(loss, net, data.astype(dtype))
+            return "total loss" if program_has_kinks(_of_weights(total, constants, weights, few)) else None
     x, y = (jax.ShapeDtypeStruct(array.shape[1:], dtype) for array in (data.x, data.y))
     prediction = eqx.filter_eval_shape(net, x)
     with _usual_switches():
@@ -68,11 +74,23 @@ def loss_has_kinks(loss: Callable, prediction: jax.ShapeDtypeStruct, target: jax
     return program_has_kinks(trace(of_residual, target, (), prediction))
 
 
-def _of_weights(function: Callable, constants: PyTree, weights: PyTree, x: jax.ShapeDtypeStruct) -> Program:
+def _few_samples(loss: TotalLoss, net: Any, data: Dataset) -> PyTree:
+    """The shapes of a few samples, which have the same kinks; of all samples if the loss is not defined on a part."""
+    whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data)
+    cut = lambda a: jax.ShapeDtypeStruct((min(_FEW, a.shape[0]), *a.shape[1:]), a.dtype)
+    few = eqx.tree_at(lambda data: jax.tree.leaves((data.x, data.y, data.weight)), whole, replace_fn=cut)
+    try:
+        eqx.filter_eval_shape(loss, net, few)
+    except Exception:
+        return whole
+    return few
+
+
+def _of_weights(function: Callable, constants: PyTree, weights: PyTree, x: PyTree) -> Program:
     """The program as a function of the weights, so that frozen arrays and the input alone make no kinks."""
     (*first, last), structure = jax.tree.flatten(weights)
 
-    def of_last(known: tuple[PyTree, Array], first: list[Array], last: Array) -> Any:
+    def of_last(known: tuple[PyTree, PyTree], first: list[Array], last: Array) -> Any:
         constants, x = known
         return function(constants, jax.tree.unflatten(structure, [*first, last]), x)
 

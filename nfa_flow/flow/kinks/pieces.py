@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from ...problem.losses import LOSSES
-from ...problem.objective import AbstractObjective, SampleObjective
+from ...problem.objective import AbstractObjective, SampleObjective, TotalObjective
 from .find import loss_has_kinks
 from .gates import CannotGate, count_gates, frozen, gated
 
@@ -111,6 +111,8 @@ class Contact(NamedTuple):
 
 def count_kinks(objective: AbstractObjective, parameters: Any) -> int | str:
     """The number of kinks of all samples; a word for those that cannot be gated, if there are some."""
+    if isinstance(objective, TotalObjective):
+        return "a `TotalLoss`"
     if not isinstance(objective, SampleObjective):
         return 0
     try:
