@@ -16,7 +16,7 @@ from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
 from ..checks import called, described, require_integer, wrong
-from ..nets import MLP
+from ..nets import MLP, WithState
 from ..numerics.precision import at_least_single
 
 # l = 1 … L in a network that applies its layers one after another, or a function from the network to the layer.
@@ -192,6 +192,8 @@ def weighted_layers(net: Any) -> list[Any]:
 
 def is_sequential(net: Any) -> bool:
     """Whether the network is known to apply its layers one after another, in the order of its fields."""
+    if isinstance(net, WithState):
+        return is_sequential(net.net)
     if isinstance(net, eqx.nn.Sequential):
         return all(isinstance(each, _WEIGHTED) or is_sequential(each) or _has_no_matrix(each) for each in net.layers)
     return type(net) in (MLP, eqx.nn.MLP) and not getattr(net, "scan", False)  # scanned layers are stacked into one
@@ -199,6 +201,8 @@ def is_sequential(net: Any) -> bool:
 
 def _begins_with_matrix(net: Any) -> bool:
     """Whether the network is known to multiply its whole input by the weights of its first layer."""
+    if isinstance(net, WithState):
+        return _begins_with_matrix(net.net)
     if isinstance(net, eqx.nn.Sequential):
         first = net.layers[0] if net.layers else None
         return (isinstance(first, eqx.nn.Linear) and first.weight.ndim == 2) or _begins_with_matrix(first)

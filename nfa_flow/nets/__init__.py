@@ -19,3 +19,4 @@ from .parametrization_schemes import Spectral as Spectral
 from .parametrization_schemes import muP as muP
 from .scale_by_parametrization import scale_by_parametrization as scale_by_parametrization
 from .spectral_normalization import normalize_by_spectral_norm as normalize_by_spectral_norm
+from .with_state import WithState as WithState

@@ -124,8 +124,7 @@ def _why_it_failed(net: Any, error: Exception) -> str:
     layers = [node for node in jax.tree.leaves(net, is_leaf=is_special) if is_special(node)]
     said = f"one that raises {type(error).__name__}: {error}".rstrip(".")
     if any(isinstance(layer, eqx.nn.StateIndex) for layer in layers):
-        call = "`eqx.nn.inference_mode(self.net)(x, jax.lax.stop_gradient(self.state))[0]`"
-        return f"{said}. Layers with a state, such as BatchNorm, need a module around them whose call is {call}"
+        return f"{said}. Layers with a state, such as BatchNorm, need `nf.nets.WithState(net, state)` around them"
     if layers:
         return f"{said}. Dropout is switched off by `eqx.nn.inference_mode(net)`"
     return said
