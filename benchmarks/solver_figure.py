@@ -84,9 +84,11 @@ def _grid(results: Results, horizons: dict[str, list[float]], work: str, label: 
             for ax, t1 in zip(row, times, strict=False):
                 _panel(ax, results, problem, t1, work)
                 ax.set_title(f"{PROBLEMS[problem].title}, $T={t1:g}$", pad=18)  # room for what timed out
+            for ax in row[len(times) :]:
+                ax.set_visible(False)
             row[0].set_ylabel("relative error of the parameters")
-        for ax in axes[-1]:
-            ax.set_xlabel(label)
+        for column in axes.T:
+            [ax for ax in column if ax.get_visible()][-1].set_xlabel(label)
         shown = {cell["method"] for cell in results.all["cells"].values()}
         handles = [_handle(method) for method in _LOOKS if method in shown]
         gray: dict[str, Any] = {"color": "#777777", "markerfacecolor": "none"}

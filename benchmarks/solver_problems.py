@@ -65,7 +65,7 @@ PROBLEMS = {
     "softplus": Problem("softplus, 10-32-32-1, stiff", lambda: multi_index_problem("softplus", 1.5)),
     "linear": Problem("deep linear, 10-10-10-3, from a saddle", deep_linear),
     "gelu": Problem("GELU teacher and student, 50-200-1", teacher_student),
-    "relu": Problem("ReLU, 10-32-32-1", lambda: multi_index_problem("relu"), (4.0, 20.0, 1e2), has_kinks=True),
+    "relu": Problem("ReLU, 10-32-32-1", lambda: multi_index_problem("relu"), (4.0, 1e2), has_kinks=True),
 }
 DIGITS = "ReLU 64-64-10 on the digits"
 _WIDE = "tanh of width "
