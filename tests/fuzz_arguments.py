@@ -1,7 +1,7 @@
 """Arguments for random calls, as Python: values that a parameter accepts, and values that almost none accepts."""
 
 SETTING = """
-import jax, jax.numpy as jnp, numpy as np, optax, nfa_flow as nf
+import equinox as eqx, jax, jax.numpy as jnp, numpy as np, optax, nfa_flow as nf
 KEY = jax.random.key(0)
 DATA = nf.data.linear_teacher(12, 3, 2, key=KEY)
 NET = nf.nets.MLP([3, 4, 2], key=KEY, activation="tanh")
@@ -12,6 +12,9 @@ DIRECTION = nf.theory.gradient_direction(nf.theory.hermite(LINK), 0.5, activatio
 SYMMETRIC, MATRIX = jnp.eye(3) + 0.1, jnp.arange(6.0).reshape(2, 3) / 7
 OBSERVE = {"loss": nf.measure.loss, "alignment": nf.measure.alignment(0.5)}
 OPTIMIZER = optax.sgd(0.1)
+TOTAL = nf.TotalLoss(lambda net, data: jnp.sum(net.weights[0] ** 2))
+LAYERS = lambda: eqx.nn.Sequential([eqx.nn.Linear(3, 2, key=KEY), eqx.nn.BatchNorm(2, "batch", mode="batch")])
+NORMALIZED, STATE = eqx.nn.make_with_state(LAYERS)()
 one_run = lambda key, rate=0.1: nf.gradient_descent(NET, DATA, OPTIMIZER, 2, weight_decay=rate, progress=False)
 RUN = nf.gradient_descent(NET, DATA, OPTIMIZER, 3, observe=OBSERVE, save_nets=True, progress=False)
 SWEEP = nf.sweep(one_run, nf.Grid(rate=[0.0, 0.1], seed=range(2)), progress=False)
@@ -82,6 +85,7 @@ GOOD = {
     "first": ["0.1"],
     "free": ["None", "jnp.ones((6, 1))"],
     "function": ["'relu'", "LINK", "jnp.tanh"],
+    "nf.TotalLoss.function": ["TOTAL.function", "len"],
     "grid": ["nf.Grid(rate=[0.0, 0.1], seed=range(2))", "nf.Grid(seed=[1])"],
     "hue": ["None", "'rate'"],
     "RUN.net_at.index": ["0", "-1"],
@@ -99,7 +103,7 @@ GOOD = {
     "like": ["None", "NET"],
     "left": ["jnp.eye(6)[:, :2]"],
     "link": ["'hermite'", "'staircase'", "jnp.sin", "LINK"],
-    "loss": ["'mse'", "'cross_entropy'", "None"],
+    "loss": ["'mse'", "'cross_entropy'", "None", "TOTAL"],
     "max_order": ["3"],
     "max_steps": ["None", "1000"],
     "mean": ["0.5"],
@@ -109,6 +113,8 @@ GOOD = {
     "name": ["'loss'", "'alignment'", "'name'"],
     "names": ["['loss']"],
     "net": ["NET", "LINEAR", "TWO_LAYERS"],
+    "nf.nets.WithState.net": ["NORMALIZED"],
+    "state": ["STATE"],
     "nfm": ["[1.0, 2.0]"],
     "noise": ["0.1", "0.0"],
     "nf.flow.NewtonCG.norm": ["jnp.linalg.norm"],

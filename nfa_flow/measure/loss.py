@@ -22,8 +22,8 @@ def loss(net: Any, data: Dataset, *, loss: Loss | None = None) -> Float[Array, "
     As an observable of a run it is the loss that the run minimizes; for another loss use
     `equinox.Partial(nf.measure.loss, loss="cross_entropy")`.
 
-    **Arguments:** `net`: maps a sample "d" to a prediction "c"; `data`; `loss`: a name or a function
-    `(prediction, target) -> scalar`. By default that of the run, and "mse" in a direct call.
+    **Arguments:** `net`: maps a sample "d" to a prediction "c"; `data`; `loss`: a name, a function
+    `(prediction, target) -> scalar`, or a `TotalLoss`. By default that of the run, and "mse" in a direct call.
     **Returns:** a scalar ≥ 0 for the named losses.
     **Raises:** ValueError naming `data` or `loss` if they do not fit the network or each other.
     """

@@ -226,9 +226,10 @@ def test_layers_with_a_state_or_chance_are_refused_by_a_sentence_that_names_the_
         with pytest.raises(ValueError, match="`net` must be .* switched off by `eqx.nn.inference_mode"):
             measure(dropping, X[:, :4])
     assert jnp.isfinite(alignment(0.5)(eqx.nn.inference_mode(dropping), X[:, :4]))
-    normed = eqx.nn.make_with_state(eqx.nn.BatchNorm)(4, "batch", mode="batch")[0]
-    with pytest.raises(ValueError, match="`net` must be .* such as BatchNorm, need a module around them"):
+    normed, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(4, "batch", mode="batch")
+    with pytest.raises(ValueError, match=r"`net` must be .* such as BatchNorm, need `nf.nets.WithState\(net, state\)`"):
         agop(normed, X[:, :4])
+    assert jnp.isfinite(agop(nf.nets.WithState(normed, state), X[:, :4])).all()
 
 
 def test_a_function_written_out_in_a_call_names_the_same_layer_at_each_call():

@@ -97,6 +97,18 @@ def test_minibatches_are_normalized_by_themselves():
     np.testing.assert_allclose(run.net.net.layers[0].weight, expected.net.net.layers[0].weight, rtol=1e-12)
 
 
+def test_it_is_built_inside_sweeps_and_stored(tmp_path):
+    def one_run(key, weight_decay):
+        options = {"loss": nf.TotalLoss(full_batch), "weight_decay": weight_decay} | QUIET
+        return nf.gradient_descent(network(), DATA, optax.sgd(0.1), 2, **options)
+
+    sweep = nf.sweep(one_run, nf.Grid(weight_decay=[0.0, 0.1], seed=[0]), batch="vmap", progress=False)
+    run = one_run(KEY, 0.1)
+    np.testing.assert_allclose(sweep["loss"].sel(weight_decay=0.1, seed=0), run.observed["loss"], rtol=1e-13)
+    read = nf.Trajectory.load(run.save(tmp_path / "run.zarr"), like=network("batch"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, read.net, run.net))
+
+
 def test_a_network_without_a_state_and_different_axes_are_named(no_type_checks):
     linear = eqx.nn.Linear(3, 2, key=KEY)
     with pytest.raises(ValueError, match="`state` must be an `equinox.nn.State`, as from"):

@@ -183,6 +183,15 @@ def test_random_features_with_kinks_have_a_smooth_flow(net):
     assert of(lambda leaf: eqx.is_array(leaf) and leaf.shape == (2, 4)) is None
 
 
+def test_the_flow_across_kinks_locates_those_that_move():
+    net = nf.nets.MLP([3, 4, 4, 2], key=KEY, activation="relu")
+    train = lambda net, trainable: nf.gradient_flow(net, DATA, 3.0, trainable=trainable, save_at=[3.0], **QUIET)
+    run, stopped = train(net, except_first(net)), train(Stopped(net), None)
+    assert run.stats["solver"] == "Piecewise" and run.stats["crossings"] > 0
+    np.testing.assert_allclose(run.net.weights[1], stopped.net.net.weights[1], rtol=1e-14)
+    np.testing.assert_array_equal(run.net.weights[0], net.weights[0])
+
+
 def test_the_rates_of_a_parametrization_are_those_of_the_layers_that_move():
     net = nf.nets.MLP([3, 4, 5, 2], key=KEY, activation="tanh", bias=True, parametrization="Spectral")
     optimizer = optax.chain(SGD, nf.nets.scale_by_parametrization())
