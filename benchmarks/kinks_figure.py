@@ -31,7 +31,7 @@ def draw(measured: dict[str, dict], path: Path) -> Path:
         for ax, place in ((tolerances, "lower right"), (roundings, "lower left"), (horizons, None), (sizes, None)):
             if ax.lines:
                 ax.set(xscale="log", yscale="log")
-                ax.legend(fontsize=6.5, loc=place)
+                ax.legend(fontsize=6.5, loc=place, frameon=True, framealpha=0.8, edgecolor="none")
         figure.savefig(path)
     plt.close(figure)
     return path
