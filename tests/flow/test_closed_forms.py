@@ -130,6 +130,15 @@ def test_counterexample_reaches_its_small_cosine_at_zero_loss(epsilon, cosine):
     np.testing.assert_allclose(run.observed["cosine"], along, rtol=1e-6)
 
 
+def test_counterexample_follows_its_closed_form_to_ten_digits():
+    data, s0, times = nf.data.vanishing_alignment(0.1), 0.01, nf.log_times(1.0, 1e4, 25)
+    observe = {"loss": nf.measure.loss, "cosine": nf.measure.alignment(1 / 2), "nfm": nf.measure.nfm}
+    run = nf.gradient_flow(counterexample_net(2, s0), data, 1e4, observe=observe, save_at=times, **TIGHT)
+    assert run.stats["solver"] == "Piecewise"
+    exact = nf.theory.orthogonal_support(times, [s0, s0], data.y[:, 0], data.weight)
+    np.testing.assert_allclose(np.diagonal(run.observed["nfm"], axis1=1, axis2=2), exact.nfm, rtol=1e-10)
+
+
 @pytest.mark.parametrize(("epsilon", "cosine"), [(1e-3, 0.033), (1e-4, 0.010)])
 def test_counterexample_over_twelve_decades_of_time(epsilon, cosine):
     """Rates down to 1e-10 beside a rate of 1. Every neuron stays on its side of its kink, so the flow is smooth."""

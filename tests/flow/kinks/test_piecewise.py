@@ -106,11 +106,11 @@ def test_neurons_of_orthonormal_samples_follow_the_logistic_curve(decay):
     W[np.diag_indices(INPUTS)] = start
     problem.net = TwoLayers(W, [*start, 0.4])
     for t in (1.0, 20.0):
-        net = problem.flow(t, rtol=RTOL).net
+        net = problem.flow(t, rtol=1e-12).net
         s = logistic(start**2, 1 / INPUTS, y.reshape(4, -1).mean(0), decay, t)
-        np.testing.assert_allclose(np.diag(net.W[:INPUTS]), np.sqrt(s), rtol=ERROR)
-        np.testing.assert_allclose(net.a, [*np.sqrt(s), 0.4 * np.exp(-decay * t)], rtol=ERROR)
-        np.testing.assert_allclose(net.W[INPUTS], inactive * np.exp(-decay * t), rtol=ERROR)
+        np.testing.assert_allclose(np.diag(net.W[:INPUTS]), np.sqrt(s), rtol=1e-10)
+        np.testing.assert_allclose(net.a, [*np.sqrt(s), 0.4 * np.exp(-decay * t)], rtol=1e-10)
+        np.testing.assert_allclose(net.W[INPUTS], inactive * np.exp(-decay * t), rtol=1e-10)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.05])
@@ -125,13 +125,13 @@ def test_a_neuron_that_slides_follows_the_logistic_curve(decay):
     problem = Problem(0, x=x, y=y, decay=decay)
     W = np.array([[0, 0.4, 0], [-1, -1, 0], [-1, -2, 0], [-2, -1, 0]])
     problem.net = TwoLayers(W, [0.4, 0, 0, 0])
-    run = problem.flow(3.0, rtol=RTOL)
+    run = problem.flow(3.0, rtol=1e-12)
     assert run.stats["slides"] == 1 and run.stats["releases"] == run.stats["crossings"] == 0
     # The share λ of the positive side decreases to where the pull of the second sample alone vanishes.
     assert 0 <= run.stats["lowest_share"] < run.stats["highest_share"] < 1
     rho = np.sqrt(logistic(sin * 0.4**2, sin / 2, 1.5, decay, 3.0) / sin)
-    np.testing.assert_allclose(run.net.W[0], [0, rho, 0], atol=ERROR)
-    np.testing.assert_allclose(run.net.a[0], rho, rtol=ERROR)
+    np.testing.assert_allclose(run.net.W[0], [0, rho, 0], atol=1e-10)
+    np.testing.assert_allclose(run.net.a[0], rho, rtol=1e-10)
 
 
 def test_single_precision_gives_the_same_flow_to_its_digits():
