@@ -7,6 +7,7 @@ loss, and both may be traced and batched over all numbers on which they depend.
 
 from .balance import balance_decay as balance_decay
 from .deep_linear_mup import infinite_deep_linear_mup as infinite_deep_linear_mup
+from .early_alignment import early_alignment as early_alignment
 from .end_to_end import balanced_nfm as balanced_nfm
 from .end_to_end import end_to_end_flow as end_to_end_flow
 from .hermite import Hermite as Hermite
