@@ -4,6 +4,9 @@ The data are `nf.data.orthogonal_support` with two inputs: e_1 of probability p 
 ReLU neurons that start small, aligned and balanced follow `nf.theory.orthogonal_support` at all times. With y = 1/√ε
 and p = ε³ the cosine at α = 1/2 vanishes as ε → 0. In all cases here the final eigenvalues of NFM and AGOP have
 opposite orders.
+
+Each neuron starts on its kink at the other input, from where the flow is not unique. This is the one with σ'(0) = 0,
+which is also the limit of starts with slightly negative weights in place of the zeros.
 """
 
 from functools import partial
@@ -47,8 +50,8 @@ def one_run(key: PRNGKeyArray, target: float | Array, probability: float | Array
         "agop": lambda net, data: jnp.diagonal(measure.agop(net, data)),
     }
     observe = observables(0.5) | diagonals | {"best": measure.best_cosine}
-    # Each neuron stays on one side of its kink, so this flow is smooth. A tolerance given as an array avoids the
-    # warning about kinks, which would be wrong here.
+    # No kink is crossed, so this flow is smooth. Rates from 1 down to 1e-10 need NDF: `Piecewise` has no method for
+    # pieces as stiff. A tolerance given as an array avoids the warning about kinks, which would be wrong here.
     rtol = jnp.asarray(1e-10)
     return gradient_flow(
         net, data, _TIMES[-1], save_at=_TIMES, solver=NDF(), rtol=rtol, observe=observe, progress=False
