@@ -38,9 +38,7 @@ def _through_training(name: str, runs: Runs) -> str:
 
 
 def _events(runs: Runs) -> str:
-    return ", ".join(
-        f"{name.replace('_', ' ')} {quantiles(runs[name])}" for name in ("crossings", "slides", "most_slides")
-    )
+    return quantiles((runs["crossings"] + runs["slides"]) / (runs["samples"] * _WIDTH))
 
 
 _panel = partial(Through, hue="scale")
@@ -67,7 +65,7 @@ RELU_DIGITS = Experiment(
         _panel("best.apart", label="difference of errors", title="both sides of the kinks"),
     ],
     claims=certificate(1e-5)
-    | {"events on the way": Reported(_events)}
+    | {"crossings and slides on the way, for each kink": Reported(_events)}
     | {
         f"scale {{scale}}: {what}, untrained → at the end": Reported(partial(_through_training, name), each="scale")
         for what, name in _REPORTS.items()
