@@ -18,7 +18,16 @@ def whitened_problem(W_1, S_yx):
 def linear_net(weights):
     """A deep linear `MLP` with exactly these weight matrices."""
     widths = [weights[0].shape[1], *(W.shape[0] for W in weights)]
-    return nf.nets.MLP(widths, key=jax.random.key(0)).with_weights([jnp.asarray(W) for W in weights])
+    return nf.nets.MLP(widths, key=jax.random.key(0), init=Given(tuple(weights)))
+
+
+class Given(nf.nets.AbstractInitialization):
+    """These weights, so that no program is compiled that draws others."""
+
+    weights: tuple
+
+    def __call__(self, key, widths, dtype):
+        return tuple(jnp.asarray(W, dtype) for W in self.weights)
 
 
 def scalar_net(s0, depth):
@@ -28,8 +37,8 @@ def scalar_net(s0, depth):
 
 def counterexample_net(inputs, s0):
     """The network Σ a_i relu(w_iᵀx) with w_i = √s0 e_i and a_i = √s0: every neuron sees one unit vector."""
-    net = nf.nets.MLP([inputs, inputs, 1], key=jax.random.key(0), activation="relu")
-    return net.with_weights([np.sqrt(s0) * np.eye(inputs), np.sqrt(s0) * np.ones((1, inputs))])
+    init = Given((np.sqrt(s0) * np.eye(inputs), np.sqrt(s0) * np.ones((1, inputs))))
+    return nf.nets.MLP([inputs, inputs, 1], key=jax.random.key(0), activation="relu", init=init)
 
 
 def relative(error, reference):

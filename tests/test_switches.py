@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from oracles import Given
 
 import nfa_flow as nf
 
@@ -25,8 +26,9 @@ DTYPES = {"no float64": "float32", "float16": "float16", "bfloat16": "bfloat16"}
 def problem(switch, key):
     rng = np.random.default_rng(0)
     data = nf.Dataset(rng.normal(size=(6, 2)), rng.normal(size=6))
-    net = nf.nets.MLP([2, 3, 1], key=key, activation="tanh", dtype=DTYPES.get(switch, "float64"))
-    return net.with_weights([rng.normal(size=(3, 2)), rng.normal(size=(1, 3))]), data
+    init = Given((rng.normal(size=(3, 2)), rng.normal(size=(1, 3))))
+    net = nf.nets.MLP([2, 3, 1], key=key, activation="tanh", init=init, dtype=DTYPES.get(switch, "float64"))
+    return net, data
 
 
 def flow(switch, tmp_path):
