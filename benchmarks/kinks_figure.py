@@ -31,7 +31,7 @@ def draw(measured: dict[str, dict], path: Path) -> Path:
         for ax, place in ((tolerances, "lower right"), (roundings, "lower left"), (horizons, None), (sizes, None)):
             if ax.lines:
                 ax.set(xscale="log", yscale="log")
-                ax.legend(fontsize=6.5, loc=place, frameon=True, framealpha=0.8, edgecolor="none")
+                ax.legend(fontsize=6.5, loc=place)
         figure.savefig(path)
     plt.close(figure)
     return path
@@ -56,3 +56,4 @@ def _against(ax: Axes, costs: Sequence[dict], parameter: str) -> None:
     ax.plot(x, [cost["events"] for cost in costs], "o-", color=_BLUE, label="events")
     ax.plot(x, [spent(cost, "gradients") for cost in costs], "s-", color=_VERMILION, label="gradients + products")
     ax.plot(x, each, "D-", color=_GREEN, label="time of an event, in gradients")
+    ax.set_ylim(10, 20 * max(spent(cost, "gradients") for cost in costs))  # room for the legend
