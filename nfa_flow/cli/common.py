@@ -168,7 +168,7 @@ def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, in
         "lambda_balanced": lambda: nf.nets.LambdaBalanced(b, scale),
     }
     widths = [data.inputs, *[width] * (depth - 1), data.outputs]
-    return nf.nets.MLP(widths, key=key, activation=activation, init=initializations[init](), dtype=data.x.dtype)
+    return nf.nets.MLP(widths, key=key, activation=activation, init=initializations[init](), dtype=data.dtype)
 
 
 def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable]) -> None:

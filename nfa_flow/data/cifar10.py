@@ -32,7 +32,7 @@ _ALLOWED = {
 Batch = tuple[UInt8[np.ndarray, "n pixels"], Int[np.ndarray, " n"]]
 
 
-def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True) -> Dataset:
+def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True, images: bool = False) -> Dataset:
     """The CIFAR-10 images with one-hot targets; the inputs are 32 × 32 pixels in red, then in green, then in blue.
 
     **Arguments:**
@@ -41,8 +41,10 @@ def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True)
     - `split`: "train" (50 000 images) or "test" (10 000).
     - `standardize`: whether to shift and scale every input to mean 0 and variance 1 over the split; otherwise inputs
       are in [0, 1].
+    - `images`: whether samples have the shape 3 × 32 × 32 and their class labels, 0 to 9, for convolutional networks
+      and the cross entropy.
 
-    **Returns:** n samples, 3072 inputs, 10 outputs.
+    **Returns:** n samples, 3072 inputs, 10 outputs; or images and labels.
     **Raises:** FileNotFoundError if `path` or one of its batches is missing; ValueError for another `split`, or for
     files that are not those of CIFAR-10, such as a pickle that names anything not needed for a NumPy array.
     **Source:** Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html ("CIFAR-10 python version").
@@ -56,8 +58,9 @@ def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True)
     missing = [name for name in names if name not in batches]
     if missing:
         raise FileNotFoundError(f"`path` must hold the CIFAR-10 files {', '.join(missing)}, but {path} does not.")
-    images, labels = (np.concatenate(parts) for parts in zip(*(batches[name] for name in names), strict=True))
-    data = Dataset(jnp.asarray(images, float) / 255, np.eye(10)[labels])
+    pixels, labels = (np.concatenate(parts) for parts in zip(*(batches[name] for name in names), strict=True))
+    pixels = jnp.asarray(pixels, float) / 255
+    data = Dataset(pixels.reshape(-1, 3, 32, 32), labels) if images else Dataset(pixels, np.eye(10)[labels])
     return standardized(data) if standardize else data
 
 

@@ -19,6 +19,6 @@ def moment_factor(data: Dataset, *, intercept: bool) -> Float[Array, "r columns"
     float32 at least.
     """
     require_instance("data", data, Dataset, "a `Dataset`")
-    columns = [data.x, jnp.ones_like(data.y[:, :1]), data.y] if intercept else [data.x, data.y]
+    columns = [data.X, jnp.ones((data.samples, 1), data.dtype), data.Y] if intercept else [data.X, data.Y]
     rows = jnp.sqrt(data.sample_weight)[:, None] * jnp.concatenate(columns, axis=1)
     return jnp.linalg.qr(at_least_single(rows), mode="r")

@@ -16,17 +16,21 @@ from .dataset import Dataset
 from .whitening import standardize, standardized_columns
 
 
-def digits() -> Dataset:
-    """Handwritten digits: 1797 images of 8 × 8 pixels, ten classes as one-hot targets; inputs standardized.
+def digits(*, images: bool = False) -> Dataset:
+    """Handwritten digits: 1797 images of 8 × 8 pixels, ten classes; inputs standardized.
 
     Pixels with the same value in all images become 0.
 
-    **Returns:** 1797 samples, 64 inputs, 10 outputs.
+    **Arguments:** `images`: whether samples have the shape 1 × 8 × 8 and their class labels, 0 to 9, for convolutional
+    networks and the cross entropy.
+    **Returns:** 1797 samples, 64 inputs, 10 outputs that are one-hot targets; or images and labels.
     **Source:** `sklearn.datasets.load_digits` (installed with scikit-learn, nothing is downloaded).
     """
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
+    if images:
+        return standardize(Dataset(bunch.images[:, None], bunch.target))
     return standardize(Dataset(bunch.data, one_hot(bunch.target)))
 
 

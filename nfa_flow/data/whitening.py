@@ -1,5 +1,6 @@
 """Inputs brought to a standard form: second moment I, or each column of mean 0 and variance 1."""
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -23,11 +24,12 @@ def whiten(data: Dataset) -> Dataset:
     wide = _factorizable(data)
     root = jnp.sqrt(wide.sample_weight)[:, None]
     # √w x = P S Vᵀ: an eigendecomposition of S_xx would lose half of the digits in directions of little variance.
-    P, S, Vt = jnp.linalg.svd(root * wide.x, full_matrices=False)
-    spanned = S > max(wide.x.shape) * jnp.finfo(S.dtype).eps * S[0]
+    rows = wide.X
+    P, S, Vt = jnp.linalg.svd(root * rows, full_matrices=False)
+    spanned = S > max(rows.shape) * jnp.finfo(S.dtype).eps * S[0]
     # P Vᵀ / √w is S_xx^{−1/2} x to full precision; a sample of weight zero is not in P and needs the map itself.
     seen = root > 0
-    mapped = jnp.matmul(wide.x, Vt.T, precision="highest") * _inverse(S, spanned)[None, :]
+    mapped = jnp.matmul(rows, Vt.T, precision="highest") * _inverse(S, spanned)[None, :]
     x = jnp.matmul(
         jnp.where(seen, jnp.where(spanned[None, :], P, 0) * _inverse(root, seen), mapped), Vt, precision="highest"
     )
@@ -46,7 +48,7 @@ def standardize(data: Dataset) -> Dataset:
     **Raises:** ValueError for anything but a `Dataset`.
     """
     wide = _factorizable(data)
-    x, deviation = standardized_columns(wide.x, wide.sample_weight)
+    x, deviation = standardized_columns(wide.X, wide.sample_weight)
     # The span of an index does not depend on a common factor, without which deviations could be too large to square.
     relative = deviation / jnp.where(jnp.max(deviation) > 0, jnp.max(deviation), 1)
     index = None if wide.index is None else relative[:, None] * wide.index
@@ -77,8 +79,10 @@ def standardized_columns(
 
 
 def _factorizable(data: Dataset) -> Dataset:
-    """The data in float32 at least, because factorizations need it."""
+    """The data with samples as vectors, in float32 at least, because factorizations need it."""
     require_instance("data", data, Dataset, "a `Dataset`")
+    if hasattr(data.x, "ndim"):
+        data = eqx.tree_at(lambda data: data.x, data, data.x.reshape(data.samples, -1))
     return at_least_single(data)
 
 
@@ -90,8 +94,13 @@ def _with_inputs(
     data: Dataset, x: Float[Array, "n d"], index: Float[Array, "d r"] | None, largest: Float[Array, ""]
 ) -> Dataset:
     """The data with other inputs and the span of an index, of which `largest` bounds the singular values."""
-    basis = None if index is None else _span(index, largest).astype(data.x.dtype)
-    return Dataset(x.astype(data.x.dtype), data.y, data.weight, basis if basis is None or basis.shape[1] else None)
+    basis = None if index is None else _span(index, largest).astype(data.dtype)
+    return Dataset(
+        x.reshape(data.x.shape).astype(data.dtype),
+        data.y,
+        data.weight,
+        basis if basis is None or basis.shape[1] else None,
+    )
 
 
 def _span(index: Float[Array, "d r"], largest: Float[Array, ""]) -> Float[Array, "d k"]:

@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import wrong
 from ..problem.losses import require_fitting
-from ..problem.trained import prediction_of
+from ..problem.trained import one_of, prediction_of
 from .layer import Tap
 
-Sample = tuple[Array, Array | None]  # (x, y); y only where a loss needs it
+Sample = tuple[PyTree[Array], Array | None]  # (x, y); y only where a loss needs it
 Probes = Callable[[Int[Array, " m"]], Float[Array, "b m c"]]
 
 
@@ -39,9 +39,9 @@ class Function(eqx.Module):
 
         **Raises:** ValueError naming `net` if it does not map to a vector; `data` or `loss` if they do not fit.
         """
-        x = jax.ShapeDtypeStruct(samples[0].shape[1:], samples[0].dtype)
+        x = one_of(samples[0])
         prediction_of(self.tap.net, samples[0])
-        prediction, _, z = eqx.filter_eval_shape(self.tap, x, jnp.zeros((), x.dtype))
+        prediction, _, z = eqx.filter_eval_shape(self.tap, x, self.tap.still(x))
         if getattr(prediction, "ndim", None) != 1:
             raise wrong("net", "a map from a sample to a vector of outputs", f"to {_described(prediction)}")
         if self.loss is None:
@@ -91,7 +91,7 @@ def stream(
     that their Jacobians are multiplied with; None: the unit vectors, for one output after another.
     """
     n, (c, z) = len(weight), function.shapes(samples)
-    plan = _plan(function, samples, c, z, memory, probes)
+    plan = _plan(function, samples, n, c, z, memory, probes)
     chunks = -(-n // plan.samples)
     size = -(-n // chunks)
 
@@ -137,8 +137,8 @@ class _Plan(NamedTuple):
         return jnp.arange(count * self.outputs).reshape(count, self.outputs)
 
 
-def _plan(function: Function, samples: Sample, c: int, z: Any, memory: int, probes: Probes | None) -> _Plan:
-    n, vectors = len(samples[0]), c if probes is None else jax.eval_shape(probes, jnp.arange(1)).shape[0]
+def _plan(function: Function, samples: Sample, n: int, c: int, z: Any, memory: int, probes: Probes | None) -> _Plan:
+    vectors = c if probes is None else jax.eval_shape(probes, jnp.arange(1)).shape[0]
     forward = probes is None and z.size < c
     kept, widest = bytes_per_sample(function, samples, z)
     # Twice: the vectors that are being multiplied, and their products.

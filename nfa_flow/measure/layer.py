@@ -13,11 +13,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..checks import called, described, require_integer, wrong
 from ..nets import MLP, WithState
-from ..numerics.precision import at_least_single
+from ..numerics.precision import at_least_single, is_floating
 
 # l = 1 … L in a network that applies its layers one after another, or a function from the network to the layer.
 Layer = int | Callable[[Any], Any]
@@ -87,8 +87,18 @@ class Tap(eqx.Module):
         """W_l of the tapped layer; None at the input of the network."""
         return None if self.position is None else unfolded(weighted_layers(self.net)[self.position].weight)
 
+    def still(self, x: PyTree) -> Array:
+        """A shift of zero, in the precision of the network and its numbers.
+
+        **Raises:** ValueError naming `data` at an input that has no derivative.
+        """
+        if self.position is None and not is_floating(x):
+            must_be = "an array of floating-point numbers, to be differentiated by them (or name a `layer`)"
+            raise wrong("data", must_be, f"of type {x.dtype}" if hasattr(x, "dtype") else f"a {type(x).__name__}")
+        return jnp.zeros((), jnp.result_type(*filter(is_floating, jax.tree.leaves((self.net, x)))))
+
     def __call__(
-        self, x: Float[Array, "..."], shift: Float[Array, "..."]
+        self, x: PyTree[Shaped[Array, "..."]], shift: Float[Array, "..."]
     ) -> tuple[Array, Float[Array, "..."], Float[Array, "..."]]:
         """(f(x), h, z) with the layer's input h and pre-activation z, to which `shift` was added.
 
@@ -107,7 +117,7 @@ class Tap(eqx.Module):
                 raise wrong(
                     "layer", "one that the network applies itself", "one within its own `vmap`, `scan` or `jit`"
                 )
-            seen.append((h, z + shift))
+            seen.append((h.astype(z.dtype), z + shift))  # h may be of integers
             return z + shift
 
         where = lambda net: weighted_layers(net)[position]
@@ -215,14 +225,16 @@ def require_net(net: Any) -> None:
         raise wrong("net", "a network, which maps one sample to a prediction", described(net))
 
 
-def require_inputs(net: Any, x: Float[Array, "n ..."]) -> None:
+def require_inputs(net: Any, x: PyTree[Shaped[Array, "n ..."]]) -> None:
     """Raise unless `net` is a function, and samples are of the shape that it takes, if that is known."""
     require_net(net)
     if type(net) not in (MLP, eqx.nn.MLP):
         return
     inputs = net.widths[0] if isinstance(net, MLP) else net.in_size
-    if isinstance(inputs, int) and x.shape[1:] != (inputs,):
-        raise wrong("data", f"of {inputs} inputs, like the network", f"of shape {x.shape}")
+    shape = getattr(x, "shape", None)
+    if isinstance(inputs, int) and (shape is None or shape[1:] != (inputs,)):
+        was = f"a {type(x).__name__}" if shape is None else f"of shape {shape}"
+        raise wrong("data", f"of {inputs} inputs, like the network", was)
 
 
 def _has_no_matrix(module: Any) -> bool:

@@ -11,11 +11,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from ..checks import require_number, wrong
 from ..data import Dataset
-from ..numerics.precision import at_least_single, in_precision_of
+from ..numerics.precision import at_least_single, in_precision_of, is_floating
 from ..problem.losses import Loss, require_fitting, resolve_of_sample
 from .jacobians import Function, bytes_per_sample
 from .layer import Layer, Tap, find_layer, patches, require_inputs, weighted_layers
@@ -80,16 +80,17 @@ class LayerStream(eqx.Module):
             start = jnp.minimum(i * size, n - size)
             cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size)
             weight = jnp.where(start + jnp.arange(size) >= i * size, cut(self.data.sample_weight), 0)
-            return fold(state, self._rows(cut(self.data.x), cut(self.data.y), weight)), None
+            x, y = jax.tree.map(cut, (self.data.x, self.data.y))
+            return fold(state, self._rows(x, y, weight)), None
 
         return jax.lax.scan(fold_chunk, state, jnp.arange(chunks))[0]
 
-    def _rows(self, x: Float[Array, "m d"], y: Float[Array, "m c"], weight: Float[Array, " m"]) -> LayerRows:
+    def _rows(self, x: PyTree, y: Shaped[Array, "m ..."], weight: Float[Array, " m"]) -> LayerRows:
         h, z, g, error = jax.vmap(self._rows_of)(x, y)
         return LayerRows(h, z, g, error, weight.astype(z.dtype))
 
-    def _rows_of(self, x: Float[Array, " d"], y: Float[Array, " c"]) -> tuple[Array, Array, Array, Array]:
-        shape = eqx.filter_eval_shape(self.tap, x, jnp.zeros((), x.dtype))[2]
+    def _rows_of(self, x: PyTree, y: Shaped[Array, "..."]) -> tuple[Array, Array, Array, Array]:
+        shape = eqx.filter_eval_shape(self.tap, x, self.tap.still(x))[2]
 
         def by_shift(shift: Array) -> tuple[Array, tuple[Array, Array]]:
             prediction, h, z = self.tap(x, shift)
@@ -97,9 +98,10 @@ class LayerStream(eqx.Module):
 
         prediction, pull, (h, z) = jax.vjp(by_shift, jnp.zeros(shape.shape, shape.dtype), has_aux=True)
         # Errors of random sign, so that they do not cancel between prediction and target.
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (2, len(y)))
-        change = (signs[0].astype(prediction.dtype) * prediction, signs[1].astype(y.dtype) * y)
-        slope, error = jax.jvp(jax.grad(self.loss), (prediction, y), change)
+        rng, is_number = np.random.default_rng(0), is_floating(y)  # a label has no error
+        change = [rng.choice([-1.0, 1.0], a.shape).astype(a.dtype) * a for a in (prediction, y)[: 1 + is_number]]
+        of = lambda prediction, target=y: jax.grad(self.loss)(prediction, target)
+        slope, error = jax.jvp(of, (prediction, y)[: 1 + is_number], tuple(change))
         position = self.tap.position
         seen = h[None] if position is None else patches(weighted_layers(self.tap.net)[position], h)
         return seen, _by_position(z), _by_position(pull(slope)[0]), _by_position(pull(error)[0])

@@ -14,7 +14,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..checks import require_integer, require_number, wrong
 from ..nets import MLP
@@ -97,16 +97,16 @@ def _root(net: Any, mobility: Mobility | None, trainable: Trainable | None) -> P
 
 
 @kernel
-def _ntk(net: Any, x: Float[Array, "n ..."], memory: int, root: PyTree | None) -> Float[Array, "nc nc"]:
+def _ntk(net: Any, x: PyTree[Shaped[Array, "n ..."]], memory: int, root: PyTree | None) -> Float[Array, "nc nc"]:
     """J m Jᵀ for `root` = √m, a tree in the structure of the parameters, or JJᵀ for None."""
     shape = prediction_of(net, x)
     if getattr(shape, "ndim", None) != 1:
         raise wrong("net", "a map from a sample to a vector of outputs", getattr(shape, "shape", shape))
-    c = shape.shape[0]
+    n, c = len(jax.tree.leaves(x)[0]), shape.shape[0]
     one_number_each = all(jnp.ndim(each) == 0 for each in jax.tree.leaves(root))
     form = _by_layers if type(net) is MLP and one_number_each else _by_products
-    theta = form(net, x, c, memory, root)
-    return theta.reshape(len(x) * c, len(x) * c)
+    theta = form(net, x, jnp.zeros((n, c, n, c), shape.dtype), memory, root)
+    return theta.reshape(n * c, n * c)
 
 
 @kernel
@@ -120,9 +120,9 @@ def _eigenvalues(theta: Float[Array, "nc nc"], weight: Float[Array, " n"], count
 
 
 def _by_layers(
-    net: MLP, x: Float[Array, "n d"], c: int, memory: int, root: PyTree | None = None
+    net: MLP, x: Shaped[Array, "n d"], zero: Float[Array, "n c n c"], memory: int, root: PyTree | None
 ) -> Float[Array, "n c n c"]:
-    item = x.dtype.itemsize
+    item, c = zero.dtype.itemsize, zero.shape[1]
     per_sample = 4 * item * c * sum(net.widths)  # two blocks: what is multiplied backwards, and the products
     per_pair = 3 * item * c**2  # the kernel, what a layer adds to it, and its factor
     size = min(memory // (2 * per_sample), math.isqrt(memory // (2 * per_pair)))
@@ -137,7 +137,7 @@ def _by_layers(
 
         return _over_blocks(block, theta, x, size)
 
-    return _over_blocks(rows, jnp.zeros((len(x), c, len(x), c), x.dtype), x, size)
+    return _over_blocks(rows, zero, x, size)
 
 
 def _of_layer(
@@ -146,7 +146,7 @@ def _of_layer(
     return (h_a @ h_b.T)[:, None, :, None] * jnp.tensordot(B_a, B_b, (2, 2))
 
 
-def _inputs_and_gradients(net: MLP, x: Float[Array, " d"], root: PyTree | None) -> tuple[list[Array], list[Array]]:
+def _inputs_and_gradients(net: MLP, x: Shaped[Array, " d"], root: PyTree | None) -> tuple[list[Array], list[Array]]:
     """Every layer's input h_l, with a one for a bias, times √m, and B_l = df/dz_l, for one sample."""
     roots = jax.tree.map(lambda p: jnp.ones((), p.dtype), net.layers) if root is None else root.layers
 
@@ -161,46 +161,48 @@ def _inputs_and_gradients(net: MLP, x: Float[Array, " d"], root: PyTree | None) 
             z = linear(h) + shift
         return z, inputs
 
-    B, inputs = jax.jacrev(run, has_aux=True)([jnp.zeros(len(W), x.dtype) for W in net.weights])
+    B, inputs = jax.jacrev(run, has_aux=True)([jnp.zeros(len(W), W.dtype) for W in net.weights])
     return inputs, B
 
 
 def _by_products(
-    net: Any, x: Float[Array, "n ..."], c: int, memory: int, root: PyTree | None = None
+    net: Any, x: PyTree[Shaped[Array, "n ..."]], zero: Float[Array, "n c n c"], memory: int, root: PyTree | None
 ) -> Float[Array, "n c n c"]:
+    n, c = zero.shape[:2]
     parameters, frozen = eqx.partition(net, eqx.is_inexact_array)
     predict = lambda parameters, x: eqx.combine(parameters, frozen)(x)
 
-    def rows(theta: Array, i: Array, a: Array) -> Array:
+    def rows(theta: Array, i: Array, a: PyTree) -> Array:
         _, push = jax.linearize(lambda p: jax.vmap(lambda x: predict(p, x))(a), parameters)
 
         # One column at a time: many, each with a tangent of its own in the place of a kernel, are slow convolutions.
         def column(j: Array, theta: Array) -> Array:
             sample, output = j // c, j % c
-            prediction, pull = jax.vjp(lambda p: predict(p, x[sample]), parameters)
+            x_sample = jax.tree.map(lambda a: a[sample], x)
+            prediction, pull = jax.vjp(lambda p: predict(p, x_sample), parameters)
             (direction,) = pull(jax.nn.one_hot(output, c, dtype=prediction.dtype))
             direction = direction if root is None else jax.tree.map(lambda d, r: r**2 * d, direction, root)
             return jax.lax.dynamic_update_slice(theta, push(direction)[:, :, None, None], (i, 0, sample, output))
 
-        return jax.lax.fori_loop(0, len(x) * c, column, theta)
+        return jax.lax.fori_loop(0, n * c, column, theta)
 
     def kept(count: int) -> int:
-        part = jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
+        part = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), x)
         backwards = lambda p, x: jax.vjp(lambda p: jax.vmap(lambda x: predict(p, x))(x), p)[1]
         leaves = jax.tree.leaves(jax.eval_shape(backwards, parameters, part))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     # What is kept for each sample: the parameters are, once.
     size = memory // (2 * max(1, kept(2) - kept(1)))
-    return _over_blocks(rows, jnp.zeros((len(x), c, len(x), c), x.dtype), x, size)
+    return _over_blocks(rows, zero, x, size)
 
 
-def _over_blocks(step: Any, theta: Array, x: Float[Array, "n ..."], size: int) -> Array:
+def _over_blocks(step: Any, theta: Float[Array, "n c n c"], x: PyTree[Shaped[Array, "n ..."]], size: int) -> Array:
     """Apply `step(theta, start, samples)` to one block of samples after another; the last one may overlap another."""
-    n, size = len(x), int(min(len(x), max(1, size)))
+    n, size = len(theta), int(min(len(theta), max(1, size)))
 
     def at(i: Array, theta: Array) -> Array:
         start = jnp.minimum(i * size, n - size)
-        return step(theta, start, jax.lax.dynamic_slice_in_dim(x, start, size))
+        return step(theta, start, jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), x))
 
     return jax.lax.fori_loop(0, -(-n // size), at, theta)

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, Shaped
 
 from ..checks import described, floating_dtype, real_array, require_instance, require_integer, require_key, wrong
 from .activations import PIECEWISE_LINEAR, Activation, name_of, resolve
@@ -74,11 +74,11 @@ class MLP(eqx.Module):
             raise wrong("init", f"left out, because {self.parametrization.name} sets the initial weights", init)
         self.layers = tuple(_linear(W, bias) for W in draw(key, tuple(widths), dtype))
 
-    def __call__(self, x: Float[Array, " inputs"], *, key: PRNGKeyArray | None = None) -> Float[Array, " outputs"]:
+    def __call__(self, x: Shaped[Array, " inputs"], *, key: PRNGKeyArray | None = None) -> Float[Array, " outputs"]:
         """The prediction for one sample; use `jax.vmap` for the rows of a data matrix."""
         return self.from_preactivation(1, self.layers[0](x))
 
-    def to_layer(self, layer: int, x: Float[Array, " inputs"]) -> Float[Array, " fan_in"]:
+    def to_layer(self, layer: int, x: Shaped[Array, " inputs"]) -> Float[Array, " fan_in"]:
         """The input h of layer `layer` (1 … L) for one sample; for layer 1 that is x itself."""
         self._check_layer(layer)
         for linear, activation in zip(self.layers[: layer - 1], self.activations[: layer - 1], strict=True):

@@ -4,7 +4,7 @@ Factorizations do not exist in half precision, and its three digits would be los
 precision are exact in float32, so such a network is measured in float32.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,6 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PyTree
 
 _Tree = TypeVar("_Tree", bound=PyTree)
+
+
+def is_floating(leaf: Any) -> bool:
+    """Whether a leaf is an array, or the specification of one, of floating-point numbers."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def is_half(dtype: DTypeLike) -> bool:

@@ -110,12 +110,12 @@ def _readout(net: MLP) -> Any:
 
 @kernel
 def _outputs(net: MLP, data: Dataset) -> Float[Array, "n c"]:
-    return jax.vmap(net)(data.x).astype(data.y.dtype)
+    return jax.vmap(net)(data.X).astype(data.dtype)
 
 
 @kernel
 def _projected(net: MLP, data: Dataset) -> Float[Array, "d c"]:
-    return data.x.T @ (data.sample_weight[:, None] * (data.y - jax.vmap(net)(data.x)))
+    return data.X.T @ (data.sample_weight[:, None] * (data.Y - jax.vmap(net)(data.X)))
 
 
 def _require_two_layers(net: Any, data: Dataset) -> None:

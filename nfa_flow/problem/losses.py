@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from ..checks import described, is_traced, named_function, wrong
 from ..data import Dataset
@@ -48,14 +48,16 @@ class TotalLoss(eqx.Module):
 Loss = str | Callable[[Float[Array, " c"], Float[Array, " c"]], Float[Array, ""]] | TotalLoss
 
 
-def mse(prediction: Float[Array, " c"], target: Float[Array, " c"]) -> Float[Array, ""]:
+def mse(prediction: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, ""]:
     """½‖prediction − target‖², so that its mean over samples is ℒ = (1/2n) Σ‖f(x_i) − y_i‖²."""
     return 0.5 * jnp.sum((prediction - target) ** 2)
 
 
-def cross_entropy(prediction: Float[Array, " c"], target: Float[Array, " c"]) -> Float[Array, ""]:
-    """−Σ_k target_k · log softmax(prediction)_k; the target is one-hot or a distribution over the c classes."""
-    return -jnp.sum(target * jax.nn.log_softmax(prediction))
+def cross_entropy(prediction: Float[Array, " c"], target: Float[Array, " c"] | Int[Array, ""]) -> Float[Array, ""]:
+    """−Σ_k target_k · log softmax(prediction)_k; the target is a class, one-hot, or a distribution over the classes."""
+    log_probabilities = jax.nn.log_softmax(prediction)
+    is_label = jnp.issubdtype(target.dtype, jnp.integer)
+    return -log_probabilities[target] if is_label else -jnp.sum(target * log_probabilities)
 
 
 LOSSES: dict[str, Callable] = {"mse": mse, "cross_entropy": cross_entropy}
@@ -124,7 +126,7 @@ def require_scalar(loss: TotalLoss, net: Any, data: PyTree) -> None:
         raise wrong("loss", "a `TotalLoss` of a function whose result is one real number", described(value))
 
 
-def require_fitting(loss: Callable, prediction: Any, targets: Float[Array, "n c"]) -> None:
+def require_fitting(loss: Callable, prediction: Any, targets: Shaped[Array, "n ..."]) -> None:
     """Raise unless the loss gives one scalar for a prediction of this shape, and the targets fit the loss.
 
     The named losses need predictions and targets of the same shape; others may be of any two shapes.
@@ -132,16 +134,19 @@ def require_fitting(loss: Callable, prediction: Any, targets: Float[Array, "n c"
     **Raises:** ValueError naming `loss`; `net`, if a named loss needs predictions of another shape; `data`, if targets
     of the cross entropy are not distributions.
     """
-    shape, outputs = getattr(prediction, "shape", None), targets.shape[1]
-    if loss is cross_entropy and outputs == 1 and shape not in ((), (1,), None):
-        must_be = f"of one-hot targets for the cross entropy (class numbers: `jax.nn.one_hot(labels, {shape[0]})`)"
+    shape, wanted = getattr(prediction, "shape", None), targets.shape[1:]
+    has_labels = jnp.issubdtype(targets.dtype, jnp.integer)
+    if loss is mse and has_labels:
+        must_be = "of targets that are numbers for the squared loss (of classes: `data.one_hot()`)"
+        raise wrong("data", must_be, "of class labels, a vector of integers")
+    if loss is cross_entropy and wanted == (1,) and shape not in ((), (1,), None):
+        must_be = "of class labels (a vector of integers) or one-hot targets for the cross entropy"
         raise wrong("data", must_be, "of targets in one column")
-    if loss in LOSSES.values() and shape != (outputs,):
-        raise wrong(
-            "net",
-            f"a map to {outputs} output{'' if outputs == 1 else 's'}, like the data",
-            prediction if shape is None else shape,
-        )
+    if loss is cross_entropy and has_labels:
+        _require_classes(shape, targets)
+    elif loss in LOSSES.values() and shape != wanted:
+        a_map = f"to {_outputs(wanted[0])}" if len(wanted) == 1 else f"to an array of shape {wanted}"
+        raise wrong("net", f"a map {a_map}, like the data", prediction if shape is None else shape)
     target = jax.ShapeDtypeStruct(targets.shape[1:], targets.dtype)
     try:
         value = eqx.filter_eval_shape(loss, prediction, target)
@@ -150,8 +155,22 @@ def require_fitting(loss: Callable, prediction: Any, targets: Float[Array, "n c"
         raise wrong("loss", must_be, f"one that raises {type(error).__name__}: {error}") from error
     if getattr(value, "shape", None) != ():
         raise wrong("loss", "a function with one scalar per sample", f"of shape {getattr(value, 'shape', value)}")
-    if loss is not cross_entropy or is_traced(targets):
+    if loss is not cross_entropy or has_labels or is_traced(targets):
         return
     y = np.asarray(targets, float)
-    if y.shape[1] < 2 or y.min() < 0 or abs(y.sum(axis=1) - 1).max() > 1e-5:
+    if y.shape[-1] < 2 or y.min() < 0 or abs(y.sum(axis=-1) - 1).max() > 1e-5:
         raise wrong("data", "of one-hot or probability targets for the cross entropy", "of targets that are neither")
+
+
+def _require_classes(shape: Any, labels: Int[Array, " n"]) -> None:
+    """Raise unless a prediction of this shape has an entry for every label."""
+    if shape is None or len(shape) != 1:
+        raise wrong("net", "a map to one output for every class", "no array" if shape is None else shape)
+    if not is_traced(labels) and np.max(labels) >= shape[0]:
+        raise wrong(
+            "data", f"of labels below {shape[0]}, like the {_outputs(shape[0])} of the network", int(np.max(labels))
+        )
+
+
+def _outputs(count: int) -> str:
+    return f"{count} output{'' if count == 1 else 's'}"

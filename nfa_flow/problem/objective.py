@@ -88,7 +88,7 @@ class AbstractDataObjective(AbstractObjective):
         return eqx.tree_at(
             lambda o: (o.data.x, o.data.y, o.data.weight),
             self,
-            (data.x[indices], data.y[indices], weight),
+            (*jax.tree.map(lambda array: array[indices], (data.x, data.y)), weight),
             is_leaf=lambda leaf: leaf is None,
         )
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..checks import described, wrong
 
@@ -105,16 +105,22 @@ def _probe(reached: set[int], i: int) -> Callable[[Array], Array]:
     return identity
 
 
-def prediction_of(net: Any, x: Float[Array, "n ..."]) -> PyTree:
+def one_of(samples: PyTree) -> PyTree:
+    """The shape and dtype of one of these samples (or specifications of such)."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), samples)
+
+
+def prediction_of(net: Any, x: PyTree[Shaped[Array, "n ..."]]) -> PyTree:
     """The shape and dtype of a network's prediction for one of these samples.
 
     **Raises:** ValueError naming `net` if its call raises an error.
     """
-    sample = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    sample = one_of(x)
     try:
         return eqx.filter_eval_shape(net, sample)
     except Exception as error:
-        must_be = f"a map from one sample of shape {sample.shape} to a prediction"
+        shapes = jax.tree.map(lambda leaf: leaf.shape, sample)
+        must_be = f"a map from one sample of shape {shapes} to a prediction"
         raise wrong("net", must_be, _why_it_failed(net, error)) from error
 
 

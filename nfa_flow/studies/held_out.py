@@ -14,7 +14,7 @@ def split(data: Dataset, *sizes: int, key: PRNGKeyArray | None = None) -> list[D
     """Parts with these numbers of samples: in the order of the data, or drawn at random with a key."""
     order = jnp.arange(data.samples) if key is None else jax.random.permutation(key, data.samples)
     parts = jnp.split(order, np.cumsum(sizes))[: len(sizes)]
-    return [Dataset(data.x[part], data.y[part], index=data.index) for part in parts]
+    return [data[part] for part in parts]
 
 
 def held_out_score(net: Any, data: Dataset) -> Float[Array, ""]:

@@ -12,19 +12,45 @@ X = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 Y = np.array([1.0, 0.0, 2.0])
 
 
-def test_numpy_arrays_and_integers_become_floating_jax_arrays():
-    data = Dataset(np.arange(6).reshape(3, 2), np.array([0, 1, 2]))
+@pytest.mark.parametrize("y", [np.array([[0, 1], [2, 3], [4, 5]]), np.array([True, False, True])])
+def test_targets_that_are_no_labels_become_floating_jax_arrays(y):
+    data = Dataset(X, y)
     assert isinstance(data.x, jax.Array) and isinstance(data.y, jax.Array)
-    assert data.x.dtype == data.y.dtype == jnp.zeros(()).dtype
+    assert data.x.dtype == data.y.dtype == jnp.zeros(()).dtype and not data.has_labels
+
+
+def test_a_vector_of_integers_is_one_of_class_labels():
+    data = Dataset(X.astype(np.float32), np.array([2, 0, 1], np.uint8), weight=np.array([0.2, 0.3, 0.5]))
+    assert data.has_labels and data.y.shape == (3,) and data.y.dtype == jnp.int32 and data.outputs == 3
+    assert data.dtype == data.sample_weight.dtype == jnp.float32
+    one_hot = data.one_hot()
+    np.testing.assert_array_equal(one_hot.y, np.eye(3)[[2, 0, 1]])
+    assert one_hot.y.dtype == jnp.float32 and data.one_hot(5).outputs == 5
+    with pytest.raises(ValueError, match="`classes` must be a whole number of at least 3, but was 2"):
+        data.one_hot(2)
+    with pytest.raises(ValueError, match="`data` must be of class labels, a vector of integers, but was of targets"):
+        one_hot.one_hot()
+    with pytest.raises(ValueError, match=r"`data` must be of targets that are numbers \(`data.one_hot\(\)`\)"):
+        data.S_xy  # noqa: B018
+
+
+def test_samples_of_any_shape_and_several_arrays_for_each():
+    images, tokens = np.ones((3, 1, 8, 8), np.uint8), np.arange(12).reshape(3, 4)
+    data = Dataset({"image": images, "tokens": tokens}, Y)
+    assert data.samples == 3 and data.x["image"].dtype == jnp.float64
+    assert jnp.issubdtype(data.x["tokens"].dtype, jnp.integer)
+    assert data.astype(jnp.float32).x["tokens"].dtype == data.x["tokens"].dtype
+    assert repr(data) == "Dataset(3 samples, samples of shape 1×8×8 and 4 -> 1 output, float64)"
+    assert repr(Dataset(images, np.zeros(3, int))) == "Dataset(3 samples, samples of shape 1×8×8 -> labels, float64)"
+    for matrix in ("inputs", "X", "S_xx"):
+        with pytest.raises(
+            ValueError, match="`data` must be of vectors, samples × inputs, but was of samples of shape"
+        ):
+            getattr(data, matrix)
 
 
 def test_a_vector_of_targets_becomes_one_column():
     assert Dataset(X, Y).y.shape == (3, 1)
-
-
-def test_single_precision_is_kept_and_integer_labels_follow_it():
-    data = Dataset(X.astype(np.float32), np.array([0, 1, 2]), weight=np.array([0.2, 0.3, 0.5]))
-    assert data.x.dtype == data.y.dtype == data.sample_weight.dtype == jnp.float32
 
 
 def test_the_wider_dtype_of_inputs_and_targets_is_taken():
@@ -59,6 +85,15 @@ def test_weights_mean_the_same_as_repeated_samples(counts):
         np.testing.assert_allclose(getattr(weighted, moment), getattr(repeated, moment), rtol=1e-13)
 
 
+def test_rows_keep_the_meaning_of_the_weights():
+    data = Dataset({"a": X, "b": np.arange(9).reshape(3, 3)}, np.array([2, 0, 1]), np.array([0.5, 0.25, 0.25]))
+    for rows in (np.array([0, 2]), np.array([True, False, True]), slice(0, None, 2)):
+        part = data[rows]
+        np.testing.assert_array_equal(part.x["b"], [[0, 1, 2], [6, 7, 8]])
+        np.testing.assert_array_equal(part.y, [2, 1])
+        np.testing.assert_allclose(part.weight, [2 / 3, 1 / 3], rtol=1e-15)
+
+
 def test_astype_changes_every_array():
     data = Dataset(X, Y, np.full(3, 1 / 3), index=np.eye(2)).astype(jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(data)} == {jnp.dtype(jnp.float32)}
@@ -89,7 +124,15 @@ def test_a_dataset_can_be_built_and_used_under_jit_and_vmap():
         (dict(x=Y, y=Y), r"`x` must be a matrix .* but was of shape \(3,\)"),
         (dict(x=X[:0], y=Y[:0]), r"`x` must be a matrix .* but was of shape \(0, 2\)"),
         (dict(x=X, y=Y[:2]), r"`y` must be a matrix .* 3 rows of `x`, but was of shape \(2, 1\)"),
-        (dict(x=X, y=np.ones((3, 1, 1))), r"`y` must be a matrix"),
+        (dict(x=X, y=np.ones((3, 0))), r"`y` must be a matrix"),
+        (dict(x=X, y=np.array([-1, 1, 1])), "`y` must be class labels, from 0 on, .* but was -1 at its smallest"),
+        (
+            dict(x={"a": X, "b": X[:2]}, y=Y),
+            r"`x` must be of arrays with as many rows, but was of 3 in `x\['a'\]`, 2 in",
+        ),
+        (dict(x={"a": X.astype(str)}, y=Y), r"`x\['a'\]` must be an array of real numbers"),
+        (dict(x={}, y=Y), r"`x` must be an array \(samples × inputs\), or a dictionary of arrays"),
+        (dict(x=X[:, :, None], y=Y, index=np.eye(2)), "`data` must be of vectors"),
         (dict(x=np.where(X > 4, np.nan, X), y=Y), "`x` must be finite everywhere, but was NaN or infinite in 2 of 6"),
         (dict(x=X, y=np.full(3, np.inf)), "`y` must be finite everywhere"),
         (dict(x=X.astype(str), y=Y), "`x` must be an array of real numbers"),

@@ -98,7 +98,7 @@ def test_npz_arrays_come_back_as_they_were_saved(tmp_path):
     data = load_npz(tmp_path / "data.npz")
     assert data.x.dtype == jnp.float32
     np.testing.assert_array_equal(data.x, X)
-    np.testing.assert_array_equal(data.y[:, 0], [0, 1, 2])
+    np.testing.assert_array_equal(data.y, [0, 1, 2])
     np.testing.assert_array_equal(data.sample_weight, weight)
     np.savez(tmp_path / "data.npz", x=X, y=X)
     assert load_npz(tmp_path / "data.npz").weight is None

@@ -203,18 +203,23 @@ def test_a_loss_may_have_targets_of_another_shape_than_predictions():
     plain = np.mean(0.5 * ((mean - y[:, 0]) ** 2 / np.exp(log_variance) + log_variance))
     assert float(objective.loss(theta)) == pytest.approx(plain, rel=1e-13)
     labels = np.arange(20) % 3
-    theta, objective = make_objective(net, nf.Dataset(data.x, labels), by_class_number, 0.0)
+    theta, objective = make_objective(net, nf.Dataset(data.x, labels.astype(float)), by_class_number, 0.0)
     _, one_hot = make_objective(net, nf.Dataset(data.x, np.eye(3)[labels]), "cross_entropy", 0.0)
     assert float(objective.loss(theta)) == pytest.approx(float(one_hot.loss(theta)), rel=1e-13)
 
 
-def test_class_numbers_are_told_apart_from_targets_of_the_cross_entropy():
+def test_the_cross_entropy_of_labels_is_that_of_one_hot_targets():
     net, data = problem(samples=20, inputs=5, outputs=3)
     numbers = nf.Dataset(data.x, np.arange(20) % 3)
-    with pytest.raises(ValueError, match=r"`data` must be of one-hot targets .*`jax.nn.one_hot\(labels, 3\)`"):
-        make_objective(net, numbers, "cross_entropy", 0.0)
-    integers_only = optax.softmax_cross_entropy_with_integer_labels
-    with pytest.raises(
-        ValueError, match=r"`loss` must be a function of one prediction, of shape \(3,\), and one target"
-    ):
-        make_objective(net, numbers, integers_only, 0.0)
+    theta, one_hot = make_objective(net, numbers.one_hot(), "cross_entropy", 0.0)
+    for loss in ("cross_entropy", optax.softmax_cross_entropy_with_integer_labels):
+        objective = make_objective(net, numbers, loss, 0.0)[1]
+        pairs = zip(jax.tree.leaves(objective.gradient(theta)), jax.tree.leaves(one_hot.gradient(theta)), strict=True)
+        assert all(np.allclose(one, other, rtol=1e-13, atol=1e-15) for one, other in pairs)
+    with pytest.raises(ValueError, match=r"for the squared loss \(of classes: `data.one_hot\(\)`\), but was of class"):
+        make_objective(net, numbers, "mse", 0.0)
+    with pytest.raises(ValueError, match="`data` must be of labels below 3, like the 3 outputs .*, but was 3"):
+        make_objective(net, nf.Dataset(data.x, np.arange(20) % 4), "cross_entropy", 0.0)
+    column = nf.Dataset(data.x, np.arange(20.0) % 3)
+    with pytest.raises(ValueError, match=r"`data` must be of class labels \(a vector of integers\) or one-hot targets"):
+        make_objective(net, column, "cross_entropy", 0.0)

@@ -20,9 +20,10 @@ from jaxtyping import Array, Float, PyTree
 from ...data import Dataset
 from ...nets import MLP
 from ...nets.activations import name_of
+from ...numerics.precision import is_floating
 from ...numerics.switches import usual_promotion
 from ...problem.losses import Loss, TotalLoss, resolve
-from ...problem.trained import without
+from ...problem.trained import one_of, without
 from .program import WEIGHT, Program, trace
 
 Kinks = Literal["network", "loss", "total loss"] | None  # where they are
@@ -57,11 +58,12 @@ def find_kinks(net: Any, data: Dataset, loss: Loss = "mse", parameters: PyTree |
         with _usual_switches():
             few = _few_samples(loss, net, data.astype(dtype))
             return "total loss" if program_has_kinks(_of_weights(total, constants, weights, few)) else None
-    x, y = (jax.ShapeDtypeStruct(array.shape[1:], dtype) for array in (data.x, data.y))
+    data = jax.eval_shape(lambda data: data.astype(dtype), data)
+    x, y = one_of((data.x, data.y))
     prediction = eqx.filter_eval_shape(net, x)
     with _usual_switches():
         forward = lambda constants, weights, x: eqx.combine(weights, constants, static)(x)
-        program = trace if is_whole else _of_weights
+        program = trace if is_whole and is_floating(x) else _of_weights
         if not is_known and program_has_kinks(program(forward, constants, weights, x)):
             return "network"
         return "loss" if not isinstance(loss, str) and loss_has_kinks(resolve(loss), prediction, y) else None

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ...problem.losses import LOSSES
 from ...problem.objective import AbstractObjective, SampleObjective, TotalObjective
+from ...problem.trained import one_of
 from .find import loss_has_kinks
 from .gates import CannotGate, count_gates, frozen, gated
 
@@ -130,7 +131,7 @@ class Pieces:
         y, self.unravel = ravel_pytree(parameters)
         data = objective.data
         self._weights = jnp.full(data.samples, 1 / data.samples, y.dtype) if data.weight is None else data.weight
-        sizes = count_gates(self._loss, parameters, data.x[0], data.y[0])
+        sizes = count_gates(self._loss, parameters, *one_of((data.x, data.y)))
         self.shape = data.samples, sum(sizes)
         self.levels = len(sizes)
         self.level = np.repeat(np.arange(len(sizes)), sizes)  # of every entry: later ones depend on earlier ones
@@ -151,7 +152,7 @@ class Pieces:
         loss, data = self._objective.loss_function, self._objective.data
         if loss in LOSSES.values():
             return False
-        x, y = (jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for array in (data.x, data.y))
+        x, y = one_of((data.x, data.y))
         prediction = jax.eval_shape(lambda parameters, x: self._objective.net(parameters)(x), parameters, x)
         gates = count_gates(lambda change, *at: loss(at[0] + change, at[1]), prediction, prediction, y)
         return not gates and loss_has_kinks(loss, prediction, y)
@@ -162,7 +163,8 @@ class Pieces:
     def _sample(self, y: Float[Array, " p"], gates: Float[Array, " k"], i: Any) -> tuple[Array, Float[Array, " k"]]:
         """The weighted loss of sample `i`, and its switching functions."""
         data = self._objective.data
-        loss, switches = self._program(gates, self.unravel(y), data.x[i], data.y[i])
+        sample = jax.tree.map(lambda array: array[i], (data.x, data.y))
+        loss, switches = self._program(gates, self.unravel(y), *sample)
         return self._weights[i] * loss, jnp.concatenate([h.ravel() for h in switches])
 
     def gradient(self, y: Float[Array, " p"], gates: Float[Array, "n k"]) -> Float[Array, " p"]:

@@ -50,7 +50,7 @@ def one_run(key: PRNGKeyArray, head: str, k: int, training: str) -> Trajectory:
     data = multi_index(_SAMPLES, _INPUTS, rank=2, key=data_key, link="relu_sum", noise=0.1)
     widths = [_INPUTS] * k + [_WIDTH, 1]
     untrained = nets.MLP(widths, key=null_key, activation=["identity"] * (k - 1) + [head])
-    dtype = data.x.dtype
+    dtype = data.dtype
     linear = nets.Balanced()(linear_key, tuple(widths[:-1]), dtype)
     net = untrained.with_weights([*linear, *nets.Gaussian()(read_out_key, tuple(widths[-2:]), dtype)])
     every = observables(1 / k) | {"best": measure.best_cosine}
