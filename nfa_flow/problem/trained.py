@@ -50,7 +50,8 @@ def require_some(parameters: PyTree, net: Any, trainable: Trainable | None) -> N
     if jax.tree.leaves(parameters):
         return
     if trainable is None:
-        raise wrong("net", "an Equinox module with floating-point parameters", type(net).__name__)
+        must_be = "an Equinox module with floating-point parameters on which the loss depends"
+        raise wrong("net", must_be, type(net).__name__)
     raise wrong("trainable", "a selection of at least one array on which the loss depends", "one of none")
 
 
