@@ -114,7 +114,7 @@ EARLY_ALIGNMENT = Experiment(
     "early-alignment",
     "How do the neurons of a ReLU network turn from a small start, and where does that leave the ansatz?",
     axes={
-        "scale": batched([1e-2, 1e-3, 1e-4, 1e-5], tiny=[1e-4, 1e-5], label="scale of the start $s$"),
+        "scale": batched([1e-2, 1e-3, 1e-4, 1e-5], tiny=[1e-3, 1e-4], label="scale of the start $s$"),
         "seed": seeds(32),
     },
     one_run=one_run,
@@ -140,7 +140,7 @@ EARLY_ALIGNMENT = Experiment(
     ],
     claims={
         f"until t = {_EARLY:g} neurons turn as in closed form, up to the scale squared": PowerLaw(
-            "off", "scale", 2.0, 0.02, also=lambda runs: f"; off by {_by_scale('off')(runs)}"
+            "off", "scale", 2.0, 0.02, between=(1e-4, 1e-3), also=lambda runs: f"; off by {_by_scale('off')(runs)}"
         ),
         "small starts fit with the least norm Σ|a|‖w‖ = ‖y_+‖ + ‖y_−‖": Judged(
             f"{NORM:.4f} within 1 % from the smallest start", _ends("norm_at_end", NORM, 0.01), ["norm_at_end"]
