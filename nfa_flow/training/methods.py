@@ -77,12 +77,9 @@ def scale_layers(factors: Rates) -> optax.GradientTransformation:
     """Multiply the updates of each layer of an `MLP` by a factor."""
     is_none = lambda leaf: leaf is None  # in the place of a frozen array
     where = lambda net: [linear.weight for linear in net.layers]
-
-    def scaled(net: Any, params: Any = None) -> Any:
-        weights = [None if W is None else f * W for f, W in zip(factors, where(net), strict=True)]
-        return eqx.tree_at(where, net, weights, is_leaf=is_none)
-
-    return optax.stateless(scaled)
+    scaled = lambda net: [None if W is None else f * W for f, W in zip(factors, where(net), strict=True)]
+    # A function with annotations would be another one under run-time type checks, and stores of sweeps be refused.
+    return optax.stateless(lambda net, params=None: eqx.tree_at(where, net, scaled(net), is_leaf=is_none))
 
 
 @functools.cache  # another object would be compiled again
