@@ -33,6 +33,7 @@ class _Pivoting(NamedTuple):
     gates: Bool[Array, "n k"]
     slides: Bool[Array, " c"]
     crossed: Bool[Array, " c"]  # since this contact began
+    released: Bool[Array, " c"]
     held: Bool[Array, " c"]
     velocity: Float[Array, " p"]
     share: Float[Array, " c"]
@@ -88,9 +89,10 @@ def resolve(
         to_plus, leaves = ~is_plus[worst], slides[worst]
         falls = falls_of(pieces, y, state.gates.astype(y.dtype), contact)
         beyond = _beyond(state, falls, worst)
-        # What lies beyond is known exactly if no other slide depends on this kink. If it was wrong, and the flow comes
-        # back from beyond, then it slides.
-        crosses = ~leaves & jnp.where(to_plus, beyond >= 0, beyond <= 0) & ~p.crossed[worst]
+        # What lies beyond is known exactly if no other slide depends on this kink. It was wrong if the flow comes back
+        # from beyond, and then it slides; or if the slide just ended, and then it crosses.
+        goes_on = p.released[worst] | jnp.where(to_plus, beyond >= 0, beyond <= 0)
+        crosses = ~leaves & goes_on & ~p.crossed[worst]
         side = jnp.where(leaves, state.share[worst] > 0.5, crosses & to_plus)
         changed = jnp.where((contact.leader == worst) & contact.is_used, touching, p.gates.size)
         gates = state.gates.ravel().at[changed].set(contact.is_along == side, mode="drop").reshape(p.gates.shape)
@@ -101,13 +103,15 @@ def resolve(
         held = jnp.any(contact.members() & slides[:, None], axis=0)
         found = state.velocity, state.share, state.gram, tally
         crossed = p.crossed.at[worst].set(p.crossed[worst] | crosses)
+        released = p.released.at[worst].set(p.released[worst] | leaves)
         repelling = jnp.where(p.iteration == 0, _count_repelling(state, falls), p.repelling)
-        return _Pivoting(gates, slides, crossed, held, *found, repelling, p.iteration + 1, is_done)
+        return _Pivoting(gates, slides, crossed, released, held, *found, repelling, p.iteration + 1, is_done)
 
     width = len(touching)
     nothing = jnp.zeros_like(y), jnp.zeros(width, y.dtype), jnp.eye(width, dtype=y.dtype)
     zero = jnp.zeros((), jnp.int32)
-    first = _Pivoting(piece.gates, slid, jnp.zeros_like(slid), slid, *nothing, tally, zero, zero, jnp.asarray(False))
+    none = jnp.zeros_like(slid)
+    first = _Pivoting(piece.gates, slid, none, none, slid, *nothing, tally, zero, zero, jnp.asarray(False))
     last = jax.lax.while_loop(lambda p: ~p.is_consistent & (p.iteration < 4 * width), pivot, first)
     kept = jnp.where(last.held, touching, piece.gates.size)
     order = jnp.argsort(kept)

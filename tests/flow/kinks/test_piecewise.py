@@ -134,6 +134,18 @@ def test_a_neuron_that_slides_follows_the_logistic_curve(decay):
     np.testing.assert_allclose(run.net.a[0], rho, rtol=1e-10)
 
 
+def test_a_kink_that_other_slides_depend_on_may_be_crossed_after_it_slid():
+    """What lies beyond it is then not known before one is there."""
+    data_key, label_key, net_key, _ = jax.random.split(jax.random.key(15), 4)
+    x = nf.data.single_index(8, 3, key=data_key, link="relu").x
+    data = nf.Dataset(x, jax.random.normal(label_key, (8, 1)))
+    net = nf.nets.MLP([3, 32, 32, 1], key=net_key, activation="relu", init=nf.nets.Gaussian(0.3))
+    run = nf.gradient_flow(net, data, 24.0, save_at=[24.0], certify=True, progress=False)
+    assert run.stats["slides"] > 70 and run.stats["most_slides"] > 30
+    for name in ("parameter_error", "loss_identity_error", "balance_error"):
+        assert run.observed[name][-1] < 1e-5
+
+
 def test_single_precision_gives_the_same_flow_to_its_digits():
     problem = Problem(0)
     single = lambda tree: jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
