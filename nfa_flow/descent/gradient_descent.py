@@ -17,6 +17,7 @@ from ..data import Dataset
 from ..nets import MLP
 from ..nets.scale_by_parametrization import scales_by_parametrization
 from ..problem.losses import Loss, require_scalar
+from ..problem.memory import within_memory
 from ..problem.objective import TotalObjective, make_objective
 from ..problem.trained import Trainable
 from ..run.drive import beginning, run_to_end
@@ -46,6 +47,7 @@ def gradient_descent(
     observe: Observe | None = None,
     save_at: Sequence[int] | Int[np.ndarray, " s"] | None = None,
     save_nets: bool = False,
+    memory: int | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
     throw: bool = True,
@@ -58,6 +60,7 @@ def gradient_descent(
     - `batch_size`: None for the full batch; otherwise every epoch uses the samples once in a random order, without the
       remainder that does not fill a batch.
     - `key`: PRNG key for the order of the samples; needed with `batch_size`.
+    - `memory`: also of a minibatch.
     - `time_per_step`: gradient-flow time of one step, for the time axis. By default η for plain gradient descent,
       `optax.sgd(η)` with a number η, traced or not. It is required for every other optimizer: usually the learning
       rate, divided by 1 − β for momentum β, so that the time axis is that of `gradient_flow`; with 1 the time is the
@@ -77,8 +80,9 @@ def gradient_descent(
     began = beginning(checkpoint)
     require_integer("steps", steps, at_least=1)
     by_samples = batch_size is not None
-    by_samples = batch_size is not None
     parameters, objective = make_objective(net, data, loss, weight_decay, trainable=trainable, by_samples=by_samples)
+    batches = _check_batches(batch_size, key, data)
+    objective = within_memory(objective, parameters, memory, batch_size)
     _check_optimizer(optimizer, parameters)
     _warn_about_mobilities(net, optimizer, parameters)
     time_per_step = _time_per_step(time_per_step, optimizer, parameters)
@@ -89,7 +93,7 @@ def gradient_descent(
         save_steps=_check_save_steps(save_at, steps),
         steps=jnp.asarray(steps, jnp.int32),
         time_per_step=jnp.asarray(time_per_step, jnp.zeros(()).dtype),
-        batches=_check_batches(batch_size, key, data),
+        batches=batches,
     )
     if batch_size is not None and isinstance(objective, TotalObjective):
         batch = eqx.filter_eval_shape(objective.on, jnp.arange(batch_size))

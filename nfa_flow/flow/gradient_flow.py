@@ -18,6 +18,7 @@ from ..data import Dataset
 from ..nets import MLP
 from ..problem.half_precision import in_single_precision
 from ..problem.losses import Loss
+from ..problem.memory import within_memory
 from ..problem.mobility import Mobility
 from ..problem.objective import AbstractObjective, MomentObjective, make_objective
 from ..problem.trained import Trainable
@@ -60,6 +61,7 @@ def gradient_flow(
     atol: float | Float[Array, ""] | None = None,
     dt0: float | Float[Array, ""] | None = None,
     max_steps: int = 1_000_000,
+    memory: int | None = None,
     stop: AbstractStop | Sequence[AbstractStop] = (),
     certify: bool = False,
     checkpoint: str | os.PathLike | None = None,
@@ -104,6 +106,9 @@ def gradient_flow(
       10 × `rtol` if the flow is smooth and does not amplify errors itself.
     - `dt0`: the first step; for a solver without an error estimate (`diffrax.Euler`) the constant step.
     - `max_steps`: bound on accepted and rejected steps together.
+    - `memory`: how many bytes gradients and Hessian products may take, beside data and parameters. If it is less than
+      they take for all samples at once, these are evaluated in chunks, one after another, with the same result up to
+      rounding. By default an eighth of the memory of the device. `Piecewise` and `Smoothed` do not use it.
     - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step at which one of them holds, and
       observes that moment.
     - `certify`: measure at each time how far the run is from the exact flow, as additional observations.
@@ -137,6 +142,7 @@ def gradient_flow(
     observer = make_observer(observe, data, parameters, keep_parameters=save_nets or certify)
     t0, t1, save_times = _check_times(t0, t1, save_at)
     kinks, dtype = find_kinks(net, data, loss, parameters), _dtype(parameters)
+    objective = within_memory(objective, parameters, memory)
     parameters, objective = in_single_precision(parameters, objective)
     reason, gates = "chosen by the user", 0 if kinks is None else count_kinks(objective, parameters)
     if solver is None:

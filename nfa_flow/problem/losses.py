@@ -104,12 +104,34 @@ def resolve_of_sample(loss: Loss) -> Callable:
     return resolve(loss)
 
 
-def data_loss(loss: Callable, net: Any, data: Dataset) -> Float[Array, ""]:
-    """ℒ: the value of a `TotalLoss`, or the weighted mean loss of the samples."""
+def data_loss(loss: Callable, net: Any, data: Dataset, *, chunks: int = 1) -> Float[Array, ""]:
+    """ℒ: the value of a `TotalLoss`, or the weighted mean loss of the samples.
+
+    **Arguments:** `chunks`: into how many parts the samples are divided. Their losses are evaluated one after another,
+    and again in the backward pass, so that the activations of one chunk are in memory, and not those of all samples.
+    """
     if isinstance(loss, TotalLoss):
         return loss(net, data)
-    losses = jax.vmap(loss)(jax.vmap(net)(data.x), data.y)
-    return jnp.mean(losses) if data.weight is None else data.weight @ losses
+    losses = lambda x, y: jax.vmap(loss)(jax.vmap(net)(x), y)
+    if chunks > 1:
+        return _in_chunks(losses, data, -(-data.samples // chunks))
+    return jnp.mean(losses(data.x, data.y)) if data.weight is None else data.weight @ losses(data.x, data.y)
+
+
+def _in_chunks(losses: Callable, data: Dataset, size: int) -> Float[Array, ""]:
+    n = data.samples
+
+    @jax.checkpoint
+    def of_chunk(start: Int[Array, ""]) -> Float[Array, ""]:
+        # The last chunk reaches back into the one before it, whose samples count for nothing the second time.
+        first = jnp.minimum(start, n - size)
+        x, y, weight = jax.tree.map(
+            lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), (data.x, data.y, data.sample_weight)
+        )
+        return jnp.where(first + jnp.arange(size) >= start, weight, 0) @ losses(x, y)
+
+    zero = jnp.zeros((), data.dtype)
+    return jax.lax.scan(lambda total, i: (total + of_chunk(i), None), zero, jnp.arange(0, n, size))[0]
 
 
 def require_scalar(loss: TotalLoss, net: Any, data: PyTree) -> None:

@@ -78,9 +78,6 @@ class AbstractDataObjective(AbstractObjective):
 
     data: eqx.AbstractVar[Dataset]
 
-    def loss(self, parameters: PyTree) -> Float[Array, ""]:
-        return data_loss(self.loss_function, self.net(parameters), self.data)
-
     def on(self, indices: Int[Array, " b"]) -> "AbstractDataObjective":
         """The objective of a minibatch; for a mean, its expectation over uniformly drawn indices is this objective."""
         data, scale = self.data, self.data.samples / indices.size
@@ -101,6 +98,10 @@ class SampleObjective(AbstractDataObjective):
     root_mobility: PyTree | None
     data: Dataset
     loss_function: Callable = eqx.field(static=True)
+    chunks: int = eqx.field(static=True, default=1)  # into which the samples are divided, to need less memory
+
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        return data_loss(self.loss_function, self.net(parameters), self.data, chunks=self.chunks)
 
 
 class TotalObjective(AbstractDataObjective):
@@ -111,6 +112,9 @@ class TotalObjective(AbstractDataObjective):
     root_mobility: PyTree | None
     data: Dataset
     loss_function: TotalLoss
+
+    def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        return self.loss_function(self.net(parameters), self.data)
 
 
 class MomentObjective(AbstractObjective):
