@@ -174,7 +174,8 @@ def _host(tree: PyTree) -> list[np.ndarray]:
 
 def is_key(leaf: Any) -> bool:
     """Whether a leaf is an array of PRNG keys, or its shape."""
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+    return is_array and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def beginning(checkpoint: str | os.PathLike | None) -> float:
