@@ -7,11 +7,17 @@ such a callback, and some interrupts arrive there while it is imported, and whil
 import _thread
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_SOON_SECONDS = 0.01
+_SOON_SECONDS = 0.1
+
+
+def _interrupt_soon() -> None:
+    time.sleep(_SOON_SECONDS)
+    _thread.interrupt_main()
 
 
 @contextmanager
@@ -24,7 +30,8 @@ def never_ignored() -> Iterator[None]:
 
     def send_again(ignored: Any) -> None:
         if issubclass(ignored.exc_type, KeyboardInterrupt):
-            threading.Timer(_SOON_SECONDS, _thread.interrupt_main).start()  # now, it would arrive in here
+            # Now, or while one waits for a `threading.Timer` to start, it would arrive in here, and be ignored again.
+            _thread.start_new_thread(_interrupt_soon, ())
         else:
             before(ignored)
 

@@ -220,6 +220,7 @@ def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_lost():
             pressed.append(True)
             gc.callbacks.append(interrupted_there)
             gc.collect()
+            time.sleep(60)  # until it is sent again
 
     hook = sys.unraisablehook
     with pytest.raises(nf.SweepInterrupted):
