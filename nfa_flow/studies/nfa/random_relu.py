@@ -160,6 +160,7 @@ RANDOM_RELU = Experiment(
             over=("scale", "seed"),
             baseline="untrained",
             title="all problems, that fit",
+            label="error at the best $\\alpha$",
             axis={"ylim": (0, None), "yscale": "linear"},
         ),
         _draw_fractions,
