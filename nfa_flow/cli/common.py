@@ -149,7 +149,8 @@ def data_or_teacher(settings: Training) -> Any:
     if name in of_rest and rest:
         return of_rest[name]().astype(settings.dtype)
     if settings.data.endswith(".npz"):
-        return nf.data.load_npz(settings.data).astype(settings.dtype)
+        data = nf.data.load_npz(settings.data).astype(settings.dtype)
+        return data.one_hot() if data.has_labels else data  # the commands use the squared loss
     known = ", ".join((*readers, *_TEACHERS))
     raise wrong("data", f"{known}, openml:NAME, cifar10:PATH or a path to an .npz", repr(settings.data))
 

@@ -114,6 +114,13 @@ def test_the_runs_of_the_command_line_are_those_of_the_library(npz, finished):
     assert ends == pytest.approx({"exact flow": 2.0, "gd": 10.0, "momentum": 10.0, "adam": 0.2, "adamw": 0.2})
 
 
+def test_class_labels_of_a_file_are_fitted_as_one_hot_targets(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "labels.npz", x=rng.normal(size=(12, 3)), y=rng.integers(0, 3, 12))
+    main(["flow", "--data", str(tmp_path / "labels.npz"), *SMALL, "--out", str(tmp_path / "out")])
+    assert "Dataset(12 samples, 3 inputs -> 3 outputs, float64)" in capsys.readouterr().out
+
+
 def test_other_contents_of_the_same_data_file_are_refused(npz, copy, tmp_path, capsys):
     file = tmp_path / "data.npz"
     shutil.copy(npz[2], file)
