@@ -33,4 +33,4 @@ def test_commands_that_run_no_study_do_not_import_the_studies():
 
 def test_a_name_that_the_library_does_not_have_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'study'"):
-        nf.study  # noqa: B018
+        nf.study  # noqa: B018  (the attribute raises)

@@ -160,11 +160,14 @@ class Dataset(eqx.Module):
         """The same data with one-hot targets, n × c, in the place of class labels.
 
         **Arguments:** `classes`: c; by default one more than the largest label.
-        **Raises:** ValueError if the targets are no labels, or `classes` is not larger than all of them.
+        **Raises:** ValueError if the targets are no labels, or `classes` is not larger than all of them, or is left out
+        inside a trace.
         """
         if not self.has_labels:
             raise wrong("data", "of class labels, a vector of integers", f"of targets of type {self.y.dtype}")
         if classes is None:
+            if is_traced(self.y):
+                raise wrong("classes", "given when labels are traced by JAX", None)
             classes = self.outputs
         require_integer("classes", classes, at_least=1 if is_traced(self.y) else self.outputs)
         return eqx.tree_at(lambda data: data.y, self, jax.nn.one_hot(self.y, classes, dtype=self.dtype))

@@ -19,7 +19,7 @@ from ..nets import MLP
 from ..problem.half_precision import in_single_precision
 from ..problem.losses import Loss
 from ..problem.memory import within_memory
-from ..problem.mobility import Mobility
+from ..problem.mobility import Mobility, own_mobility
 from ..problem.objective import AbstractObjective, MomentObjective, make_objective
 from ..problem.trained import Trainable
 from ..run.drive import beginning, run_to_end
@@ -170,12 +170,11 @@ def gradient_flow(
 
 
 def _own_mobility(net: Any) -> Mobility | None:
-    """The mobilities that the parametrization of a network requires."""
-    if not isinstance(net, MLP) or net.parametrization is None:
-        return None
-    if net.parametrization.rule != "sgd":
-        raise wrong("mobility", f"given for a network whose {net.parametrization.name} is meant for Adam", "None")
-    return net.mobility
+    """The mobilities that the parametrization of a network gives to its flow; those for Adam give none."""
+    parametrization = net.parametrization if isinstance(net, MLP) else None
+    if parametrization is not None and parametrization.rule != "sgd":
+        raise wrong("mobility", f"given for a network whose {parametrization.name} is meant for Adam", "None")
+    return own_mobility(net)
 
 
 def _flow(

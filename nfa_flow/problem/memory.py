@@ -12,7 +12,7 @@ from .objective import AbstractObjective, SampleObjective, TotalObjective
 from .trained import one_of
 
 _PART = 1 / 8  # of the memory of a device, which a gradient may take unless it is given
-_PER_PRODUCT = 4  # times the memory of a gradient, at most, for a Hessian product (`python benchmarks/memory.py`)
+_PER_PRODUCT = 4  # times what a gradient keeps, for a Hessian product, which took 3 (`python benchmarks/memory.py`)
 
 
 def within_memory(

@@ -31,7 +31,7 @@ def test_a_vector_of_integers_is_one_of_class_labels():
     with pytest.raises(ValueError, match="`data` must be of class labels, a vector of integers, but was of targets"):
         one_hot.one_hot()
     with pytest.raises(ValueError, match=r"`data` must be of targets that are numbers \(`data.one_hot\(\)`\)"):
-        data.S_xy  # noqa: B018
+        data.S_xy  # noqa: B018  (the property raises)
 
 
 def test_samples_of_any_shape_and_several_arrays_for_each():

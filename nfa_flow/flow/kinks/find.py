@@ -53,12 +53,12 @@ def find_kinks(net: Any, data: Dataset, loss: Loss = "mse", parameters: PyTree |
         return "network"
     is_known = type(net) is MLP and not net.has_kinks and all(name_of(each) for each in net.activations)
     dtype = jnp.result_type(*jax.tree.leaves(weights))
+    data = jax.eval_shape(lambda data: data.astype(dtype), data)
     if isinstance(loss, TotalLoss):
         total = lambda constants, weights, data: loss(eqx.combine(weights, constants, static), data)
         with _usual_switches():
-            few = _few_samples(loss, net, data.astype(dtype))
+            few = _few_samples(loss, net, data)
             return "total loss" if program_has_kinks(_of_weights(total, constants, weights, few)) else None
-    data = jax.eval_shape(lambda data: data.astype(dtype), data)
     x, y = one_of((data.x, data.y))
     prediction = eqx.filter_eval_shape(net, x)
     with _usual_switches():
@@ -76,15 +76,14 @@ def loss_has_kinks(loss: Callable, prediction: jax.ShapeDtypeStruct, target: jax
     return program_has_kinks(trace(of_residual, target, (), prediction))
 
 
-def _few_samples(loss: TotalLoss, net: Any, data: Dataset) -> PyTree:
-    """The shapes of a few samples, which have the same kinks; of all samples if the loss is not defined on a part."""
-    whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data)
+def _few_samples(loss: TotalLoss, net: Any, data: PyTree) -> PyTree:
+    """Of the shapes of all samples those of a few, which have the same kinks; all if the loss needs all samples."""
     cut = lambda a: jax.ShapeDtypeStruct((min(_FEW, a.shape[0]), *a.shape[1:]), a.dtype)
-    few = eqx.tree_at(lambda data: jax.tree.leaves((data.x, data.y, data.weight)), whole, replace_fn=cut)
+    few = eqx.tree_at(lambda data: jax.tree.leaves((data.x, data.y, data.weight)), data, replace_fn=cut)
     try:
         eqx.filter_eval_shape(loss, net, few)
     except Exception:
-        return whole
+        return data
     return few
 
 
