@@ -106,10 +106,10 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
 def advance(problem: FlowProblem, state: FlowState, budget: int | Int[Array, ""]) -> FlowState:
     """At most `budget` more steps (accepted or not); fewer if the flow ends."""
     last = state.steps + budget
-    return jax.lax.while_loop(lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: _step(problem, s), state)
+    return jax.lax.while_loop(lambda s: (s.status == RUNNING) & (s.steps < last), lambda s: step(problem, s)[0], state)
 
 
-class _Attempt(NamedTuple):
+class Attempt(NamedTuple):
     """One step as the solver proposes it and the controller judges it."""
 
     dt: Array
@@ -123,12 +123,13 @@ class _Attempt(NamedTuple):
     dense: dict[str, Any]
 
 
-def _step(problem: FlowProblem, state: FlowState) -> FlowState:
+def step(problem: FlowProblem, state: FlowState) -> tuple[FlowState, Attempt]:
+    """The state after one more attempt, and the attempt."""
     remaining = (problem.t1 - state.t) + state.t_excess
     solver = problem.solver if isinstance(problem.solver, AbstractFlowSolver) else None
     dt = state.dt if solver is None else solver.reach(state.solver_state, state.dt)
     reaches_end = dt.astype(remaining.dtype) >= remaining
-    attempt = _attempt(problem, state, jnp.where(reaches_end, remaining.astype(dt.dtype), dt))
+    attempt = attempted(problem, state, jnp.where(reaches_end, remaining.astype(dt.dtype), dt))
     is_whole = attempt.elapsed == attempt.dt
     reaches_end &= is_whole
     has_gradient = (state.steps > 0) | jnp.isfinite(state.dt)
@@ -165,7 +166,7 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         known = _known(problem, solver_state, observed, spent(since(time)))
         return problem.observer(problem.objective, observed, known)
 
-    return FlowState(
+    after = FlowState(
         t=t,
         t_excess=keep(new_excess, state.t_excess),
         dt=attempt.next_dt,
@@ -179,9 +180,10 @@ def _step(problem: FlowProblem, state: FlowState) -> FlowState:
         record=_save(problem, state.record, t, steps, accepted, status, observe),
         budget=spent(attempt.elapsed),
     )
+    return after, attempt
 
 
-def _after_rejection(problem: FlowProblem, state: FlowState, attempt: _Attempt) -> PyTree:
+def _after_rejection(problem: FlowProblem, state: FlowState, attempt: Attempt) -> PyTree:
     if isinstance(problem.solver, AbstractFlowSolver):
         return problem.solver.after_rejection(state.solver_state, attempt.solver_state)
     return state.solver_state
@@ -222,7 +224,8 @@ def _later(state: FlowState, dt: Array) -> tuple[Array, Array]:
     return t, (t - state.t) - step
 
 
-def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
+def attempted(problem: Any, state: Any, dt: Array) -> Attempt:
+    """A step `dt` from `state`. Of `problem` it uses terms, solver and controller, and of `state` what they left."""
     zero, old = jnp.zeros_like(dt), state.parameters
     new, error, dense, solver_state, result = problem.solver.step(
         problem.terms, zero, dt, old, None, state.solver_state, False
@@ -231,7 +234,7 @@ def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
     failed = jnp.asarray(result != diffrax.RESULTS.successful)
     elapsed = problem.solver.elapsed(solver_state, dt) if isinstance(problem.solver, AbstractFlowSolver) else dt
     if problem.controller is None:
-        return _Attempt(dt, elapsed, new, solver_state, state.controller_state, finite, failed, state.dt, dense)
+        return Attempt(dt, elapsed, new, solver_state, state.controller_state, finite, failed, state.dt, dense)
     error = jax.tree.map(lambda e: jnp.where(finite & jnp.isfinite(e), e, jnp.inf), error)
     order: Any = problem.solver.error_order(problem.terms)
     accepted, start_of_next, end_of_next, _, controller_state, _ = problem.controller.adapt_step_size(
@@ -240,7 +243,7 @@ def _attempt(problem: FlowProblem, state: FlowState, dt: Array) -> _Attempt:
     controller_state = jax.tree.map(jnp.asarray, controller_state)
     next_dt = jnp.asarray(end_of_next - start_of_next, dt.dtype)
     accepted = jnp.asarray(accepted) & finite
-    return _Attempt(dt, elapsed, new, solver_state, controller_state, accepted, failed, next_dt, dense)
+    return Attempt(dt, elapsed, new, solver_state, controller_state, accepted, failed, next_dt, dense)
 
 
 def _save(problem, record: Record, t, steps, accepted, status, observe) -> Record:
@@ -261,7 +264,7 @@ def _save(problem, record: Record, t, steps, accepted, status, observe) -> Recor
     return jax.lax.while_loop(due, add, record)
 
 
-def _asks_to_stop(problem: FlowProblem, attempt: "_Attempt", accepted) -> tuple[Array, Array]:
+def _asks_to_stop(problem: FlowProblem, attempt: Attempt, accepted) -> tuple[Array, Array]:
     if not problem.stop:
         return jnp.asarray(False), jnp.asarray(0, jnp.int32)
 
