@@ -161,7 +161,7 @@ GOOD = {
     "standardize": ["True"],
     "std": ["0.1"],
     "steps": ["3"],
-    "stop": ["None", "nf.LossBelow(0.1)"],
+    "stop": ["None", "nf.LossBelow(0.1)", "nf.StopWhen('loss', below=0.1)", "nf.StopWhen('unknown', above=0.1)"],
     "store": ["None"],
     "t0": ["0.0"],
     "t1": ["0.01"],

@@ -11,4 +11,6 @@ from .solvers.tsrkc3 import TSRKC3 as TSRKC3
 from .stopping import AbstractStop as AbstractStop
 from .stopping import GradientNormBelow as GradientNormBelow
 from .stopping import LossBelow as LossBelow
+from .stopping import Moment as Moment
+from .stopping import StopWhen as StopWhen
 from .times import log_times as log_times

@@ -36,7 +36,7 @@ from .solvers.flow_solver import AbstractFlowSolver
 from .solvers.ndf import NDF
 from .solvers.piecewise import Piecewise
 from .solvers.smoothed import Smoothed
-from .stopping import AbstractStop
+from .stopping import AbstractStop, StopWhen
 from .times import log_times
 
 _start = eqx.filter_jit(start)
@@ -109,8 +109,9 @@ def gradient_flow(
     - `memory`: how many bytes gradients and Hessian products may take, beside data and parameters. If it is less than
       they take for all samples at once, these are evaluated in chunks, one after another, with the same result up to
       rounding. By default an eighth of the memory of the device. `Piecewise` and `Smoothed` do not use it.
-    - `stop`: rules such as `LossBelow(1e-8)`; the flow ends at the first accepted step at which one of them holds, and
-      observes that moment.
+    - `stop`: rules such as `LossBelow(1e-8)` or `StopWhen("accuracy", above=0.99)`. If one of them is met at the end of
+      a step, the time at which it was met is located within the step, with an error like that of all observations, and
+      the flow ends there and observes that moment; at `t0` if it is met there.
     - `certify`: measure at each time how far the run is from the exact flow, as additional observations.
       `parameter_error`: the relative distance of all parameters from a second run at a tenth of the tolerances; NaN at
       times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t) − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F
@@ -158,7 +159,9 @@ def gradient_flow(
     atol = _default_atol(rtol, parameters) if atol is None else atol
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
-    flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=_check_stop(stop))
+    flow = partial(
+        _flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=_check_stop(stop, observer.names)
+    )
     flow = partial(flow, reason=reason, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
     if not certify:
         return conclude(flow(observer, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
@@ -281,10 +284,13 @@ def _first_bad(times: np.ndarray) -> str:
     return f"{times[i]:g} followed by {times[i + 1]:g} at position {i + 1}"
 
 
-def _check_stop(stop: AbstractStop | Sequence[AbstractStop]) -> tuple[AbstractStop, ...]:
+def _check_stop(stop: AbstractStop | Sequence[AbstractStop], observed: Sequence[str]) -> tuple[AbstractStop, ...]:
     rules: Any = (stop,) if isinstance(stop, AbstractStop) else stop
     if not isinstance(rules, Sequence) or not all(isinstance(rule, AbstractStop) for rule in rules):
         raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(stop))
+    for rule in rules:
+        if isinstance(rule, StopWhen) and rule.name.partition(".")[0] not in observed:
+            raise wrong("stop", f"a rule on an observable, {' or '.join(observed)}", f"one on {rule.name!r}")
     # As arrays, so that another bound does not compile again.
     return tuple(jax.tree.map(jnp.asarray, rule) for rule in rules)
 

@@ -6,6 +6,7 @@ accumulated outside the solver, which sees only the step (the flow is autonomous
 the resolution of a float32 time are not lost; and gradients are counted as they are spent.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -19,9 +20,10 @@ from ..problem.objective import AbstractObjective
 from ..run.observation import Observer, Record, empty_record
 from ..run.status import COMPLETED, DIVERGED, MAX_STEPS, NO_GRADIENT, RUNNING, SOLVER_FAILED, STEP_UNDERFLOW, STOPPED
 from .invariants import LOSS_IDENTITY_ERROR, LossBudget, dissipation, loss_budget, objective_value
+from .locate import first_positive
 from .solvers.choice import evaluations_per_step
 from .solvers.flow_solver import AbstractFlowSolver
-from .stopping import AbstractStop
+from .stopping import AbstractStop, Moment, excess
 
 
 class FlowProblem(eqx.Module):
@@ -121,6 +123,8 @@ class Attempt(NamedTuple):
     solver_failed: Array
     next_dt: Array
     dense: dict[str, Any]
+    stops: Any = False  # whether a rule ends the flow in this step
+    stop_evaluations: Any = 0
 
 
 def step(problem: FlowProblem, state: FlowState) -> tuple[FlowState, Attempt]:
@@ -130,16 +134,17 @@ def step(problem: FlowProblem, state: FlowState) -> tuple[FlowState, Attempt]:
     dt = state.dt if solver is None else solver.reach(state.solver_state, state.dt)
     reaches_end = dt.astype(remaining.dtype) >= remaining
     attempt = attempted(problem, state, jnp.where(reaches_end, remaining.astype(dt.dtype), dt))
+    interpolation = problem.solver.interpolation_cls(t0=jnp.zeros_like(attempt.dt), t1=attempt.dt, **attempt.dense)
+    attempt = _until_stop(problem, state, attempt, interpolation.evaluate)
     is_whole = attempt.elapsed == attempt.dt
     reaches_end &= is_whole
     has_gradient = (state.steps > 0) | jnp.isfinite(state.dt)
     accepted, steps = attempt.accepted & has_gradient, state.steps + 1
     new_t, new_excess = _later(state, attempt.elapsed)
     new_t, new_excess = jnp.where(reaches_end, problem.t1, new_t), jnp.where(reaches_end, 0, new_excess)
-    stopped, stop_evaluations = _asks_to_stop(problem, attempt, accepted)
     ends = {
         SOLVER_FAILED: attempt.solver_failed & accepted,
-        STOPPED: stopped,
+        STOPPED: attempt.stops & accepted,
         COMPLETED: accepted & reaches_end,
         NO_GRADIENT: ~has_gradient,
         DIVERGED: ~accepted & ((problem.controller is None) | ~jnp.isfinite(attempt.next_dt)),
@@ -149,12 +154,11 @@ def step(problem: FlowProblem, state: FlowState) -> tuple[FlowState, Attempt]:
     status = jnp.select(list(ends.values()), list(ends.keys()), RUNNING).astype(jnp.int32)
     if solver is not None:
         trouble = solver.trouble(attempt.solver_state)
-        status = jnp.where(accepted & (trouble != RUNNING), trouble, status)
+        status = jnp.where(accepted & (trouble != RUNNING) & (status != STOPPED), trouble, status)
 
     keep = lambda new, old: jnp.where(accepted, new, old)
     t, parameters = keep(new_t, state.t), jax.tree.map(keep, attempt.parameters, state.parameters)
     solver_state = jax.tree.map(keep, attempt.solver_state, _after_rejection(problem, state, attempt))
-    interpolation = problem.solver.interpolation_cls(t0=jnp.zeros_like(attempt.dt), t1=attempt.dt, **attempt.dense)
     spent = lambda duration: _spent(problem, state, interpolation, duration, accepted)
 
     def since(time: Array) -> Array:
@@ -175,7 +179,7 @@ def step(problem: FlowProblem, state: FlowState) -> tuple[FlowState, Attempt]:
         controller_state=attempt.controller_state,
         steps=steps,
         rejected=state.rejected + jnp.where(accepted, 0, 1),
-        evaluations=state.evaluations + _evaluations(problem.solver, state) + stop_evaluations,
+        evaluations=state.evaluations + _evaluations(problem.solver, state) + attempt.stop_evaluations,
         status=status,
         record=_save(problem, state.record, t, steps, accepted, status, observe),
         budget=spent(attempt.elapsed),
@@ -264,17 +268,24 @@ def _save(problem, record: Record, t, steps, accepted, status, observe) -> Recor
     return jax.lax.while_loop(due, add, record)
 
 
-def _asks_to_stop(problem: FlowProblem, attempt: Attempt, accepted) -> tuple[Array, Array]:
+def _until_stop(problem: FlowProblem, state: FlowState, attempt: Attempt, path: Callable) -> Attempt:
+    """The attempt, ended at the time at which a stop rule is met if that is the case at its end."""
     if not problem.stop:
-        return jnp.asarray(False), jnp.asarray(0, jnp.int32)
+        return attempt
 
-    def ask() -> Array:
-        loss, gradient = _loss_and_gradient(problem, attempt.solver_state, attempt.parameters)
-        velocity = problem.objective.natural(gradient)
-        speed = jnp.sqrt(sum(jnp.sum(v**2) for v in jax.tree.leaves(velocity)))
-        return jnp.any(jnp.stack([rule(loss, speed) for rule in problem.stop]))
+    def excess_at(parameters: PyTree, solver_state: PyTree) -> tuple[Array, Array]:
+        loss_and_gradient = lambda: _loss_and_gradient(problem, solver_state, parameters)
+        moment = Moment(problem.objective, problem.observer, parameters, loss_and_gradient)
+        return excess(problem.stop, moment, attempt.dt.dtype)
 
-    return jax.lax.cond(accepted, ask, lambda: jnp.asarray(False)), jnp.where(accepted, 1, 0)
+    at_end = lambda: excess_at(attempt.parameters, attempt.solver_state)
+    nothing = jnp.asarray(-jnp.inf, attempt.dt.dtype), jnp.asarray(0, jnp.int32)
+    end_value, cost = jax.lax.cond(attempt.accepted, at_end, lambda: nothing)
+    stops = end_value >= 0
+    inside = lambda duration: excess_at(path(duration), state.solver_state)
+    elapsed, further = first_positive(inside, attempt.elapsed, end_value, stops)
+    parameters = jax.lax.cond(elapsed < attempt.elapsed, lambda: path(elapsed), lambda: attempt.parameters)
+    return attempt._replace(elapsed=elapsed, parameters=parameters, stops=stops, stop_evaluations=cost + further)
 
 
 def _evaluations(solver: diffrax.AbstractSolver, state: FlowState) -> Array | int:

@@ -1,23 +1,75 @@
-"""Rules that end a flow early. Each compares a number with a bound after every accepted step."""
+"""Rules that end a flow early, at the time at which one of them is met.
+
+A rule is evaluated at the end of each accepted step. If it is met there, that time is located within the step, on the
+interpolant of the solver, so that it does not depend on where the steps end.
+"""
 
 import abc
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..checks import require_number
+from ..checks import described, require_number, wrong
+from ..problem.objective import AbstractObjective
+from ..run.observation import Observer
+from ..run.trees import flatten
+
+
+class Moment:
+    """One moment of a flow, of which a stop rule evaluates what it needs. The rest is not computed."""
+
+    def __init__(
+        self,
+        objective: AbstractObjective,
+        observer: Observer,
+        parameters: PyTree,
+        loss_and_gradient: Callable[[], tuple[Float[Array, ""], PyTree]],
+    ):
+        self._objective, self._observer, self._parameters = objective, observer, parameters
+        self._evaluate, self._values = loss_and_gradient, None
+
+    @property
+    def loss(self) -> Float[Array, ""]:
+        """The data loss ℒ, without weight decay."""
+        return self._loss_and_gradient()[0]
+
+    @property
+    def gradient_norm(self) -> Float[Array, ""]:
+        """‖∇ℒ + λθ‖ over all parameters: the speed ‖dθ/dt‖ of the flow; with mobilities m it is ‖m(∇ℒ + λθ)‖."""
+        velocity = self._objective.natural(self._loss_and_gradient()[1])
+        return jnp.sqrt(sum(jnp.sum(v**2) for v in jax.tree.leaves(velocity)))
+
+    def observed(self, name: str) -> Float[Array, "..."]:
+        """The observable of this name; of one that is a tree of arrays, the leaf `observable.leaf`."""
+        first = name.partition(".")[0]
+        leaves = flatten({first: self._observer.one(first, self._objective, self._parameters)})
+        if name not in leaves:
+            raise wrong("stop", f"a rule on one of {', '.join(leaves)}", f"one on {name!r}")
+        return leaves[name]
+
+    @property
+    def _gradients(self) -> int:
+        """How many gradients were evaluated."""
+        return int(self._values is not None)
+
+    def _loss_and_gradient(self) -> tuple[Float[Array, ""], PyTree]:
+        self._values = self._values or self._evaluate()
+        return self._values
 
 
 class AbstractStop(eqx.Module):
-    """A rule `(loss, gradient_norm) -> bool`, evaluated after every accepted step; it costs one gradient each time."""
+    """A rule that ends a flow: a function of a `Moment`, which has `loss`, `gradient_norm` and `observed(name)`.
+
+    The time at which it is met is found soonest if it is a continuous number; of a condition it is found by bisection.
+    """
 
     @abc.abstractmethod
-    def __call__(self, loss: Float[Array, ""], gradient_norm: Float[Array, ""]) -> Bool[Array, ""]:
-        """Whether to stop.
-
-        **Arguments:** `loss`: the data loss ℒ, without weight decay; `gradient_norm`: ‖∇ℒ + λθ‖ over all parameters,
-        which is the speed ‖dθ/dt‖ of the flow (with mobilities m it is the speed ‖m(∇ℒ + λθ)‖).
-        """
+    def __call__(self, moment: Moment) -> Float[Array, ""] | Bool[Array, ""]:
+        """By how much the rule is met: ≥ 0 where the flow must end, negative before. Or whether it is met."""
 
 
 class LossBelow(AbstractStop):
@@ -28,8 +80,8 @@ class LossBelow(AbstractStop):
     def __check_init__(self):
         require_number("bound", self.bound, above=0)
 
-    def __call__(self, loss: Float[Array, ""], gradient_norm: Float[Array, ""]) -> Bool[Array, ""]:
-        return loss <= self.bound
+    def __call__(self, moment: Moment) -> Float[Array, ""]:
+        return self.bound - moment.loss
 
 
 class GradientNormBelow(AbstractStop):
@@ -40,5 +92,52 @@ class GradientNormBelow(AbstractStop):
     def __check_init__(self):
         require_number("bound", self.bound, above=0)
 
-    def __call__(self, loss: Float[Array, ""], gradient_norm: Float[Array, ""]) -> Bool[Array, ""]:
-        return gradient_norm <= self.bound
+    def __call__(self, moment: Moment) -> Float[Array, ""]:
+        return self.bound - moment.gradient_norm
+
+
+class StopWhen(AbstractStop):
+    """Stop when an observable is at least `above`, or at most `below`: `StopWhen("accuracy", above=0.99)`.
+
+    **Arguments:** `name`: of an entry of `observe` that is a number, static; of an entry that is a tree of numbers, one
+    of its leaves, such as "exponent.exponent"; `above` or `below`: the bound, one of the two.
+    """
+
+    name: str = eqx.field(static=True)
+    above: float | Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
+    below: float | Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
+
+    def __check_init__(self):
+        if not isinstance(self.name, str):
+            raise wrong("name", "that of an observable", described(self.name))
+        if (self.above is None) == (self.below is None):
+            was = "none of them" if self.above is None else "both of them"
+            raise wrong("above", "given, or `below`, and not the other", was)
+        bound, value = ("below", self.below) if self.above is None else ("above", self.above)
+        require_number(bound, value)
+
+    def __call__(self, moment: Moment) -> Float[Array, ""]:
+        value = moment.observed(self.name)
+        if value.shape:
+            raise wrong("stop", f"a rule on a number, not on {self.name!r}", f"one on an array of shape {value.shape}")
+        return value - self.above if self.above is not None else cast(Array, self.below) - value
+
+
+Excess = Callable[[PyTree], tuple[Float[Array, ""], Int[Array, ""]]]
+
+
+def excess(rules: Sequence[AbstractStop], moment: Moment, dtype: Any) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """By how much the first of several rules is met, −∞ where that is undefined; and the gradients that this took."""
+    values = [jnp.asarray(_number(rule(moment)), dtype) for rule in rules]
+    values = [jnp.where(jnp.isnan(value), -jnp.inf, value) for value in values]
+    return jnp.max(jnp.stack(values)), jnp.asarray(moment._gradients, jnp.int32)
+
+
+def _number(met: Any) -> Float[Array, ""]:
+    try:
+        met = jnp.asarray(met)
+    except TypeError:
+        raise wrong("stop", "rules that return one number, or a condition", f"one that returns {met!r}") from None
+    if met.shape:
+        raise wrong("stop", "rules that return one number, or a condition", f"one that returns {described(met)}")
+    return jnp.where(met, 1.0, -1.0) if met.dtype == bool else met

@@ -74,6 +74,14 @@ class Observer(eqx.Module):
                 )
         return observed, objective.natural(parameters) if self.keep_parameters else None
 
+    def one(self, name: str, objective: AbstractObjective, parameters: PyTree) -> PyTree:
+        """The observable of this name, from `parameters` alone: what a solver knows is from its last step."""
+        with jax.default_matmul_precision("highest"):
+            if self.observables is None:
+                return objective.loss(parameters)
+            observable = self.observables[self.names.index(name)]
+            return numbers(f'observe["{name}"]', self._observed(observable, objective, parameters, {}))
+
     def _observed(
         self, observable: Callable, objective: AbstractObjective, parameters: PyTree, known: Mapping[str, Array]
     ) -> PyTree:
