@@ -1,4 +1,4 @@
-"""The time to a loss is read off between observations, and the claims on the flow fail with their laws."""
+"""The time to a loss is that at which the flow stops, and the claims on the flow fail with their laws."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from nfa_flow.studies.spectral.flow import (
     TIME_POWERS,
     Reached,
     powers_at_level,
-    times_to_level,
 )
 from nfa_flow.studies.spectral.layers import LayerNorms
 
@@ -29,7 +28,7 @@ def made(*, slower=0.0, tilt=0.0, reached=True):
     dims, seeds = ("width", "scheme", "seed"), np.arange(8)
     power = np.array([TIME_POWERS[name] for name in NAMES]) + slower
     unit = (WIDTHS[:, None, None] / 64.0) ** power[:, None] * (1 + 0.01 * np.cos(seeds))
-    end = unit / (0.9 * LEVEL if reached else 1.1 * LEVEL)
+    end = unit / (LEVEL if reached else 1.1 * LEVEL)
     times = np.append(0.0, np.geomspace(1e-3, 100, 20))
     with np.errstate(divide="ignore"):
         loss = np.where(times < end[..., None], np.minimum(unit[..., None] / times, 1e3), np.nan)
@@ -38,22 +37,16 @@ def made(*, slower=0.0, tilt=0.0, reached=True):
     variables = {
         "loss": ((*dims, "time"), loss),
         "loss_at_end": (dims, unit / end),
-        "level_at_end": (dims, np.full(unit.shape, LEVEL)),
         "end_time": (dims, end),
         "layers.update_at_end": ((*dims, "layers.update[1]"), update),
-        "status": (dims, np.full(unit.shape, "stopped")),
+        "status": (dims, np.full(unit.shape, "stopped" if reached else "completed")),
     }
     return xarray.Dataset(variables, {"width": WIDTHS, "scheme": NAMES, "seed": seeds, "time": times})
 
 
-def test_the_time_to_a_level_is_exact_for_a_power_law():
-    dataset = made()
-    expected = dataset["end_time"] * 0.9
-    np.testing.assert_allclose(times_to_level(dataset), expected, rtol=1e-9)
-
-
-def test_runs_that_never_get_there_have_no_time():
-    assert np.isnan(times_to_level(made(reached=False))).all()
+def test_the_time_to_a_level_is_that_of_the_stop_and_runs_that_never_get_there_have_none():
+    np.testing.assert_array_equal(FLOW.derive(made())["when"], made()["end_time"])
+    assert np.isnan(FLOW.derive(made(reached=False))["when"]).all()
 
 
 def test_each_claim_fails_with_its_law():

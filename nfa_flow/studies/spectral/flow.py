@@ -11,7 +11,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import Dataset, LossBelow, Trajectory, gradient_flow, log_times, measure, nets
@@ -19,7 +18,7 @@ from ..axes import batched, looped, places, seeds
 from ..experiment import Experiment
 from ..judgments import WidthPowers
 from ..panels import AgainstWidth, Slope, Through
-from ..runs import Runs, Values
+from ..runs import Runs
 from ..schemes import network
 from .common import GD, LAYERS, ONE_RATE, Case, shape_of, task
 from .layers import LayerNorms
@@ -27,6 +26,7 @@ from .norms import powers_of_step
 
 SHARE = 0.3  # fraction of the loss of f = 0
 _T0, _T1 = 1e-4, 100.0
+_ROUNDING = 1 + 1e-9  # a flow that stops at a level has a loss that is this level up to rounding
 PLAIN = "SP, plain flow"
 SCHEMES: dict[str, nets.AbstractParametrization] = {
     "Spectral": nets.Spectral(),
@@ -38,7 +38,7 @@ TIME_POWERS = {name: -1.0 if name == PLAIN else 0.0 for name in SCHEMES}
 
 
 class Reached(eqx.Module):
-    """An expensive observable, evaluated only if the loss is at most a level; NaN otherwise."""
+    """An expensive observable, evaluated only if the loss is down to a level, up to rounding; NaN otherwise."""
 
     observable: LayerNorms
     level: Float[Array, ""]
@@ -46,7 +46,7 @@ class Reached(eqx.Module):
     def __call__(self, net: nets.MLP, data: Dataset) -> dict[str, Float[Array, " L"]]:
         evaluate = lambda: self.observable(net, data)
         undefined = jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), eqx.filter_eval_shape(evaluate))
-        return jax.lax.cond(measure.loss(net, data) <= self.level, evaluate, lambda: undefined)
+        return jax.lax.cond(measure.loss(net, data) <= _ROUNDING * self.level, evaluate, lambda: undefined)
 
 
 def one_run(key: PRNGKeyArray, width: int, scheme: int | Array) -> Trajectory:
@@ -63,34 +63,9 @@ def one_run(key: PRNGKeyArray, width: int, scheme: int | Array) -> Trajectory:
         rtol=1e-6,
         save_at=[0.0, *log_times(_T0, _T1, 50)],
         stop=LossBelow(level),
-        observe={"loss": measure.loss, "layers": Reached(LayerNorms(net), level), "level": lambda net, data: level},
+        observe={"loss": measure.loss, "layers": Reached(LayerNorms(net), level)},
         progress=False,
     )
-
-
-def times_to_level(dataset: Runs) -> Values:
-    """The time when the loss of each run reaches the level, interpolated in logarithms; NaN if it never does."""
-    losses, ends = dataset["loss"].transpose(..., "time"), dataset["end_time"]
-    rows = zip(
-        losses.values.reshape(-1, losses.sizes["time"]),
-        ends.values.ravel(),
-        dataset["loss_at_end"].transpose(*ends.dims).values.ravel(),
-        dataset["level_at_end"].transpose(*ends.dims).values.ravel(),
-        strict=True,
-    )
-    times = dataset["time"].values
-    found = [_crossing(np.append(times, end), np.append(loss, last), level) for loss, end, last, level in rows]
-    return losses.isel(time=0, drop=True).copy(data=np.reshape(found, losses.shape[:-1]))
-
-
-def _crossing(times: np.ndarray, losses: np.ndarray, level: float) -> float:
-    """The time for one run, from its observations and its end, which is the last entry."""
-    seen = np.isfinite(losses) & (times > 0)
-    t, loss = np.log(times[seen]), np.log(losses[seen])
-    if not t.size or loss[-1] > np.log(level):
-        return np.nan
-    # The loss falls along the flow, and np.interp requires increasing values.
-    return float(np.exp(np.interp(-np.log(level), -loss, t)))
 
 
 def powers_at_level(name: str) -> tuple[float, ...]:
@@ -99,10 +74,10 @@ def powers_at_level(name: str) -> tuple[float, ...]:
 
 
 def _derive(runs: Runs) -> Runs:
-    """Add `when`: the time to the level; and the updates of each layer, defined if the level is reached."""
+    """Add `when`: the time to the level, NaN if a run never reached it; and the updates of each layer at that time."""
     updates = runs["layers.update_at_end"]
     layers = {f"update {name}": updates.isel({"layers.update[1]": i}) for i, name in enumerate(LAYERS)}
-    return runs.assign(layers | {"when": times_to_level(runs)})
+    return runs.assign(layers | {"when": runs["end_time"].where(runs["status"] == "stopped")})
 
 
 def _through(name: str) -> Through:
