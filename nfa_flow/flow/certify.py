@@ -38,13 +38,15 @@ def certified(
     observer: Observer,
     trainable: PyTree,
     *,
+    t0: Float[Array, ""],
+    t1: Float[Array, ""],
     solver: diffrax.AbstractSolver,
     rtol: Any,
     atol: Any,
     checkpoint: str | os.PathLike | None,
     throw: bool,
 ) -> Trajectory:
-    """The run at these tolerances, with its distance from a second one at a tenth of them.
+    """The run at these tolerances, with its distance from a second one, to its end, at a tenth of them.
 
     The checkpoint of the finished first run is kept until the second run has ended, so that an interrupted second run
     can continue. There is no second run if the first one was interrupted, or failed and must `throw`.
@@ -56,7 +58,11 @@ def certified(
     if is_traced(run) or run.succeeded or not throw:
         beside = None if checkpoint is None else f"{os.fspath(checkpoint)}.certify"
         finer = solver.finer() if isinstance(solver, AbstractFlowSolver) else solver
-        tighter = flow(second, solver=finer, rtol=rtol / 10, atol=atol / 10, checkpoint=beside)
+        # A rule would stop the second run at a time of its own, with nothing to compare.
+        ends = jnp.where(run.end_time > t0, run.end_time, t1)
+        tighter = flow(
+            second, solver=finer, rtol=rtol / 10, atol=atol / 10, checkpoint=beside, t1=ends, obeys_stop=False
+        )
         # Where the second run fails, its end is not there to compare with; the first one stands.
         run = with_parameter_error(run, tighter, trainable)
         if _interrupted(tighter):
@@ -75,22 +81,24 @@ def with_parameter_error(run: Trajectory, tighter: Trajectory, trainable: PyTree
 
     θ are the arrays that are trained.
 
-    Both runs must have kept their networks. NaN at times that the tighter run does not have: the end of a run that a
-    rule stopped, and all times after a failure of the tighter run.
+    Both runs must have kept their networks. NaN at times that the tighter run did not reach.
     """
+    trained = lambda nets: jax.tree.leaves(eqx.filter(nets, trainable))
+    nets, others = trained(run.nets), trained(tighter.nets)
     count = min(len(run.times), len(tighter.times))
     same = jnp.asarray(run.times[:count] == tighter.times[:count])
-    error = jnp.where(same, _distance(run, tighter, trainable, count), jnp.nan).astype(run.times.dtype)
-    if count < len(run.times):
-        error = jnp.concatenate([error, jnp.full(len(run.times) - count, jnp.nan, error.dtype)])
+    error = jnp.where(same, _distance([a[:count] for a in nets], [a[:count] for a in others]), jnp.nan)
+    error = jnp.concatenate([error, jnp.full(len(run.times) - count, jnp.nan, error.dtype)])
+    # The end of a run that a rule stopped is none of the times of the other run, but its end too.
+    is_end = (jnp.asarray(run.times) == run.end_time) & (run.end_time == tighter.end_time)
+    at_end = _distance(*([a[None] for a in trained(each.net)] for each in (run, tighter)))
+    error = jnp.where(is_end, at_end, error).astype(run.times.dtype)
     return dataclasses.replace(run, observed=run.observed | {PARAMETER_ERROR: error})
 
 
-def _distance(run: Trajectory, tighter: Trajectory, trainable: PyTree, count: int) -> Float[Array, " t"]:
-    leaves = [jax.tree.leaves(eqx.filter(each.nets, trainable)) for each in (run, tighter)]
-    squared = lambda arrays: sum(jnp.sum(a[:count] ** 2, axis=tuple(range(1, a.ndim))) for a in arrays)
-    difference = [a[:count] - b[:count] for a, b in zip(*leaves, strict=True)]
-    distance, size = squared(difference), squared(leaves[1])
+def _distance(arrays: list[Array], others: list[Array]) -> Float[Array, " t"]:
+    squared = lambda arrays: sum(jnp.sum(a**2, axis=tuple(range(1, a.ndim))) for a in arrays)
+    distance, size = squared([a - b for a, b in zip(arrays, others, strict=True)]), squared(others)
     return jnp.sqrt(distance / jnp.where(distance == 0, 1, size))  # 0 and not 0/0 for a network that stays at zero
 
 

@@ -113,8 +113,8 @@ def gradient_flow(
       a step, the time at which it was met is located within the step, with an error like that of all observations, and
       the flow ends there and observes that moment; at `t0` if it is met there.
     - `certify`: measure at each time how far the run is from the exact flow, as additional observations.
-      `parameter_error`: the relative distance of all parameters from a second run at a tenth of the tolerances; NaN at
-      times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t) − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F
+      `parameter_error`: the relative distance of all parameters from a second run at a tenth of the tolerances, which
+      ends where the first one did; NaN at times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t) − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F
       = ℒ + (λ/2)‖θ‖²; it grows when the flow moves by less than the tolerances. `balance_error`, for an `MLP` with
       consecutive layers and identity, relu, leaky relu or |z| between them: the distance of their balance from its law,
       relative to their weights. It needs memory
@@ -166,7 +166,16 @@ def gradient_flow(
     if not certify:
         return conclude(flow(observer, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
     run = certified(
-        flow, observer, objective.trainable, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint, throw=throw
+        flow,
+        observer,
+        objective.trainable,
+        t0=t0,
+        t1=t1,
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
+        checkpoint=checkpoint,
+        throw=throw,
     )
     run = with_balance_error(run, net, t0, weight_decay, mobility, objective.trainable)
     return conclude(run if save_nets else dataclasses.replace(run, nets=None), throw)
@@ -189,6 +198,7 @@ def _flow(
     t1: Float[Array, ""],
     save_times: Float[Array, " s"],
     stop: tuple[AbstractStop, ...],
+    obeys_stop: bool = True,
     solver: Any,
     reason: str,
     rtol: Any,
@@ -208,6 +218,7 @@ def _flow(
         solver=solver,
         controller=controller,
         stop=stop,
+        obeys_stop=jnp.asarray(obeys_stop),
         save_times=save_times,
         t1=t1,
         max_steps=jnp.asarray(max_steps, jnp.int32),

@@ -13,7 +13,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..numerics.switches import full_precision, usual_promotion
 from ..problem.objective import AbstractObjective
@@ -34,6 +34,7 @@ class FlowProblem(eqx.Module):
     solver: diffrax.AbstractSolver
     controller: diffrax.PIDController | None
     stop: tuple[AbstractStop, ...]
+    obeys_stop: Bool[Array, ""]  # false for the second run of `certify`, in the same compiled program
     save_times: Float[Array, " s"]
     t1: Float[Array, ""]
     max_steps: Int[Array, ""]
@@ -280,7 +281,7 @@ def _until_stop(problem: FlowProblem, state: FlowState, attempt: Attempt, path: 
 
     at_end = lambda: excess_at(attempt.parameters, attempt.solver_state)
     nothing = jnp.asarray(-jnp.inf, attempt.dt.dtype), jnp.asarray(0, jnp.int32)
-    end_value, cost = jax.lax.cond(attempt.accepted, at_end, lambda: nothing)
+    end_value, cost = jax.lax.cond(attempt.accepted & problem.obeys_stop, at_end, lambda: nothing)
     stops = end_value >= 0
     inside = lambda duration: excess_at(path(duration), state.solver_state)
     elapsed, further = first_positive(inside, attempt.elapsed, end_value, stops)

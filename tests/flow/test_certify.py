@@ -5,6 +5,7 @@ import diffrax
 import jax
 import numpy as np
 import pytest
+from oracles import parameters, relative
 
 import nfa_flow as nf
 from nfa_flow.run import drive
@@ -58,10 +59,17 @@ def test_the_observables_and_the_net_are_those_of_the_first_run(runs):
 def test_networks_are_kept_only_if_asked_for_and_a_stopped_run_is_certified_up_to_its_stop():
     run = certified(rtol=1e-4, stop=nf.flow.LossBelow(0.1))
     assert run.nets is None and run.status == "stopped"
-    before = run.times < run.end_time
-    assert before.sum() == 2
-    assert np.isfinite(run.observed["parameter_error"][before]).all()
+    assert (run.times < run.end_time).sum() == 2 and run.times[-1] == run.end_time
     assert np.isfinite(run.observed["loss_identity_error"]).all()
+    fine = nf.gradient_flow(*problem(), run.end_time, rtol=1e-11, **QUIET)
+    at_end = relative(parameters(run.net) - parameters(fine.net), parameters(fine.net))
+    assert 0.3 * at_end < run.observed["parameter_error"][-1] < 3 * at_end
+
+
+def test_a_run_that_stops_at_its_start_is_certified_there():
+    run = certified(stop=nf.flow.LossBelow(1e3))
+    assert run.end_time == 0
+    np.testing.assert_array_equal(run.observed["parameter_error"], [0])
 
 
 def test_a_constant_step_cannot_be_certified():
