@@ -114,12 +114,12 @@ def gradient_flow(
       the flow ends there and observes that moment; at `t0` if it is met there.
     - `certify`: measure at each time how far the run is from the exact flow, as additional observations.
       `parameter_error`: the relative distance of all parameters from a second run at a tenth of the tolerances, which
-      ends where the first one did; NaN at times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t) − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F
-      = ℒ + (λ/2)‖θ‖²; it grows when the flow moves by less than the tolerances. `balance_error`, for an `MLP` with
-      consecutive layers and identity, relu, leaky relu or |z| between them: the distance of their balance from its law,
-      relative to their weights. It needs memory
-      for the networks at all times. `stats` belong to the first run and leave out the four gradients that the loss
-      identity takes per step and per time.
+      ends where the first one did; NaN at times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t)
+      − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F = ℒ + (λ/2)‖θ‖²; it grows when the flow moves by less than the tolerances.
+      `balance_error`, for an `MLP` with consecutive layers and identity, relu, leaky relu or |z| between them: the
+      distance of their balance from its law, relative to their weights. It needs memory for the networks at all times.
+      `stats` belong to the first run and leave out the four gradients that the loss identity takes per step and per
+      time.
     - `checkpoint`: a file for the state of an unfinished run (written every 10 s and on Ctrl-C); the same call
       continues from it. With `certify` there is a second file next to it, for the second run.
     - `progress`: show a progress bar on stderr.
