@@ -17,6 +17,7 @@ class _Bracket(NamedTuple):
     high: Float[Array, ""]
     low_value: Float[Array, ""]
     high_value: Float[Array, ""]
+    is_probed: Bool[Array, ""]  # whether the function was evaluated just before a zero
     evaluations: Int[Array, ""]
     spent: Int[Array, ""]
 
@@ -29,7 +30,8 @@ def first_positive(
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """A time in [0, end] at which a function that is negative before becomes ≥ 0, by the method of Illinois.
 
-    It is 0 if the function is ≥ 0 there. Between infinite values the method halves the time.
+    It is 0 if the function is ≥ 0 there. Between infinite values, and where the function stays zero, as one that jumps
+    to zero does, the method halves the time.
 
     **Arguments:** `function`: from a time to its value and what it costs; `end_value` ≥ 0: the value at `end`;
     `wanted`: otherwise `function` is not evaluated, and the time is `end`.
@@ -38,22 +40,27 @@ def first_positive(
     resolution = 4 * jnp.finfo(end.dtype).eps * end
 
     def narrower(search: _Bracket) -> _Bracket:
-        low, high, low_value, high_value, evaluations, spent = search
-        is_finite = jnp.isfinite(low_value) & jnp.isfinite(high_value)
-        below, above = jnp.where(is_finite, low_value, -1), jnp.where(is_finite, high_value, 1)
-        x = jnp.where(evaluations == 0, 0, (low * above - high * below) / (above - below))
+        x = jnp.where(search.evaluations == 0, 0, _next(search, resolution))
         value, cost = function(x)
         # The end that stays has its value halved, so that it moves next time.
-        is_met = value >= 0
-        pick = lambda if_met, otherwise: jnp.where(is_met, if_met, otherwise)
+        low, high, low_value, high_value = search[:4]
+        pick = lambda if_met, otherwise: jnp.where(value >= 0, if_met, otherwise)
         ends = pick(low, x), pick(x, high), pick(low_value / 2, value), pick(value, high_value / 2)
-        return _Bracket(*ends, evaluations + 1, spent + cost)
+        return _Bracket(*ends, high_value == 0, search.evaluations + 1, search.spent + cost)
 
     def goes_on(search: _Bracket) -> Array:
-        is_wide = (search.high - search.low > resolution) & (search.high_value > 0)
-        return wanted & is_wide & (search.evaluations < _MOST)
+        return wanted & (search.high - search.low > resolution) & (search.evaluations < _MOST)
 
     zero, none = jnp.zeros_like(end), jnp.zeros((), jnp.int32)
-    start = _Bracket(zero, end, jnp.full_like(end_value, -jnp.inf), end_value, none, none)
+    start = _Bracket(zero, end, jnp.full_like(end_value, -jnp.inf), end_value, jnp.asarray(False), none, none)
     found = jax.lax.while_loop(goes_on, narrower, start)
     return found.high, found.spent
+
+
+def _next(search: _Bracket, resolution: Float[Array, ""]) -> Float[Array, ""]:
+    """The time to evaluate the function at: on the secant, just before a zero, or in the middle."""
+    low, high, low_value, high_value, is_probed = search[:5]
+    has_secant = jnp.isfinite(low_value) & jnp.isfinite(high_value) & (high_value > 0)
+    below, above = jnp.where(has_secant, low_value, -1), jnp.where(has_secant, high_value, 1)
+    x = (low * above - high * below) / (above - below)
+    return jnp.where((high_value == 0) & ~is_probed, high - resolution / 2, x)

@@ -1,5 +1,6 @@
 """Measurements of a network on data: observables `(net, data) -> array`, and functions that make such observables."""
 
+from .accuracy import accuracy as accuracy
 from .agop import agop as agop
 from .agop import agop_factor as agop_factor
 from .agop import preactivation_agop as preactivation_agop
@@ -20,6 +21,7 @@ from .conventions import uncentered_nfa as uncentered_nfa
 from .crh import CRH as CRH
 from .crh import Relation as Relation
 from .crh import crh as crh
+from .distance import distance as distance
 from .exponent import ExponentFit as ExponentFit
 from .exponent import fit_exponent as fit_exponent
 from .fact import FactError as FactError
@@ -38,6 +40,7 @@ from .null import Null as Null
 from .null import null_alignment as null_alignment
 from .on_change import OnChange as OnChange
 from .on_change import on_change as on_change
+from .random_projection import RandomProjection as RandomProjection
 from .spectra import Ranks as Ranks
 from .spectra import Spectrum as Spectrum
 from .spectra import effective_rank as effective_rank
