@@ -151,6 +151,7 @@ GOOD = {
     "quantiles": ["(0.1, 0.9)"],
     "rank": ["1", "2"],
     "rate": ["[0.0, 0.1]", "range(2)", "nf.looped(['a', 'b'])", "nf.batched(jnp.ones(2))"],
+    "resumable": ["True"],
     "root_finder": ["nf.flow.NewtonCG(1e-6, 1e-6, jnp.linalg.norm)"],
     "root_find_max_steps": ["4"],
     "rtol": ["1e-4", "None"],

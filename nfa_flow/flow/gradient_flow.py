@@ -13,34 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
-from ..checks import is_traced, require_integer, require_number, wrong
+from ..checks import is_traced, require_flag, require_integer, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP
 from ..problem.half_precision import in_single_precision
 from ..problem.losses import Loss
 from ..problem.memory import within_memory
 from ..problem.mobility import Mobility, own_mobility
-from ..problem.objective import AbstractObjective, MomentObjective, make_objective
+from ..problem.objective import AbstractObjective, make_objective
 from ..problem.trained import Trainable
-from ..run.drive import beginning, run_to_end
+from ..run.drive import beginning
 from ..run.interrupts import never_ignored
 from ..run.observation import Observe, Observer, make_observer
-from ..run.status import INTERRUPTED
-from ..run.trajectory import Trajectory, conclude, make_trajectory
+from ..run.suspend import current_replay
+from ..run.trajectory import Trajectory, conclude
 from .certify import certified, require_certifiable, with_balance_error
-from .integrate import FlowProblem, FlowState, advance, start
+from .driven import driven
+from .integrate import FlowProblem, start
 from .kinks.find import find_kinks
 from .kinks.pieces import count_kinks
-from .solvers.choice import choose_solver, default_rtol, evaluations_per_step, ignored_kinks, warn_about_tolerance
-from .solvers.flow_solver import AbstractFlowSolver
+from .solvers.choice import choose_solver, default_rtol, ignored_kinks, warn_about_tolerance
 from .solvers.ndf import NDF
 from .solvers.piecewise import Piecewise
 from .solvers.smoothed import Smoothed
-from .stopping import AbstractStop, StopWhen
-from .times import log_times
+from .stopping import AbstractStop, check_stop
+from .times import check_times
 
 _start = eqx.filter_jit(start)
-_advance = eqx.filter_jit(advance)
 
 
 def gradient_flow(
@@ -64,6 +63,7 @@ def gradient_flow(
     memory: int | None = None,
     stop: AbstractStop | Sequence[AbstractStop] = (),
     certify: bool = False,
+    resumable: bool = False,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
     throw: bool = True,
@@ -76,7 +76,7 @@ def gradient_flow(
     **Arguments:**
     - `net`: any Equinox module from one sample "d" to a prediction "c"; for a `TotalLoss` any tree of arrays.
     - `data`: the samples.
-    - `t1`, `t0`: end and start in gradient-flow time; to continue an earlier run, pass its `net` and `end_time`.
+    - `t1`, `t0`: end and start in gradient-flow time.
     - `weight_decay`: λ ≥ 0.
     - `mobility`: m > 0: one number per layer of an `MLP`, or a tree of numbers or arrays in the structure of the
       network's floating-point arrays. By default that of the network's parametrization if it is an `MLP` with one,
@@ -120,6 +120,9 @@ def gradient_flow(
       distance of their balance from its law, relative to their weights. It needs memory for the networks at all times.
       `stats` belong to the first run and leave out the four gradients that the loss identity takes per step and per
       time.
+    - `resumable`: keep the state of the solver, so that `run.resume(t1)` goes on as if the run had not ended. It takes
+      the memory of a second state during the run, and of one after it, which is up to ten times that of the network.
+      Not inside `jax.jit`, `jax.vmap` and batched sweeps, and not with `certify`.
     - `checkpoint`: a file for the state of an unfinished run (written every 10 s and on Ctrl-C); the same call
       continues from it. With `certify` there is a second file next to it, for the second run.
     - `progress`: show a progress bar on stderr.
@@ -136,12 +139,15 @@ def gradient_flow(
     **Source:** Elkabetz & Cohen 2021 (gradient flow of deep nets); Tansley, Massart & Cartis 2026 (the setting).
     """
     began = beginning(checkpoint)
+    require_flag("resumable", resumable)
     if certify:
         require_certifiable(solver, observe)
+    if certify and resumable:
+        raise wrong("resumable", "False with `certify=True`, whose second run would not go on", True)
     mobility = _own_mobility(net) if mobility is None else mobility
     parameters, objective = make_objective(net, data, loss, weight_decay, trainable=trainable, mobility=mobility)
     observer = make_observer(observe, data, parameters, keep_parameters=save_nets or certify)
-    t0, t1, save_times = _check_times(t0, t1, save_at)
+    t0, t1, save_times = check_times(t0, t1, save_at)
     kinks, dtype = find_kinks(net, data, loss, parameters), _dtype(parameters)
     objective = within_memory(objective, parameters, memory)
     parameters, objective = in_single_precision(parameters, objective)
@@ -160,9 +166,11 @@ def gradient_flow(
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
     flow = partial(
-        _flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=_check_stop(stop, observer.names)
+        _flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=check_stop(stop, observer.names)
     )
-    flow = partial(flow, reason=reason, dt0=dt0, max_steps=max_steps, progress=progress, began=began)
+    flow = partial(
+        flow, reason=reason, dt0=dt0, max_steps=max_steps, resumable=resumable, progress=progress, began=began
+    )
     if not certify:
         return conclude(flow(observer, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
     run = certified(
@@ -207,6 +215,7 @@ def _flow(
     max_steps: int,
     checkpoint: str | os.PathLike | None,
     keep_checkpoint: bool = False,
+    resumable: bool,
     progress: bool,
     began: float,
 ) -> Trajectory:
@@ -224,86 +233,21 @@ def _flow(
         max_steps=jnp.asarray(max_steps, jnp.int32),
     )
     dt0 = None if dt0 is None else jnp.asarray(dt0, t1.dtype)
+    if resumable and (is_traced(problem, parameters, t0) or current_replay() is not None):
+        raise wrong("resumable", "False inside `jax.jit`, `jax.vmap` or a batched sweep", True)
     with never_ignored():
-        first = _start(problem, parameters, t0, dt0)
-    state, interrupted = run_to_end(
-        _advance,
+        first = _start(problem, parameters, t0, dt0, resumable=resumable)
+    return driven(
         problem,
         first,
-        whole=problem.max_steps,
+        t0,
         origin=(parameters, t0, dt0),
-        fraction=lambda state: float((state.t - t0) / (t1 - t0)),
-        label=lambda: f"gradient flow to t = {float(t1):g}",
+        reason=reason,
         progress=progress,
         began=began,
         checkpoint=checkpoint,
         keep_checkpoint=keep_checkpoint,
     )
-    return make_trajectory(
-        state.record,
-        observer.names,
-        objective,
-        state.parameters,
-        end_time=state.t,
-        status=jnp.asarray(INTERRUPTED, jnp.int32) if interrupted else state.status,
-        counts=_counts(state, solver),
-        notes=_notes(problem, reason),
-        began=began,
-    )
-
-
-def _check_times(t0, t1, save_at) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " s"]]:
-    time_dtype = jnp.zeros(()).dtype
-    require_number("t0", t0)
-    require_number("t1", t1)
-    if is_traced(t0, t1, save_at):
-        if save_at is None:
-            raise wrong("save_at", "given when `t0` or `t1` is traced by JAX", "None")
-        return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(save_at, time_dtype)
-    # As the loop sees them: in float32 a span of 1 at a time of 1e8 is none.
-    is_lost = float(t1) > float(t0)
-    t0, t1 = (_in_dtype(name, time, time_dtype) for name, time in (("t0", t0), ("t1", t1)))
-    if not t1 > t0:
-        raise wrong("t1", f"after `t0` = {t0:g}{f' in {time_dtype}' if is_lost else ''}", f"{t1:g}")
-    if save_at is None:
-        times = t0 + np.concatenate([[0.0], log_times(1e-4 * (t1 - t0), t1 - t0, 60)])
-        save_at = np.unique(times.astype(time_dtype))
-    try:
-        times = np.asarray(save_at, dtype=time_dtype)
-    except (TypeError, ValueError):
-        raise wrong("save_at", "a non-empty sequence of times", repr(save_at)) from None
-    if times.ndim != 1 or times.size == 0:
-        raise wrong("save_at", "a non-empty sequence of times", f"of shape {times.shape}")
-    if not np.all(np.diff(times) > 0):
-        raise wrong("save_at", "strictly increasing", _first_bad(times))
-    rounding = 4 * float(jnp.finfo(time_dtype).eps) * max(abs(t0), abs(t1))
-    if not (times[0] >= t0 - rounding and times[-1] <= t1 + rounding):
-        raise wrong("save_at", f"within [t0, t1] = [{t0:g}, {t1:g}]", f"from {times[0]:g} to {times[-1]:g}")
-    return jnp.asarray(t0, time_dtype), jnp.asarray(t1, time_dtype), jnp.asarray(np.clip(times, t0, t1), time_dtype)
-
-
-def _in_dtype(name: str, time: Any, dtype: np.dtype) -> float:
-    with np.errstate(over="ignore"):
-        rounded = float(np.asarray(time, dtype))
-    if not np.isfinite(rounded):
-        raise wrong(name, f"a time that {dtype} holds", f"{float(time):g}")
-    return rounded
-
-
-def _first_bad(times: np.ndarray) -> str:
-    i = int(np.argmin(np.diff(times) > 0))
-    return f"{times[i]:g} followed by {times[i + 1]:g} at position {i + 1}"
-
-
-def _check_stop(stop: AbstractStop | Sequence[AbstractStop], observed: Sequence[str]) -> tuple[AbstractStop, ...]:
-    rules: Any = (stop,) if isinstance(stop, AbstractStop) else stop
-    if not isinstance(rules, Sequence) or not all(isinstance(rule, AbstractStop) for rule in rules):
-        raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(stop))
-    for rule in rules:
-        if isinstance(rule, StopWhen) and rule.name.partition(".")[0] not in observed:
-            raise wrong("stop", f"a rule on an observable, {' or '.join(observed)}", f"one on {rule.name!r}")
-    # As arrays, so that another bound does not compile again.
-    return tuple(jax.tree.map(jnp.asarray, rule) for rule in rules)
 
 
 def _check_solver(solver: Any, gates: int | str) -> None:
@@ -371,24 +315,3 @@ def _default_atol(rtol: Any, parameters: Any) -> Any:
 
 def _dtype(parameters: PyTree) -> DTypeLike:
     return jnp.result_type(*jax.tree.leaves(parameters))
-
-
-def _counts(state: FlowState, solver: diffrax.AbstractSolver) -> dict[str, Any]:
-    known = evaluations_per_step(solver) is not None
-    counts = {
-        "steps": state.steps,
-        "rejected": state.rejected,
-        "gradient_evaluations": state.evaluations if known else None,
-    }
-    if isinstance(solver, AbstractFlowSolver):
-        work = solver.work(state.solver_state)
-        counts |= work | {"gradient_evaluations": state.evaluations + work["gradient_evaluations"]}
-    return counts
-
-
-def _notes(problem: FlowProblem, reason: str) -> dict[str, str]:
-    return {
-        "solver": type(problem.solver).__name__,
-        "reason": reason,
-        "data_enters_as": "second moments" if isinstance(problem.objective, MomentObjective) else "samples",
-    }

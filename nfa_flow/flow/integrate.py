@@ -6,6 +6,7 @@ accumulated outside the solver, which sees only the step (the flow is autonomous
 the resolution of a float32 time are not lost; and gradients are counted as they are spent.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,11 +69,19 @@ class FlowState(eqx.Module):
     status: Int[Array, ""]
     record: Record
     budget: LossBudget | None  # only of a run that is certified
+    before: "FlowState | None"  # the state before the last step, without its record; only of a run that can go on
 
 
 @usual_promotion()
 @full_precision
-def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: Float[Array, ""] | None) -> FlowState:
+def start(
+    problem: FlowProblem,
+    parameters: PyTree,
+    t0: Float[Array, ""],
+    dt0: Float[Array, ""] | None,
+    *,
+    resumable: bool = False,
+) -> FlowState:
     """The state at `t0`, with a first step size chosen by the controller unless `dt0` is given.
 
     A chosen step is NaN if the gradient is not finite: then the first step ends the flow, and observes its start.
@@ -86,7 +95,7 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
         dt, controller_state = problem.controller.init(terms, zero, horizon, parameters, dt, None, solver.func, order)
     dt = jnp.asarray(dt, dtype)
     count = lambda n: jnp.asarray(n, jnp.int32)
-    return FlowState(
+    state = FlowState(
         t=t0,
         t_excess=jnp.zeros_like(t0),
         dt=dt,
@@ -97,11 +106,30 @@ def start(problem: FlowProblem, parameters: PyTree, t0: Float[Array, ""], dt0: F
         rejected=count(0),
         evaluations=count(2 if dt0 is None else 0),
         status=count(RUNNING),
-        record=empty_record(
-            len(problem.save_times) + 1, problem.t1.dtype, problem.observer, problem.objective, parameters
-        ),
+        record=_empty_record(problem, parameters),
         budget=loss_budget(problem.observer, problem.objective, parameters),
+        before=None,
     )
+    return dataclasses.replace(state, before=as_before(state)) if resumable else state
+
+
+@usual_promotion()
+@full_precision
+def begun_again(problem: FlowProblem, before: FlowState) -> FlowState:
+    """The state of a run that goes on from `before`, and has not recorded anything yet."""
+    record = _empty_record(problem, before.parameters)
+    running = jnp.full_like(before.status, RUNNING)
+    return dataclasses.replace(before, status=running, record=record, before=before)
+
+
+def _empty_record(problem: FlowProblem, parameters: PyTree) -> Record:
+    size, dtype = len(problem.save_times) + 1, problem.t1.dtype
+    return empty_record(size, dtype, problem.observer, problem.objective, parameters)
+
+
+def as_before(state: FlowState) -> FlowState:
+    """The state without what it has recorded, as it is kept to go on from it."""
+    return dataclasses.replace(state, record=state.record.without_places(), before=None)
 
 
 @usual_promotion()
@@ -184,6 +212,7 @@ def step(problem: FlowProblem, state: FlowState) -> tuple[FlowState, Attempt]:
         status=status,
         record=_save(problem, state.record, t, steps, accepted, status, observe),
         budget=spent(attempt.elapsed),
+        before=None if state.before is None else as_before(state),
     )
     return after, attempt
 

@@ -141,3 +141,18 @@ def _number(met: Any) -> Float[Array, ""]:
     if met.shape:
         raise wrong("stop", "rules that return one number, or a condition", f"one that returns {described(met)}")
     return jnp.where(met, 1.0, -1.0) if met.dtype == bool else met
+
+
+def check_stop(stop: AbstractStop | Sequence[AbstractStop], observed: Sequence[str]) -> tuple[AbstractStop, ...]:
+    """The rules as a tuple. `observed`: the names of the observables.
+
+    **Raises:** ValueError naming `stop`.
+    """
+    rules: Any = (stop,) if isinstance(stop, AbstractStop) else stop
+    if not isinstance(rules, Sequence) or not all(isinstance(rule, AbstractStop) for rule in rules):
+        raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(stop))
+    for rule in rules:
+        if isinstance(rule, StopWhen) and rule.name.partition(".")[0] not in observed:
+            raise wrong("stop", f"a rule on an observable, {' or '.join(observed)}", f"one on {rule.name!r}")
+    # As arrays, so that another bound does not compile again.
+    return tuple(jax.tree.map(jnp.asarray, rule) for rule in rules)

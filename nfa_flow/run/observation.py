@@ -171,6 +171,10 @@ class Record(eqx.Module):
         """The filled part; `count` must not be traced."""
         return self._at(slice(int(self.count)))
 
+    def without_places(self) -> "Record":
+        """A record of the same kind that has room for nothing."""
+        return self._at(slice(0))
+
     def padded(self) -> "Record":
         """The record with the last observation in every place that is not filled."""
         return self._at(jnp.minimum(jnp.arange(self.times.size, dtype=self.count.dtype), self.count - 1))

@@ -1,9 +1,10 @@
 """What every run returns, flow and descent alike: times, observations, the final network, and how it went."""
 
+import abc
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     import xarray
 
 
+class AbstractContinuation(eqx.Module):
+    """What a run keeps to go on from its end."""
+
+    @abc.abstractmethod
+    def resume(self, run: "Trajectory", t1: float, **options: Any) -> "Trajectory":
+        """See `Trajectory.resume`."""
+
+
 class Trajectory(eqx.Module):
     """The history of one training run.
 
@@ -37,6 +46,7 @@ class Trajectory(eqx.Module):
     - `nets`: with `save_nets=True` the network at every time (each array leads with "t"), otherwise None.
     - `counts`: numbers that the run counted; `notes`: facts in words. `stats` has both in one dictionary.
     - `end_time`: the time of `net`.
+    - `continuation`: with `resumable=True` what `resume` needs, otherwise None. It is not saved.
 
     Inside `jax.jit` or `jax.vmap` there is one entry for each save time, so the last entry is that of the last save
     time. Entries at times that a run did not reach are NaN; outside, `reached()` removes them. How a run ended is in
@@ -53,6 +63,7 @@ class Trajectory(eqx.Module):
     status_code: Int[Array | np.ndarray, "*lanes"]
     counts: dict[str, Any]
     notes: tuple[tuple[str, str], ...] = eqx.field(static=True)
+    continuation: AbstractContinuation | None = None
 
     @property
     def status(self) -> str:
@@ -123,6 +134,45 @@ class Trajectory(eqx.Module):
             raise wrong("index", f"a whole number from {-count} to {count - 1}", described(index))
         arrays, rest = eqx.partition(self.nets, eqx.is_inexact_array)
         return eqx.combine(jax.tree.map(lambda a: a[index], arrays), rest)
+
+    def resume(
+        self,
+        t1: float,
+        *,
+        save_at: Sequence[float] | Float[np.ndarray, " s"] | Float[Array, " s"] | None = None,
+        stop: Any = (),
+        max_steps: int = 1_000_000,
+        checkpoint: str | os.PathLike | None = None,
+        progress: bool = True,
+        throw: bool = True,
+    ) -> "Trajectory":
+        """This flow until a later time, with the steps, the order and the counts of one flow to that time.
+
+        It needs a flow with `resumable=True` that ended at its `t1`, by a stop rule, at `max_steps` or by Ctrl-C. The
+        result is the whole run from its start, and can be resumed again. At the former end the observations are those
+        of a step that ended there; the same step is taken again at its full length, and counts once.
+
+        **Arguments:** `t1`: the new end; `save_at`: times in [end_time, t1], by default 60 log-spaced ones; `stop`: the
+        rules from here on, by default none; `max_steps`: further steps; the rest as in `nf.gradient_flow`. Network,
+        data, loss, observables, solver and tolerances are those of this run.
+        **Returns:** the trajectory from the start of this run to its new end.
+        **Raises:** as `nf.gradient_flow`; ValueError if this run cannot go on.
+        """
+        if self.continuation is None:
+            raise ValueError(
+                "`resume` needs a run of `nf.gradient_flow` with `resumable=True`, which was not loaded from a file. "
+                "Otherwise begin a new run with its `net` and with `t0` = `end_time`."
+            )
+        return self.continuation.resume(
+            self,
+            t1,
+            save_at=save_at,
+            stop=stop,
+            max_steps=max_steps,
+            checkpoint=checkpoint,
+            progress=progress,
+            throw=throw,
+        )
 
     def to_xarray(self) -> "xarray.Dataset":
         """The observations as an `xarray.Dataset` with the coordinate `time`; status, counts and notes as attributes.
