@@ -5,6 +5,7 @@ are not checked: the checks are for calls from Python.
 """
 
 import decimal
+import functools
 import math
 import numbers
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -165,11 +166,18 @@ def _numbers(value: Any) -> np.ndarray:
     return array.astype(float if is_longer else array.dtype.newbyteorder("="))
 
 
+def reduced(of: Callable[[Any, Any], Any], array: Any) -> Any:
+    """The number `of(np, array)`, or `of(jnp, array)` for an array that is divided among processes."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(jax.jit(functools.partial(of, jnp))(array))[()]
+    return of(np, np.asarray(array))
+
+
 def require_finite(argument: str, value: PyTree) -> None:
     """Raise if an array in `value` holds NaN or infinity."""
     if is_traced(value):
         return
     for leaf in jax.tree.leaves(value):
-        bad = int(np.size(leaf) - np.isfinite(np.asarray(leaf)).sum())
+        bad = int(np.size(leaf) - reduced(lambda xp, a: xp.isfinite(a).sum(), leaf))
         if bad:
             raise wrong(argument, "finite everywhere", f"NaN or infinite in {bad} of {np.size(leaf)} entries")

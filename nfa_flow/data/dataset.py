@@ -6,13 +6,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, DTypeLike, Float, PyTree, Shaped
 
-from ..checks import floating_dtype, is_traced, real_array, require_finite, require_integer, wrong
+from ..checks import floating_dtype, is_traced, real_array, reduced, require_finite, require_integer, wrong
+from ..numerics.meshes import blocks_of, divided, on_automatic_axes, row_sharding, rows_of
 from ..numerics.precision import is_floating
 
 _RTOL = 1e-5  # for "sums to 1" and "orthonormal": far above the rounding of float32, far below a mistake
+_MIN = lambda xp, array: xp.min(array)
 
 
 class Dataset(eqx.Module):
@@ -29,7 +32,7 @@ class Dataset(eqx.Module):
 
     The arguments may be arrays, data frames, CPU tensors of PyTorch, and nested lists of numbers. Signed integers in x,
     such as tokens, and class labels stay integers. All other numbers are stored in one floating dtype: the widest of x
-    and y, or JAX's default float if there is none.
+    and y, or JAX's default float if there is none. Arrays that are divided among devices stay so (`on`).
 
     **Raises:** ValueError for values that are not real numbers, masked entries, wrong shapes, NaN or infinity, negative
     labels, negative weights or a sum other than 1, or an `index` that is not orthonormal. Values that JAX is tracing
@@ -40,9 +43,10 @@ class Dataset(eqx.Module):
     y: Shaped[Array, "n ..."]
     weight: Float[Array, " n"] | None
     index: Float[Array, "d r"] | None
+    sharding: NamedSharding | None = eqx.field(static=True)  # how samples are divided among devices; None: they are not
 
     def __init__(self, x: Any, y: ArrayLike, weight: ArrayLike | None = None, index: ArrayLike | None = None):
-        x, y = _arrays(x), real_array("y", y, ...)
+        x, y, weight = on_automatic_axes((_arrays(x), real_array("y", y, ...), weight))
         n = len(jax.tree.leaves(x)[0])
         has_labels = y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
         y = y if y.ndim != 1 or has_labels else y[:, None]
@@ -55,9 +59,12 @@ class Dataset(eqx.Module):
         self.y = y.astype(jnp.int32 if has_labels else dtype)
         require_finite("x", self.x)
         require_finite("y", self.y)
-        if has_labels and not is_traced(y) and np.min(y) < 0:
-            raise wrong("y", "class labels, from 0 on, if it is a vector of integers", f"{np.min(y)} at its smallest")
+        if has_labels and not is_traced(y) and (smallest := reduced(_MIN, y)) < 0:
+            raise wrong("y", "class labels, from 0 on, if it is a vector of integers", f"{smallest} at its smallest")
         self.weight = None if weight is None else _weights(weight, n).astype(dtype)
+        self.sharding = sharding = rows_of(jax.tree.leaves(self.x)[0])
+        if sharding is not None:
+            self.y, self.weight = jax.tree.map(lambda a: divided(a, sharding), (self.y, self.weight))
         self.index = None if index is None else _orthonormal(index, self.inputs).astype(dtype)
 
     @property
@@ -82,7 +89,9 @@ class Dataset(eqx.Module):
         **Raises:** ValueError if targets are not vectors.
         """
         if self.has_labels:
-            return int(np.max(self.y)) + 1
+            if is_traced(self.y):
+                raise wrong("data", "of one-hot targets inside a trace, `data.one_hot(classes)`", "of class labels")
+            return int(reduced(lambda xp, y: xp.max(y), self.y)) + 1
         if self.y.ndim != 2:
             raise wrong("data", "of targets that are vectors, samples × outputs", f"of {_shape_of(self.y)}")
         return self.y.shape[1]
@@ -172,6 +181,31 @@ class Dataset(eqx.Module):
         require_integer("classes", classes, at_least=1 if is_traced(self.y) else self.outputs)
         return eqx.tree_at(lambda data: data.y, self, jax.nn.one_hot(self.y, classes, dtype=self.dtype))
 
+    def on(self, mesh: Mesh, axis: str | None = None) -> "Dataset":
+        """The same data with its samples divided among the devices of a mesh, which then share all work on them.
+
+        The network is copied to every device unless its arrays are divided themselves (`jax.device_put`). Results are
+        those of one device up to rounding, by the same solver. If the mesh does not divide the number of samples, the
+        last sample is repeated with weight 0, which changes no weighted sum; results for single samples
+        (`nf.measure.ntk`) have entries for the copies, and minibatches may draw them.
+
+        With several processes (`jax.distributed`) all of them make the same calls with the same data. Data of which
+        each process holds a part alone are a `Dataset` of arrays from `jax.make_array_from_process_local_data`.
+
+        **Arguments:** `mesh`: from `jax.make_mesh`; `axis`: the axis of the mesh along which samples are divided, by
+        default the first. Along the others they are copied.
+        **Raises:** ValueError naming `mesh` or `axis`, or `data` inside a trace.
+        """
+        sharding = row_sharding(mesh, axis)
+        if is_traced(self.x, self.y, self.weight):
+            raise wrong("data", "placed on a mesh outside of `jax.jit` and `jax.vmap`", "traced by JAX")
+        missing, weight = -self.samples % blocks_of(sharding), self.weight
+        if missing:
+            weight = jnp.concatenate([self.sample_weight, jnp.zeros(missing, self.dtype)])
+        complete = lambda a: jnp.concatenate([a, *[a[-1:]] * missing]) if missing else a
+        x, y = jax.tree.map(lambda a: divided(complete(a), sharding), (self.x, self.y))
+        return Dataset(x, y, weight, self.index)
+
     def __repr__(self) -> str:
         if not isinstance(self.y, jax.Array):  # specifications in the shape of a Dataset: vmap axes, a filter
             return super().__repr__()
@@ -179,7 +213,8 @@ class Dataset(eqx.Module):
         inputs = _count(self.x.shape[1], "input") if is_vector else _shape_of(self.x)
         outputs = _count(self.y.shape[1], "output") if self.y.ndim == 2 else _shape_of(self.y)
         sizes = f"{_count(self.samples, 'sample')}, {inputs} -> {'labels' if self.has_labels else outputs}"
-        return f"Dataset({sizes}, {self.dtype}{'' if self.weight is None else ', weighted'})"
+        devices = "" if self.sharding is None else f", on {_count(self.sharding.num_devices, 'device')}"
+        return f"Dataset({sizes}, {self.dtype}{'' if self.weight is None else ', weighted'}{devices})"
 
 
 def _arrays(x: Any) -> PyTree[Array]:
@@ -214,11 +249,10 @@ def _weights(weight: ArrayLike, samples: int) -> Array:
         raise wrong("weight", f"a vector with one entry for each of the {samples} samples", f"of shape {weight.shape}")
     require_finite("weight", weight)
     if not is_traced(weight):
-        values = np.asarray(weight, float)
-        if values.min() < 0:
-            raise wrong("weight", "non-negative everywhere", f"{values.min():g} at its smallest")
-        if abs(values.sum() - 1) > _tolerance(weight):
-            raise wrong("weight", "positive numbers that sum to 1 (divide by the sum)", f"summing to {values.sum():g}")
+        if (smallest := reduced(_MIN, weight)) < 0:
+            raise wrong("weight", "non-negative everywhere", f"{smallest:g} at its smallest")
+        if abs((total := reduced(lambda xp, w: w.astype(float).sum(), weight)) - 1) > _tolerance(weight):
+            raise wrong("weight", "positive numbers that sum to 1 (divide by the sum)", f"summing to {total:g}")
     return weight
 
 

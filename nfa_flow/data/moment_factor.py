@@ -1,5 +1,6 @@
 """The second moments of inputs and targets as a triangular factor, which keeps digits that squaring would lose."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,4 +22,8 @@ def moment_factor(data: Dataset, *, intercept: bool) -> Float[Array, "r columns"
     require_instance("data", data, Dataset, "a `Dataset`")
     columns = [data.X, jnp.ones((data.samples, 1), data.dtype), data.Y] if intercept else [data.X, data.Y]
     rows = jnp.sqrt(data.sample_weight)[:, None] * jnp.concatenate(columns, axis=1)
-    return jnp.linalg.qr(at_least_single(rows), mode="r")
+    triangle = lambda rows: jnp.linalg.qr(rows, mode="r")
+    rows, sharding = at_least_single(rows), data.sharding
+    if sharding is not None:  # every device reduces its own rows, and the triangles are reduced together
+        rows = jax.shard_map(triangle, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec)(rows)
+    return triangle(rows)

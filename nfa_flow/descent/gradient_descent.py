@@ -16,6 +16,7 @@ from ..checks import called, require_integer, require_key, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP
 from ..nets.scale_by_parametrization import scales_by_parametrization
+from ..numerics.meshes import on_automatic_axes
 from ..problem.losses import Loss, require_scalar
 from ..problem.memory import within_memory
 from ..problem.objective import TotalObjective, make_objective
@@ -77,7 +78,7 @@ def gradient_descent(
     **Raises:** ValueError for bad arguments; `RunError` when the parameters stop being finite; `RunInterrupted` on
     Ctrl-C. Both carry the `trajectory` so far.
     """
-    began = beginning(checkpoint)
+    began, (net, data) = beginning(checkpoint), on_automatic_axes((net, data))
     require_integer("steps", steps, at_least=1)
     by_samples = batch_size is not None
     parameters, objective = make_objective(net, data, loss, weight_decay, trainable=trainable, by_samples=by_samples)

@@ -16,6 +16,7 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 from ..checks import is_traced, require_flag, require_integer, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP
+from ..numerics.meshes import on_automatic_axes
 from ..problem.half_precision import in_single_precision
 from ..problem.losses import Loss
 from ..problem.memory import within_memory
@@ -75,7 +76,7 @@ def gradient_flow(
 
     **Arguments:**
     - `net`: any Equinox module from one sample "d" to a prediction "c"; for a `TotalLoss` any tree of arrays.
-    - `data`: the samples.
+    - `data`: the samples; of `data.on(mesh)` several devices compute the flow together, also in several processes.
     - `t1`, `t0`: end and start in gradient-flow time.
     - `weight_decay`: λ ≥ 0.
     - `mobility`: m > 0: one number per layer of an `MLP`, or a tree of numbers or arrays in the structure of the
@@ -106,9 +107,9 @@ def gradient_flow(
       10 × `rtol` if the flow is smooth and does not amplify errors itself.
     - `dt0`: the first step; for a solver without an error estimate (`diffrax.Euler`) the constant step.
     - `max_steps`: bound on accepted and rejected steps together.
-    - `memory`: how many bytes gradients and Hessian products may take, beside data and parameters. If it is less than
-      they take for all samples at once, these are evaluated in chunks, one after another, with the same result up to
-      rounding. By default an eighth of the memory of the device. `Piecewise` and `Smoothed` do not use it.
+    - `memory`: how many bytes gradients and Hessian products may take on a device, beside data and parameters. If it is
+      less than they take for all samples at once, these are evaluated in chunks, one after another, with the same
+      result up to rounding. By default an eighth of the memory of the device. `Piecewise` and `Smoothed` do not use it.
     - `stop`: rules such as `LossBelow(1e-8)` or `StopWhen("accuracy", above=0.99)`. If one of them is met at the end of
       a step, the time at which it was met is located within the step, with an error like that of all observations, and
       the flow ends there and observes that moment; at `t0` if it is met there.
@@ -124,7 +125,8 @@ def gradient_flow(
       the memory of a second state during the run, and of one after it, which is up to ten times that of the network.
       Not inside `jax.jit`, `jax.vmap` and batched sweeps, and not with `certify`.
     - `checkpoint`: a file for the state of an unfinished run (written every 10 s and on Ctrl-C); the same call
-      continues from it. With `certify` there is a second file next to it, for the second run.
+      continues from it, on another mesh too if both meshes divide the samples. With `certify` there is a second file
+      next to it, for the second run.
     - `progress`: show a progress bar on stderr.
     - `throw`: whether to raise an error when the run fails, or to return the part that was computed, with its `status`.
 
@@ -138,7 +140,7 @@ def gradient_flow(
 
     **Source:** Elkabetz & Cohen 2021 (gradient flow of deep nets); Tansley, Massart & Cartis 2026 (the setting).
     """
-    began = beginning(checkpoint)
+    began, (net, data) = beginning(checkpoint), on_automatic_axes((net, data))
     require_flag("resumable", resumable)
     if certify:
         require_certifiable(solver, observe)

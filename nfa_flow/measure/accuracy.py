@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..data import Dataset
-from ..numerics.precision import at_least_single, in_precision_of
+from ..numerics.kernel import measurable
+from ..numerics.precision import in_precision_of
 from ..numerics.switches import full_precision
 from ..problem.losses import data_loss
 from ..problem.trained import prediction_of
@@ -29,7 +30,7 @@ def accuracy(net: Any, data: Dataset) -> Float[Array, ""]:
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`, because accuracy needs targets", f"a {type(data).__name__}")
     require_inputs(net, data.x)
-    net, data = at_least_single(net), in_precision_of(net, data)
+    net, data = measurable(net), in_precision_of(net, data)
     scores, targets = prediction_of(net, data.x).shape, data.y.shape[1:]
     fits = len(scores) == 1 if data.has_labels else scores == targets
     if not fits or scores[-1] < 2:

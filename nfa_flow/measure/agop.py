@@ -9,6 +9,7 @@ eigenvalues of an assembled AGOP do not have.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +18,12 @@ from jaxtyping import Array, Float, PyTree
 from ..checks import require_number, wrong
 from ..data import Dataset
 from ..nets import MLP
-from ..numerics.kernel import kernel
-from ..numerics.precision import at_least_single, in_precision_of
+from ..numerics.kernel import kernel, measurable
+from ..numerics.meshes import on_automatic_axes, rows_of
+from ..numerics.precision import in_precision_of
 from ..problem.losses import Loss, resolve_of_sample
 from .jacobian_sums import AbstractJacobianSum, jacobian_sum_kind
-from .jacobians import Function, Sample, stream
+from .jacobians import Batch, Function, stream
 from .layer import Layer, Tap, find_layer, require_inputs
 
 # What a network is measured on: samples, a data set, or an iterator over batches of either that is read once.
@@ -126,7 +128,7 @@ def jacobian_sum(
     **Arguments:** as in `agop`; `where_cheapest`: return (the sum over J = B W_l, None) if J has fewer columns.
     """
     require_number("memory", memory, at_least=1)
-    net = at_least_single(net)
+    net = measurable(net)
     position = find_layer(net, layer)
     function = Function(Tap(net, position), None if loss is None else resolve_of_sample(loss))
     batches = _batches(data, loss is not None, net)
@@ -137,49 +139,35 @@ def jacobian_sum(
             pass
         return _of_linear(net, total, position), W
     if is_whole(data):
-        samples, weight = next(batches)
-        return _sum(function, total, samples, weight, memory, multiply), None if multiply else W
+        return _sum(function, total, next(batches), memory, multiply), None if multiply else W
     state, count, k = None, 0, 0
-    for samples, weight in batches:
-        state = _continue(function, total, samples, weight, memory, multiply, state)
-        count, k = count + len(weight), function.width(samples, multiply)
+    for batch in batches:
+        state = _continue(function, total, batch, memory, multiply, state)
+        count, k = count + len(batch.weight), function.width(batch.samples, multiply)
     return total.finish(state, float(count), k), None if multiply else W
 
 
 @kernel
-def _sum(
-    function: Function, total: AbstractJacobianSum, samples: Sample, weight: Array, memory: int, multiply: bool
-) -> Array:
-    state = _from(function, total, samples, weight, memory, multiply, None)
-    return total.finish(state, 1.0, function.width(samples, multiply))
+def _sum(function: Function, total: AbstractJacobianSum, batch: Batch, memory: int, multiply: bool) -> Array:
+    state = _from(function, total, batch, memory, multiply, None)
+    return total.finish(state, 1.0, function.width(batch.samples, multiply))
 
 
 @kernel
 def _continue(
-    function: Function,
-    total: AbstractJacobianSum,
-    samples: Sample,
-    weight: Array,
-    memory: int,
-    multiply: bool,
-    state: PyTree,
+    function: Function, total: AbstractJacobianSum, batch: Batch, memory: int, multiply: bool, state: PyTree
 ) -> PyTree:
-    return _from(function, total, samples, jnp.ones_like(weight), memory, multiply, state)
+    equal = eqx.tree_at(lambda batch: batch.weight, batch, replace_fn=jnp.ones_like)
+    return _from(function, total, equal, memory, multiply, state)
 
 
 def _from(
-    function: Function,
-    total: AbstractJacobianSum,
-    samples: Sample,
-    weight: Array,
-    memory: int,
-    multiply: bool,
-    state: PyTree,
+    function: Function, total: AbstractJacobianSum, batch: Batch, memory: int, multiply: bool, state: PyTree
 ) -> PyTree:
-    (c, z), k, W = function.shapes(samples), function.width(samples, multiply), function.tap.weight
+    (c, z), k, W = function.shapes(batch.samples), function.width(batch.samples, multiply), function.tap.weight
     state = total.start(c, k, z.dtype) if state is None else state
     fold = (lambda state, rows: total.fold(state, rows._replace(B=rows.B @ W))) if multiply else total.fold
-    return stream(function, samples, weight, state, fold, total.memory(memory, k, z.dtype.itemsize))
+    return stream(function, batch, state, fold, total.memory(memory, k, z.dtype.itemsize))
 
 
 @kernel
@@ -202,8 +190,8 @@ def _product(R: Float[Array, "r k"], W: Float[Array, "k h"]) -> Float[Array, "r 
     return R @ W
 
 
-def _batches(data: Samples, with_targets: bool, net: Any) -> Iterator[tuple[Sample, Array]]:
-    """Each batch as ((x, y or None), weights)."""
+def _batches(data: Samples, with_targets: bool, net: Any) -> Iterator[Batch]:
+    """Each batch, with its targets or without."""
     whole = is_whole(data)
     if not whole and not isinstance(data, Iterable):
         raise wrong("data", "samples, a `Dataset`, or an iterable of batches of either", repr(data))
@@ -215,14 +203,14 @@ def _batches(data: Samples, with_targets: bool, net: Any) -> Iterator[tuple[Samp
             if batch.weight is not None and not whole:
                 raise wrong("data", "an iterable of batches without weights", "a batch of a weighted `Dataset`")
             batch = in_precision_of(net, batch)
-            samples, targets, weight = batch.x, batch.y, batch.sample_weight
+            samples, targets, weight, sharding = batch.x, batch.y, batch.sample_weight, batch.sharding
         elif with_targets:
             raise wrong("data", "a `Dataset` (or batches of them), because the loss needs targets", _described(batch))
         else:
             samples, targets = in_precision_of(net, _samples(batch)), None
-            weight = jnp.full(len(samples), 1 / len(samples), samples.dtype)
+            weight, sharding = jnp.full(len(samples), 1 / len(samples), samples.dtype), rows_of(samples)
         require_inputs(net, samples)
-        yield (samples, targets if with_targets else None), weight
+        yield Batch((samples, targets if with_targets else None), weight, sharding)
     if empty:
         raise wrong("data", "an iterable with at least one batch", "empty")
 
@@ -232,8 +220,8 @@ def is_whole(data: Any) -> bool:
     return isinstance(data, Dataset | jax.Array | np.ndarray)
 
 
-def whole_batch(net: Any, data: Samples) -> tuple[Sample, Float[Array, " n"]]:
-    """Samples or a `Dataset` as ((x, None), weights), for measurements that cannot use batches."""
+def whole_batch(net: Any, data: Samples) -> Batch:
+    """Samples or a `Dataset` without its targets, for measurements that cannot use batches."""
     if not is_whole(data):
         raise wrong("data", "samples or a `Dataset`, all at once", _described(data))
     return next(_batches(data, False, net))
@@ -246,7 +234,7 @@ def _samples(x: Any) -> Float[Array, "n ..."]:
         raise wrong("data", "an array of floating-point samples", _described(x))
     if x.ndim < 2 or 0 in x.shape:
         raise wrong("data", "samples in rows, with at least one of them and one input", f"of shape {x.shape}")
-    return jnp.asarray(x)
+    return on_automatic_axes(jnp.asarray(x))
 
 
 def _described(x: Any) -> str:

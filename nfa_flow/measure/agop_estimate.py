@@ -8,10 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..checks import require_integer, require_key, require_number
 from ..numerics.factorizations import triangle
-from ..numerics.kernel import kernel
-from ..numerics.precision import at_least_single
+from ..numerics.kernel import kernel, measurable
 from .agop import MEMORY, Samples, whole_batch
-from .jacobians import Function, Rows, Sample, stream
+from .jacobians import Batch, Function, Rows, stream
 from .layer import Layer, Tap, find_layer
 
 
@@ -46,17 +45,15 @@ def agop_estimate(
     require_integer("probes", probes, at_least=2)
     require_number("memory", memory, at_least=1)
     require_key("key", key)
-    net = at_least_single(net)
-    samples, weight = whole_batch(net, data)
-    return _estimate(Tap(net, find_layer(net, layer)), samples, weight, key, probes, memory)
+    net = measurable(net)
+    batch = whole_batch(net, data)
+    return _estimate(Tap(net, find_layer(net, layer)), batch, key, probes, memory)
 
 
 @kernel
-def _estimate(
-    tap: Tap, samples: Sample, weight: Float[Array, " n"], key: PRNGKeyArray, probes: int, memory: int
-) -> AgopEstimate:
+def _estimate(tap: Tap, batch: Batch, key: PRNGKeyArray, probes: int, memory: int) -> AgopEstimate:
     function = Function(tap)
-    c, z = function.shapes(samples)
+    c, z = function.shapes(batch.samples)
     signs = lambda number: jax.random.rademacher(jax.random.fold_in(key, number), (probes, c), z.dtype)
     # Lengths of gradients with respect to h = lengths of B v in the metric WWᵀ = TᵀT.
     T = None if tap.weight is None else triangle(jax.lax.stop_gradient(tap.weight.T))
@@ -69,7 +66,7 @@ def _estimate(
 
     zero = jnp.zeros((z.shape[0], z.shape[0]), z.dtype), jnp.zeros((), z.dtype)
     probe = lambda numbers: jnp.moveaxis(jax.vmap(signs)(numbers), 1, 0)
-    K, variance = stream(function, samples, weight, zero, fold, memory, probe)
+    K, variance = stream(function, batch, zero, fold, memory, probe)
     value = K if tap.weight is None else tap.weight.T @ (K @ tap.weight)
     return AgopEstimate(value, jnp.sqrt(variance))
 

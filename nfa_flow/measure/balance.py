@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..nets import MLP
-from ..numerics.precision import at_least_single
+from ..numerics.kernel import measurable
 from ..numerics.switches import full_precision
 
 
@@ -26,7 +26,7 @@ def balance(net: MLP, data: Any = None) -> tuple[Float[Array, "_ _"], ...]:
     """
     if not isinstance(net, MLP):
         raise wrong("net", "an `nfa_flow.nets.MLP`", f"a {type(net).__name__}")
-    weights = at_least_single(net).weights
+    weights = measurable(net).weights
     if net.parametrization is not None:
         m = net.parametrization.effective(net.widths).mobility
         weights = tuple(W / each**0.5 for W, each in zip(weights, m, strict=True))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..checks import wrong
 from ..data import Dataset
-from ..numerics.factorizations import spectrum, triangle
+from ..numerics.factorizations import spectrum, triangle_with
 from ..numerics.kernel import kernel
 from ..problem.losses import Loss, loss_or_default
 from ..run.observation import from_run
@@ -110,7 +110,7 @@ def _factors(stream: LayerStream) -> tuple[Array, Array, Array, Array]:
     def fold(state: Any, rows: LayerRows) -> Any:
         root = jnp.sqrt(rows.weight / rows.h.shape[1])
         h, z, g, error = (root[:, None, None] * each for each in rows[:4])
-        add = lambda R, v: triangle(jnp.concatenate([R, v.reshape(-1, R.shape[1])]))
+        add = lambda R, v: triangle_with(R, v.reshape(-1, R.shape[1]), stream.data.sharding)
         return jax.tree.map(add, state[0], (h, z, g)), state[1] + jnp.sum(error**2)
 
     # A factor of few samples need not have more rows than these have; one that is folded again needs all of its own.

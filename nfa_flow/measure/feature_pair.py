@@ -8,8 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..checks import wrong
 from ..numerics.factorizations import orthonormal, spectrum
-from ..numerics.kernel import kernel
-from ..numerics.precision import at_least_single
+from ..numerics.kernel import kernel, measurable
 from ..problem.losses import Loss
 from .agop import Samples, jacobian_sum
 from .jacobian_sums import jacobian_sum_kind
@@ -75,7 +74,7 @@ def feature_pair(
 
     **Arguments:** `factor`: with the factor F of AGOP, or with AGOP assembled; `reduce`: to a small basis.
     """
-    net, kind = at_least_single(net), jacobian_sum_kind(factor=factor, centered=centered)
+    net, kind = measurable(net), jacobian_sum_kind(factor=factor, centered=centered)
     cheapest = not agop_of_change
     total, W = jacobian_sum(net, data, kind, layer=layer, loss=loss, where_cheapest=cheapest)
     weight, resolution = layer_weight(net, layer), _resolution(net, find_layer(net, layer))

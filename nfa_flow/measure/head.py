@@ -13,8 +13,7 @@ from jaxtyping import Array, Float
 from ..checks import wrong
 from ..nets import MLP
 from ..nets.activations import name_of
-from ..numerics.kernel import kernel
-from ..numerics.precision import at_least_single
+from ..numerics.kernel import kernel, measurable
 from .agop import Samples, jacobian_sum
 from .jacobian_sums import jacobian_sum_kind
 
@@ -59,7 +58,7 @@ def head_anisotropy(net: MLP, data: Samples) -> Float[Array, ""]:
     **Raises:** ValueError naming `net` or `data`.
     **Source:** ours.
     """
-    return _anisotropy(head_matrix(net, data), at_least_single(net).weights[: leading_linear_layers(net)])
+    return _anisotropy(head_matrix(net, data), measurable(net).weights[: leading_linear_layers(net)])
 
 
 @kernel

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import require_flag
-from ..numerics.factorizations import triangle
+from ..numerics.factorizations import triangle_with
 from .jacobians import Rows
 
 
@@ -49,7 +49,7 @@ class Gram(AbstractJacobianSum):
         return jnp.zeros((k, k), dtype)
 
     def fold(self, state: Float[Array, "k k"], rows: Rows) -> Float[Array, "k k"]:
-        return state + _weighted_gram(rows.B, rows.weight)
+        return state + _weighted_gram(rows.together(), rows.weight)
 
     def finish(self, state: Float[Array, "k k"], total: float, k: int) -> Float[Array, "k k"]:
         return state / total
@@ -61,7 +61,7 @@ class Gram(AbstractJacobianSum):
 @jax.custom_jvp
 def _weighted_gram(B: Float[Array, "b m p k"], weight: Float[Array, " m"]) -> Float[Array, "k k"]:
     """Σ w BᵀB, exactly symmetric, with a derivative by the weights even if they are zero."""
-    stacked = Rows(B, weight, jnp.arange(len(B))).stacked()
+    stacked = Rows(B, weight, jnp.arange(len(B)), None).stacked()
     return stacked.T @ stacked
 
 
@@ -100,7 +100,7 @@ class Triangle(AbstractJacobianSum):
         return jnp.zeros((k, k), dtype)
 
     def fold(self, state: Float[Array, "k k"], rows: Rows) -> Float[Array, "k k"]:
-        return triangle(jnp.concatenate([state, rows.stacked()]))
+        return triangle_with(state, rows.stacked(), rows.sharding)
 
     def finish(self, state: Float[Array, "k k"], total: float, k: int) -> Float[Array, "k k"]:
         return state / total**0.5

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import wrong
+from ..numerics.chunks import fold_chunks
+from ..numerics.meshes import blocks_of
 from ..problem.losses import require_fitting
 from ..problem.trained import one_of, prediction_of
 from .layer import Tap
@@ -55,16 +58,25 @@ class Function(eqx.Module):
         return self.shapes(samples)[1].shape[0] if self.tap.weight is None or not multiply else self.tap.weight.shape[1]
 
 
+class Batch(eqx.Module):
+    """n samples and their weights, and how these rows are divided among devices."""
+
+    samples: Sample
+    weight: Float[Array, " n"]
+    sharding: NamedSharding | None = eqx.field(static=True)
+
+
 class Rows(NamedTuple):
     """Jacobians B of some samples and outputs, at `p` positions (1 except in convolutions) of `k` channels.
 
     `weight`: of the samples, shared among the positions; `outputs`: which of the c outputs. Rows that only complete a
-    chunk have weight zero (samples) or are zero (outputs after the last one).
+    chunk have weight zero (samples) or are zero (outputs after the last one). `sharding`: of the samples.
     """
 
     B: Float[Array, "b m p k"]
     weight: Float[Array, " m"]
     outputs: Int[Array, " b"]
+    sharding: NamedSharding | None
 
     @property
     def root(self) -> Float[Array, " m"]:
@@ -73,51 +85,51 @@ class Rows(NamedTuple):
 
     def stacked(self) -> Float[Array, "rows k"]:
         """All of them one below the other, weighted."""
-        return (self.root[None, :, None, None] * self.B).reshape(-1, self.B.shape[-1])
+        return (self.root[None, :, None, None] * self.together()).reshape(-1, self.B.shape[-1])
+
+    def together(self) -> Float[Array, "q m r k"]:
+        """B with those of each sample on the device of this sample, whatever reshaping follows."""
+        by_sample = (1, len(self.weight), -1, self.B.shape[-1])
+        return self.B if self.sharding is None else jnp.moveaxis(self.B, 1, 0).reshape(by_sample)
 
 
 def stream(
     function: Function,
-    samples: Sample,
-    weight: Float[Array, " n"],
+    batch: Batch,
     state: PyTree,
     fold: Callable[[PyTree, Rows], PyTree],
     memory: int,
     probes: Probes | None = None,
 ) -> PyTree:
-    """Fold the Jacobians of all samples into `state`, about `memory` bytes of them at a time.
+    """Fold the Jacobians of all samples into `state`, about `memory` bytes of them at a time on each device.
 
-    **Arguments:** `samples`: with n rows each; `probes`: from the numbers of some samples to the vectors of outputs
+    **Arguments:** `probes`: from the numbers of some samples to the vectors of outputs
     that their Jacobians are multiplied with; None: the unit vectors, for one output after another.
     """
-    n, (c, z) = len(weight), function.shapes(samples)
-    plan = _plan(function, samples, n, c, z, memory, probes)
-    chunks = -(-n // plan.samples)
-    size = -(-n // chunks)
+    n, (c, z) = len(batch.weight), function.shapes(batch.samples)
+    plan = _plan(function, batch.samples, n, c, z, memory, probes)
 
-    def fold_chunk(state: PyTree, i: Int[Array, ""]) -> tuple[PyTree, None]:
-        # The last chunk reaches back into the one before it, whose samples count for nothing the second time.
-        start = jnp.minimum(i * size, n - size)
-        part, w = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), (samples, weight))
-        numbers = start + jnp.arange(size)
-        w = jnp.where(numbers >= i * size, w.astype(z.dtype) / _positions(z), 0)
-        rows = lambda B, outputs: Rows(_by_position(B), w, outputs)
-        shift = jnp.zeros((size, *z.shape), z.dtype)
+    def fold_chunk(state: PyTree, part: Sample, w: Float[Array, " m"], numbers: Int[Array, " m"]) -> PyTree:
+        w = w.astype(z.dtype) / _positions(z)
+        rows = lambda B, outputs: Rows(_by_position(B), w, outputs, batch.sharding)
+        shift = jnp.zeros((len(w), *z.shape), z.dtype)
         if plan.forward:
             B = jax.vmap(jax.jacfwd(function))(shift, part)
-            return fold(state, rows(jnp.moveaxis(B, 1, 0), jnp.arange(c))), None
+            return fold(state, rows(jnp.moveaxis(B, 1, 0), jnp.arange(c)))
         pull = jax.vjp(lambda shift: jax.vmap(function)(shift, part), shift)[1]
 
         def fold_block(state: PyTree, outputs: Int[Array, " b"]) -> tuple[PyTree, None]:
             if probes is None:
-                vectors = jnp.broadcast_to(jax.nn.one_hot(outputs, c, dtype=z.dtype)[:, None], (len(outputs), size, c))
+                vectors = jax.nn.one_hot(outputs, c, dtype=z.dtype)[:, None]
+                vectors = jnp.broadcast_to(vectors, (len(outputs), len(w), c))
             else:
                 vectors = probes(numbers).astype(z.dtype)
             return fold(state, rows(jax.vmap(pull)(vectors)[0], outputs)), None
 
-        return jax.lax.scan(fold_block, state, plan.blocks())
+        return jax.lax.scan(fold_block, state, plan.blocks())[0]
 
-    return jax.lax.scan(fold_chunk, state, jnp.arange(chunks))[0]
+    blocks = blocks_of(batch.sharding)
+    return fold_chunks(fold_chunk, state, batch.samples, batch.weight, -(-n // (plan.samples * blocks)), blocks)
 
 
 class _Plan(NamedTuple):

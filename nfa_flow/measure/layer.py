@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..checks import called, described, require_integer, wrong
 from ..nets import MLP, WithState
-from ..numerics.precision import at_least_single, is_floating
+from ..numerics.kernel import measurable
+from ..numerics.precision import is_floating
 
 # l = 1 … L in a network that applies its layers one after another, or a function from the network to the layer.
 Layer = int | Callable[[Any], Any]
@@ -62,7 +63,7 @@ def layer_weight(net: Any, layer: Layer, argument: str = "net") -> Float[Array, 
 
     **Raises:** ValueError naming `layer`, or `argument` of a network without layers.
     """
-    position, layers = find_layer(net, layer), weighted_layers(at_least_single(net))
+    position, layers = find_layer(net, layer), weighted_layers(measurable(net))
     if not layers:
         raise wrong(argument, "a network with an `equinox.nn.Linear` or `Conv`", type(net).__name__)
     if position is None and len(layers) > 1:

@@ -11,11 +11,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..checks import require_number, wrong
 from ..data import Dataset
-from ..numerics.precision import at_least_single, in_precision_of, is_floating
+from ..numerics.chunks import fold_chunks
+from ..numerics.kernel import measurable
+from ..numerics.meshes import blocks_of
+from ..numerics.precision import in_precision_of, is_floating
 from ..problem.losses import Loss, require_fitting, resolve_of_sample
 from .jacobians import Function, bytes_per_sample
 from .layer import Layer, Tap, find_layer, patches, require_inputs, weighted_layers
@@ -66,24 +69,15 @@ class LayerStream(eqx.Module):
         kept, _ = bytes_per_sample(function, samples, function.shapes(samples)[1])
         rows = eqx.filter_eval_shape(self._rows, *samples, self.data.sample_weight)
         kept += sum(leaf.size * leaf.dtype.itemsize for leaf in rows) // n
-        return -(-n // min(n, max(1, self.memory // kept)))
+        return -(-n // min(n, max(1, self.memory // kept) * blocks_of(self.data.sharding)))
 
     def fold(self, state: PyTree, fold: Fold) -> PyTree:
         """Fold the rows of all samples into `state`, chunk by chunk; the state keeps its shape unless `chunks` is 1."""
-        n, chunks = self.data.samples, self.chunks
-        if chunks == 1:
-            return fold(state, self._rows(self.data.x, self.data.y, self.data.sample_weight))
-        size = -(-n // chunks)
-
-        def fold_chunk(state: PyTree, i: Int[Array, ""]) -> tuple[PyTree, None]:
-            # The last chunk reaches back into the one before it, whose samples count for nothing the second time.
-            start = jnp.minimum(i * size, n - size)
-            cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size)
-            weight = jnp.where(start + jnp.arange(size) >= i * size, cut(self.data.sample_weight), 0)
-            x, y = jax.tree.map(cut, (self.data.x, self.data.y))
-            return fold(state, self._rows(x, y, weight)), None
-
-        return jax.lax.scan(fold_chunk, state, jnp.arange(chunks))[0]
+        x, y, weight = self.data.x, self.data.y, self.data.sample_weight
+        if (chunks := self.chunks) == 1:
+            return fold(state, self._rows(x, y, weight))
+        add = lambda state, rows, weight, _: fold(state, self._rows(rows[0], rows[1], weight))
+        return fold_chunks(add, state, (x, y), weight, chunks, blocks_of(self.data.sharding))
 
     def _rows(self, x: PyTree, y: Shaped[Array, "m ..."], weight: Float[Array, " m"]) -> LayerRows:
         h, z, g, error = jax.vmap(self._rows_of)(x, y)
@@ -116,7 +110,7 @@ def layer_stream(net: Any, data: Dataset, *, layer: Layer, loss: Loss, memory: i
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`, because the loss needs targets", f"a {type(data).__name__}")
     require_inputs(net, data.x)
-    net, data = at_least_single(net), in_precision_of(net, data)
+    net, data = measurable(net), in_precision_of(net, data)
     return LayerStream(Tap(net, find_layer(net, layer)), data, resolve_of_sample(loss), int(memory))
 
 

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 
 from ..checks import wrong
 from ..data import Dataset
-from ..numerics.precision import at_least_single, in_precision_of
+from ..numerics.kernel import measurable
+from ..numerics.precision import in_precision_of
 from ..numerics.switches import full_precision
 from ..problem.losses import Loss, TotalLoss, data_loss, loss_or_default, require_fitting, require_scalar
 from ..problem.trained import prediction_of
@@ -31,10 +32,10 @@ def loss(net: Any, data: Dataset, *, loss: Loss | None = None) -> Float[Array, "
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`, because the loss needs targets", f"a {type(data).__name__}")
     if isinstance(loss, TotalLoss):
-        net, data = at_least_single(net), in_precision_of(net, data)
+        net, data = measurable(net), in_precision_of(net, data)
         require_scalar(loss, net, data)
     else:
         require_inputs(net, data.x)
-        net, data = at_least_single(net), in_precision_of(net, data)
+        net, data = measurable(net), in_precision_of(net, data)
         require_fitting(loss, prediction_of(net, data.x), data.y)
     return data_loss(loss, net, data)

@@ -18,9 +18,8 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..checks import require_integer, require_number, wrong
 from ..nets import MLP
-from ..numerics.kernel import kernel
+from ..numerics.kernel import kernel, measurable
 from ..numerics.lanczos import largest_eigenvalues
-from ..numerics.precision import at_least_single
 from ..problem.mobility import Mobility, own_mobility, root_mobility
 from ..problem.trained import Trainable, prediction_of, selected
 from ..run.observation import from_run
@@ -44,8 +43,8 @@ def ntk(net: Any, data: Samples, *, trainable: Trainable | None = None, memory: 
     **Source:** Jacot, Gabriel & Hongler 2018.
     """
     require_number("memory", memory, at_least=1)
-    net = at_least_single(net)
-    (samples, _), _ = whole_batch(net, data)
+    net = measurable(net)
+    samples, _ = whole_batch(net, data).samples
     return _ntk(net, samples, int(memory), _root(net, None, trainable))
 
 
@@ -76,14 +75,14 @@ def ntk_eigenvalues(
     """
     require_number("memory", memory, at_least=1)
     mobility = own_mobility(net) if mobility is None else mobility
-    net = at_least_single(net)
-    (samples, _), weight = whole_batch(net, data)
-    theta = _ntk(net, samples, int(memory), _root(net, mobility, trainable))
+    net = measurable(net)
+    batch = whole_batch(net, data)
+    theta = _ntk(net, batch.samples[0], int(memory), _root(net, mobility, trainable))
     if count is not None:
         require_integer("count", count, at_least=1)
         if count > len(theta):
             raise wrong("count", f"at most the number of predictions, {len(theta)}", count)
-    return _eigenvalues(theta, weight, count)
+    return _eigenvalues(theta, batch.weight, count)
 
 
 def _root(net: Any, mobility: Mobility | None, trainable: Trainable | None) -> PyTree | None:

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from ..checks import wrong
-from ..numerics.kernel import kernel
-from ..numerics.precision import at_least_single
+from ..numerics.kernel import kernel, measurable
 from .agop import Samples, is_whole
 from .feature_pair import FeaturePair, feature_pair
 from .layer import Layer, is_tied, layer_weight, require_net, unfolded, weighted_layers
@@ -93,7 +92,7 @@ def spectral_norm(net: Any, data: Any = None) -> tuple[Float[Array, ""], ...]:
     **Raises:** ValueError naming `net` if it has no such layer, or layers stacked into one.
     **Source:** Yang, Simon & Bernstein 2023: features are learned if it stays of order √(fan_out/fan_in).
     """
-    layers = weighted_layers(at_least_single(net))
+    layers = weighted_layers(measurable(net))
     if not layers:
         raise wrong("net", "a network with an `equinox.nn.Linear` or `Conv`", type(net).__name__)
     for each in layers:

@@ -12,7 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
+
+from .meshes import blocks_of
 
 
 def _one_by_one_on_cpu(function: Callable[[Array], PyTree]) -> Any:
@@ -34,6 +37,15 @@ _spectrum = _one_by_one_on_cpu(lambda M: tuple(jnp.linalg.svd(M, full_matrices=F
 def triangle(M: Float[Array, "n k"]) -> Float[Array, "r k"]:
     """Upper triangular R with RᵀR = MᵀM."""
     return _triangle(M)
+
+
+def triangle_with(
+    R: Float[Array, "r k"], rows: Float[Array, "n k"], sharding: NamedSharding | None
+) -> Float[Array, "m k"]:
+    """The triangle of R and rows below it; rows that are divided among devices are reduced there first."""
+    if sharding is not None and len(rows) % blocks_of(sharding) == 0:
+        rows = jax.shard_map(_triangle, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec)(rows)
+    return _triangle(jnp.concatenate([R, rows]))
 
 
 def orthonormal(M: Float[Array, "n k"]) -> Float[Array, "n r"]:

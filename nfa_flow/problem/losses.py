@@ -8,11 +8,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from ..checks import described, is_traced, named_function, wrong
+from ..checks import described, is_traced, named_function, reduced, wrong
 from ..data import Dataset
+from ..numerics.chunks import fold_chunks
+from ..numerics.meshes import blocks_of
 
 # The loss that a run minimizes, while it calls its observables.
 _minimized: ContextVar[Callable | None] = ContextVar("_minimized", default=None)
@@ -114,24 +115,10 @@ def data_loss(loss: Callable, net: Any, data: Dataset, *, chunks: int = 1) -> Fl
         return loss(net, data)
     losses = lambda x, y: jax.vmap(loss)(jax.vmap(net)(x), y)
     if chunks > 1:
-        return _in_chunks(losses, data, -(-data.samples // chunks))
+        add = lambda total, rows, weight, _: total + weight @ losses(*rows)
+        rows, zero = (data.x, data.y), jnp.zeros((), data.dtype)
+        return fold_chunks(add, zero, rows, data.sample_weight, chunks, blocks_of(data.sharding))
     return jnp.mean(losses(data.x, data.y)) if data.weight is None else data.weight @ losses(data.x, data.y)
-
-
-def _in_chunks(losses: Callable, data: Dataset, size: int) -> Float[Array, ""]:
-    n = data.samples
-
-    @jax.checkpoint
-    def of_chunk(start: Int[Array, ""]) -> Float[Array, ""]:
-        # The last chunk reaches back into the one before it, whose samples count for nothing the second time.
-        first = jnp.minimum(start, n - size)
-        x, y, weight = jax.tree.map(
-            lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), (data.x, data.y, data.sample_weight)
-        )
-        return jnp.where(first + jnp.arange(size) >= start, weight, 0) @ losses(x, y)
-
-    zero = jnp.zeros((), data.dtype)
-    return jax.lax.scan(lambda total, i: (total + of_chunk(i), None), zero, jnp.arange(0, n, size))[0]
 
 
 def require_scalar(loss: TotalLoss, net: Any, data: PyTree) -> None:
@@ -179,8 +166,8 @@ def require_fitting(loss: Callable, prediction: Any, targets: Shaped[Array, "n .
         raise wrong("loss", "a function with one scalar per sample", f"of shape {getattr(value, 'shape', value)}")
     if loss is not cross_entropy or has_labels or is_traced(targets):
         return
-    y = np.asarray(targets, float)
-    if y.shape[-1] < 2 or y.min() < 0 or abs(y.sum(axis=-1) - 1).max() > 1e-5:
+    off = lambda xp, y: xp.maximum(-y.min(), abs(y.astype(float).sum(axis=-1) - 1).max())
+    if targets.shape[-1] < 2 or reduced(off, targets) > 1e-5:
         raise wrong("data", "of one-hot or probability targets for the cross entropy", "of targets that are neither")
 
 
@@ -188,10 +175,8 @@ def _require_classes(shape: Any, labels: Int[Array, " n"]) -> None:
     """Raise unless a prediction of this shape has an entry for every label."""
     if shape is None or len(shape) != 1:
         raise wrong("net", "a map to one output for every class", "no array" if shape is None else shape)
-    if not is_traced(labels) and np.max(labels) >= shape[0]:
-        raise wrong(
-            "data", f"of labels below {shape[0]}, like the {_outputs(shape[0])} of the network", int(np.max(labels))
-        )
+    if not is_traced(labels) and (largest := int(reduced(lambda xp, labels: xp.max(labels), labels))) >= shape[0]:
+        raise wrong("data", f"of labels below {shape[0]}, like the {_outputs(shape[0])} of the network", largest)
 
 
 def _outputs(count: int) -> str:

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import PyTree
 
 from ..checks import require_number, wrong
+from ..numerics.meshes import blocks_of
 from .objective import AbstractObjective, SampleObjective, TotalObjective
 from .trained import one_of
 
@@ -20,7 +21,7 @@ def within_memory(
 ) -> AbstractObjective:
     """The objective in as few chunks as let a Hessian product take at most `memory` bytes beside data and parameters.
 
-    **Arguments:** `memory`: in bytes; None for an eighth of the memory of the device; `samples`: of a minibatch.
+    **Arguments:** `memory`: in bytes, on each device; None for an eighth of its memory; `samples`: of a minibatch.
     **Raises:** ValueError naming `memory` if one sample needs more, or for a `TotalLoss`, which sees all samples.
     """
     if memory is not None:
@@ -34,7 +35,7 @@ def within_memory(
     if memory is not None and memory < one:
         raise wrong("memory", f"at least {one} bytes, which one sample takes", f"{memory:g}")
     limit = _PART * _memory_of_device() if memory is None else memory
-    at_once = max(1, min(n, int(limit / max(one, 1))))
+    at_once = max(1, min(n, blocks_of(objective.data.sharding) * int(limit / max(one, 1))))
     return dataclasses.replace(objective, chunks=-(-n // at_once))
 
 

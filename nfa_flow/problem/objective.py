@@ -20,6 +20,7 @@ from ..checks import require_finite, require_number, wrong
 from ..data import Dataset, moment_factor
 from ..nets import MLP
 from ..nets.activations import name_of
+from ..numerics.meshes import blocks_of, on_automatic_axes
 from .losses import LOSSES, Loss, TotalLoss, data_loss, mse, require_fitting, require_scalar, resolve
 from .mobility import Mobility, root_mobility
 from .trained import Trainable, prediction_of, require_some, selected, with_gradient, without
@@ -82,12 +83,11 @@ class AbstractDataObjective(AbstractObjective):
         """The objective of a minibatch; for a mean, its expectation over uniformly drawn indices is this objective."""
         data, scale = self.data, self.data.samples / indices.size
         weight = None if data.weight is None else scale * data.weight[indices]
-        return eqx.tree_at(
-            lambda o: (o.data.x, o.data.y, o.data.weight),
-            self,
-            (*jax.tree.map(lambda array: array[indices], (data.x, data.y)), weight),
-            is_leaf=lambda leaf: leaf is None,
-        )
+        rows = (*jax.tree.map(lambda array: array[indices], (data.x, data.y)), weight)
+        if data.sharding is not None and indices.size % blocks_of(data.sharding) == 0:  # or every device does all of it
+            rows = jax.lax.with_sharding_constraint(rows, data.sharding)
+        where = lambda o: (o.data.x, o.data.y, o.data.weight)
+        return eqx.tree_at(where, self, rows, is_leaf=lambda leaf: leaf is None)
 
 
 class SampleObjective(AbstractDataObjective):
@@ -162,7 +162,7 @@ def make_objective(
     if not isinstance(data, Dataset):
         raise wrong("data", "a `Dataset`", f"a {type(data).__name__}")
     require_number("weight_decay", weight_decay, at_least=0)
-    loss_function = resolve(loss)
+    loss_function, net = resolve(loss), on_automatic_axes(net)
     parameters = selected(net, trainable)
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(parameters)})
     if len(dtypes) > 1 or jnp.issubdtype(dtypes[0], jnp.complexfloating):
