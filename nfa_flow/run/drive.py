@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import linear_call
+from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
 from ..checks import is_traced, wrong
+from ..data import Dataset
 from ..numerics.blas import one_blas_thread
+from ..numerics.meshes import divided
 from .files import remove_abandoned, require_path, write_file
 from .interrupts import never_ignored
+from .processes import Processes, on_host
 from .status import RUNNING
 from .suspend import current_replay, final_state
 
@@ -110,16 +115,23 @@ def drive(
     **Returns:** the last state, and whether the run was interrupted.
     **Raises:** ValueError when `checkpoint` holds another run.
     """
-    fingerprint, budget = "", _FIRST_BUDGET
+    processes, budget = Processes((problem, state)), _FIRST_BUDGET
+    write = lambda state: None
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        program = advance.lower(problem, state, jnp.asarray(budget, jnp.int32)).as_text()
+        program = _program(advance, problem, state, jnp.asarray(budget, jnp.int32))
         fingerprint = fingerprint_of(program, (problem, origin))
-        if checkpoint.exists():
-            state = _restore(checkpoint, state, fingerprint)
+        state = _restored(checkpoint, state, fingerprint, processes)
+        write = lambda state: _write(checkpoint, state, fingerprint, began, processes)
+    shows = progress and _in_main_thread() and processes.is_leader
     written = time.perf_counter()
     try:
-        with never_ignored(), _progress_bar(label(), progress and _in_main_thread()) as show, one_blas_thread():
+        with (
+            never_ignored(),
+            _progress_bar(label(), shows) as show,
+            one_blas_thread(),
+            processes.interrupts() as interrupted,
+        ):
             while int(state.status) == RUNNING:
                 started = time.perf_counter()
                 state = jax.block_until_ready(advance(problem, state, jnp.asarray(budget, jnp.int32)))
@@ -127,19 +139,45 @@ def drive(
                 # At most fourfold either way: the first slice includes the compilation.
                 budget = int(np.clip(budget * _SLICE_SECONDS / (now - started), max(1, budget // 4), 4 * budget))
                 show(fraction(state))
-                if checkpoint is not None and now - written > _CHECKPOINT_SECONDS:
-                    _write(checkpoint, state, fingerprint, began)
+                is_due = now - written > _CHECKPOINT_SECONDS
+                told = processes.gather([budget, is_due, interrupted()])
+                (budget, is_due), is_interrupted = told[0, :2].tolist(), told[:, 2].any()
+                if is_interrupted:
+                    raise KeyboardInterrupt
+                if is_due:
+                    write(state)
                     written = now
     except KeyboardInterrupt:
-        if checkpoint is not None:
-            _write(checkpoint, state, fingerprint, began)
+        write(state)
         return state, True
-    if checkpoint is not None:
-        if keep_checkpoint:
-            _write(checkpoint, state, fingerprint, began)
-        else:
-            discard(checkpoint)
+    if checkpoint is not None and keep_checkpoint:
+        write(state)
+    elif checkpoint is not None and processes.is_leader:
+        discard(checkpoint)
     return state, False
+
+
+def _program(advance: Any, *inputs: PyTree) -> str:
+    """The text of a lowered program; of one on a mesh that for one device, so that its checkpoints fit any mesh."""
+    arrays, static = eqx.partition(inputs, eqx.is_array)
+    if not any(isinstance(a.sharding, NamedSharding) for a in jax.tree.leaves(arrays)):
+        return advance.lower(*inputs).as_text()  # what is traced here is compiled later
+
+    def run(arrays: PyTree) -> PyTree:
+        is_data = lambda node: isinstance(node, Dataset)
+        inputs = jax.tree.map(_undivided, eqx.combine(arrays, static), is_leaf=is_data)
+        return eqx.filter(advance.__wrapped__(*inputs), eqx.is_array)
+
+    shape_of = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type)
+    return jax.jit(run).lower(jax.tree.map(shape_of, arrays)).as_text()
+
+
+def _undivided(node: Any) -> Any:
+    """Data whose program takes no account of devices; anything else unchanged."""
+    if isinstance(node, Dataset):
+        node = copy(node)
+        object.__setattr__(node, "sharding", None)
+    return node
 
 
 def _in_main_thread() -> bool:
@@ -169,7 +207,7 @@ def fingerprint_of(program: str, inputs: PyTree) -> str:
 def _host(tree: PyTree) -> list[np.ndarray]:
     """The leaves as numpy arrays; PRNG keys as their data."""
     leaves = (jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(tree))
-    return [np.asarray(leaf) for leaf in leaves]
+    return [on_host(leaf) for leaf in leaves]
 
 
 def is_key(leaf: Any) -> bool:
@@ -190,7 +228,7 @@ def beginning(checkpoint: str | os.PathLike | None) -> float:
         return now
 
 
-def _write(path: Path, state: PyTree, fingerprint: str, began: float) -> None:
+def _write(path: Path, state: PyTree, fingerprint: str, began: float, processes: Processes) -> None:
     arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(_host(state))}
     arrays |= {"fingerprint": np.array(fingerprint), "seconds": np.array(time.perf_counter() - began)}
 
@@ -198,7 +236,24 @@ def _write(path: Path, state: PyTree, fingerprint: str, began: float) -> None:
         with open(partial, "wb") as file:  # NumPy would add its suffix to a name
             np.savez(file, **arrays)
 
-    write_file(path, write)
+    if processes.is_leader:
+        write_file(path, write)
+
+
+def _restored(path: Path, state: _State, fingerprint: str, processes: Processes) -> _State:
+    """The state in a checkpoint, or this one if there is none; all processes must find the same."""
+    refusal = None
+    try:
+        found = _restore(path, state, fingerprint) if path.exists() else None
+    except ValueError as error:
+        found, refusal = None, error
+    verdicts = processes.gather([found is not None, refusal is not None])
+    if refusal is not None:
+        raise refusal
+    if (verdicts != verdicts[0]).any():
+        must_be = "a path at which all processes find the same file, in a file system that they share"
+        raise wrong("checkpoint", must_be, f"{path}, which they do not")
+    return state if found is None else found
 
 
 def _restore(path: Path, state: _State, fingerprint: str) -> _State:
@@ -214,7 +269,12 @@ def _restore(path: Path, state: _State, fingerprint: str) -> _State:
     if theirs != fingerprint:
         raise wrong("checkpoint", _MUST_BE, f"{path}, which belongs to another run")
     keyed = [jax.random.wrap_key_data(a) if is_key(old) else a for a, old in zip(arrays, leaves, strict=True)]
-    return jax.tree.unflatten(structure, keyed)
+    return jax.tree.unflatten(structure, [_beside(old, new) for old, new in zip(leaves, keyed, strict=True)])
+
+
+def _beside(old: Any, new: Any) -> Any:
+    """The new array where the old one is, if that is on several devices."""
+    return divided(new, old.sharding) if isinstance(old.sharding, NamedSharding) else new
 
 
 @contextmanager

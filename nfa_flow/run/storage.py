@@ -22,6 +22,7 @@ from ..nets import ABC, MLP, Spectral
 from ..nets.activations import name_of
 from .files import read_folder, require_parents, require_path, settle, standing, write_folder
 from .intact import digests_of, files_in, first_damage, is_metadata, set_attributes
+from .processes import Processes, complete
 from .status import STATUS
 from .trajectory import Trajectory
 from .trees import flatten, has_nan
@@ -64,7 +65,9 @@ def save(run: Trajectory, path: str | os.PathLike) -> Path:
     run.require_one_run("save")
     if path.exists() and (found := _foreign(path)):
         raise wrong("path", "a new path or an earlier trajectory", f"{path}, which holds {found}")
-    return write_folder(path, partial(_write, run))
+    net, nets = jax.tree.map(complete, (run.net, run.nets))
+    is_leader, run = Processes(run).is_leader, dataclasses.replace(run, net=net, nets=nets)
+    return write_folder(path, partial(_write, run)) if is_leader else path
 
 
 def load(path: str | os.PathLike, like: Any) -> Trajectory:

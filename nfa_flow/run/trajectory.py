@@ -19,6 +19,7 @@ from ..nets import MLP
 from ..problem.objective import AbstractObjective
 from ..problem.trained import frozen_branches
 from .observation import Record
+from .processes import complete
 from .status import STATUS, SUCCEEDED, WHAT_HAPPENED
 from .suspend import current_replay
 from .trees import flatten, has_nan
@@ -261,8 +262,11 @@ def make_trajectory(
     branches = frozen_branches(parameters, objective.frozen)
     notes = {**notes, "frozen": ", ".join(branches)} if branches else notes
     if not is_traced(record.count):
-        record = record.cut()
-        counts = {**counts, "seconds": jnp.asarray(time.perf_counter() - began)}
+        record, end_time, status = jax.tree.map(complete, (record.cut(), end_time, status))
+        # Copies on all devices become arrays of this process alone, as everything that a user has; parts stay parts.
+        parameters = jax.tree.map(lambda p: complete(p) if p.is_fully_replicated else p, parameters)
+        counts = {name: complete(count) for name, count in counts.items()}
+        counts |= {"seconds": jnp.asarray(time.perf_counter() - began)}
     elif current_replay() is not None:
         record = record.padded()
     else:
