@@ -19,6 +19,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "The run completed at t = 30" in output and "untrained networks score" in output
     assert float(names["score"]) > names["null"].mean + names["null"].spread > 0
     assert names["flow"].observed["error"].max() < 1e-8 < 1e-2 < names["adam"].observed["error"][-1]
+    assert abs(names["together"].observed["loss"] - names["alone"].observed["loss"]).max() < 1e-12
     names["figure"].savefig(tmp_path / "figure.png")
 
 
