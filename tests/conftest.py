@@ -1,7 +1,9 @@
 """Settings and fixtures shared by all tests: float64, as everything that is called exact needs it."""
 
 import atexit
+import contextlib
 import fcntl
+import functools
 import gc
 import itertools
 import os
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 # Two test processes on two cores leave nothing for BLAS threads, which would spin against each other.
@@ -23,6 +26,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     programs = tempfile.mkdtemp(prefix="nfa_flow_programs_")
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+# Programs do not say which line of Python each of their operations comes from, which is one part in thirty of the time.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax
 import matplotlib
@@ -56,6 +62,16 @@ settings.load_profile("nfa_flow")
 # Traced programs are millions of objects that stay: with Python's own thresholds, going through them again and again is
 # an eighth of the time.
 gc.set_threshold(20_000, 20, 50)
+
+# JAX sets up the dialects of its compiler anew for each program, which takes as long as compiling a small one, a fifth
+# of all time. Here each thread does so once, and once more for programs that are compiled while another one is lowered.
+# Where another version of JAX hides this elsewhere, the tests are only slower.
+with contextlib.suppress(ImportError, AttributeError):
+    from jax._src.interpreters import mlir
+
+    set_up = mlir.make_ir_context
+    context_of = functools.cache(lambda thread, around: set_up())
+    mlir.make_ir_context = lambda: context_of(threading.get_ident(), mlir.ir.Context.current)
 
 # Every compiled program keeps some memory maps, of which Linux grants 65 530: a process without any left crashes.
 _MANY_MAPS = 30_000
