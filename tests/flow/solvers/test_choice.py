@@ -33,7 +33,7 @@ def test_kinks_are_located_where_they_can_be_and_are_not_too_many(where):
         assert reason.startswith(words) and "not certified across them" in reason
 
 
-DATA = nf.data.linear_teacher(20, 3, 1, key=jax.random.key(0))
+DATA = nf.data.linear_teacher(12, 3, 1, key=jax.random.key(0))
 
 
 def flow(activation="tanh", **options):
