@@ -21,6 +21,7 @@ with _never_ignored():  # while JAX is imported, which takes seconds
     from .descent import gradient_descent as gradient_descent
     from .flow import GradientNormBelow as GradientNormBelow
     from .flow import LossBelow as LossBelow
+    from .flow import StopAfter as StopAfter
     from .flow import StopWhen as StopWhen
     from .flow import gradient_flow as gradient_flow
     from .flow import log_times as log_times

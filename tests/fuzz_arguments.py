@@ -163,6 +163,7 @@ GOOD = {
     "save_at": ["None", "[0, 1]", "[0.0, 0.01]"],
     "save_nets": ["True"],
     "scale": ["0.5"],
+    "seconds": ["0.5"],
     "seeds": ["2"],
     "sigma": ["1.0"],
     "signs": ["[1.0, -1.0]"],

@@ -12,5 +12,6 @@ from .stopping import AbstractStop as AbstractStop
 from .stopping import GradientNormBelow as GradientNormBelow
 from .stopping import LossBelow as LossBelow
 from .stopping import Moment as Moment
+from .stopping import StopAfter as StopAfter
 from .stopping import StopWhen as StopWhen
 from .times import log_times as log_times

@@ -6,6 +6,7 @@ takes the step that it would have taken otherwise: a flow in several parts has t
 """
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -22,14 +23,16 @@ from ..checks import is_traced, require_integer, require_number, wrong
 from ..problem.objective import MomentObjective
 from ..run.drive import beginning, run_to_end
 from ..run.status import COMPLETED, INTERRUPTED, STOPPED
+from ..run.suspend import current_replay
 from ..run.trajectory import AbstractContinuation, Trajectory, conclude, make_trajectory
-from .integrate import FlowProblem, FlowState, advance, as_before, begun_again
+from .integrate import FlowProblem, FlowState, advance, as_before, begun_again, observed_at_end
 from .solvers.choice import evaluations_per_step
 from .solvers.flow_solver import AbstractFlowSolver
-from .stopping import AbstractStop, check_stop
+from .stopping import Stop, check_stop
 from .times import check_times, log_times
 
 _advance = eqx.filter_jit(advance)
+_observed_at_end = eqx.filter_jit(observed_at_end)
 _begun_again = eqx.filter_jit(begun_again)
 
 _GOES_ON = ("completed", "stopped", "max_steps", "interrupted")
@@ -42,6 +45,7 @@ def driven(
     *,
     origin: PyTree,
     reason: str,
+    deadline: float,
     progress: bool,
     began: float,
     checkpoint: str | os.PathLike | None,
@@ -49,12 +53,15 @@ def driven(
 ) -> Trajectory:
     """The run from a state, however it ends. The rest as in `run.drive.drive`."""
     t1 = problem.t1
+    if deadline < math.inf and (is_traced(problem, first) or current_replay() is not None):
+        raise wrong("stop", "without `StopAfter` inside `jax.jit`, `jax.vmap` or a batched sweep", "one with it")
     state, interrupted = run_to_end(
         _advance,
         problem,
         first,
         whole=problem.max_steps,
         origin=origin,
+        deadline=deadline,
         fraction=lambda state: float((state.t - t0) / (t1 - t0)),
         label=lambda: f"gradient flow to t = {float(t1):g}",
         progress=progress,
@@ -62,6 +69,8 @@ def driven(
         checkpoint=checkpoint,
         keep_checkpoint=keep_checkpoint,
     )
+    if deadline < math.inf and int(state.status) == STOPPED:
+        state = _observed_at_end(problem, state)
     run = make_trajectory(
         state.record,
         problem.observer.names,
@@ -94,7 +103,7 @@ class Continuation(AbstractContinuation):
         t1: Any,
         *,
         save_at: Sequence[float] | Float[np.ndarray, " s"] | Float[Array, " s"] | None,
-        stop: AbstractStop | Sequence[AbstractStop],
+        stop: Stop,
         max_steps: int,
         checkpoint: str | os.PathLike | None,
         progress: bool,
@@ -106,9 +115,10 @@ class Continuation(AbstractContinuation):
         began = min(beginning(checkpoint), time.perf_counter() - float(run.counts["seconds"]))
         times = _further_times(self.t0, run, t1, save_at)
         require_integer("max_steps", max_steps, at_least=1)
+        rules, deadline = check_stop(stop, self.problem.observer.names)
         problem = dataclasses.replace(
             self.problem,
-            stop=check_stop(stop, self.problem.observer.names),
+            stop=rules,
             save_times=times,
             t1=jnp.asarray(t1, times.dtype),
             max_steps=jnp.asarray(min(int(self.state.steps) + max_steps, np.iinfo(np.int32).max), jnp.int32),
@@ -120,6 +130,7 @@ class Continuation(AbstractContinuation):
             self.t0,
             origin=first,
             reason=self.reason,
+            deadline=deadline,
             progress=progress,
             began=began,
             checkpoint=checkpoint,

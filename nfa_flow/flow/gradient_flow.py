@@ -37,7 +37,7 @@ from .solvers.choice import choose_solver, default_rtol, ignored_kinks, warn_abo
 from .solvers.ndf import NDF
 from .solvers.piecewise import Piecewise
 from .solvers.smoothed import Smoothed
-from .stopping import AbstractStop, check_stop
+from .stopping import AbstractStop, Stop, check_stop
 from .times import check_times
 
 _start = eqx.filter_jit(start)
@@ -62,7 +62,7 @@ def gradient_flow(
     dt0: float | Float[Array, ""] | None = None,
     max_steps: int = 1_000_000,
     memory: int | None = None,
-    stop: AbstractStop | Sequence[AbstractStop] = (),
+    stop: Stop = (),
     certify: bool = False,
     resumable: bool = False,
     checkpoint: str | os.PathLike | None = None,
@@ -112,7 +112,8 @@ def gradient_flow(
       result up to rounding. By default an eighth of the memory of the device. `Piecewise` and `Smoothed` do not use it.
     - `stop`: rules such as `LossBelow(1e-8)` or `StopWhen("accuracy", above=0.99)`. If one of them is met at the end of
       a step, the time at which it was met is located within the step, with an error like that of all observations, and
-      the flow ends there and observes that moment; at `t0` if it is met there.
+      the flow ends there and observes that moment; at `t0` if it is met there. `StopAfter(seconds=60)` ends it when the
+      call has taken so long.
     - `certify`: measure at each time how far the run is from the exact flow, as additional observations.
       `parameter_error`: the relative distance of all parameters from a second run at a tenth of the tolerances, which
       ends where the first one did; NaN at times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t)
@@ -167,9 +168,8 @@ def gradient_flow(
     atol = _default_atol(rtol, parameters) if atol is None else atol
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
-    flow = partial(
-        _flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=check_stop(stop, observer.names)
-    )
+    rules, deadline = check_stop(stop, observer.names)
+    flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=rules, deadline=deadline)
     flow = partial(
         flow, reason=reason, dt0=dt0, max_steps=max_steps, resumable=resumable, progress=progress, began=began
     )
@@ -209,6 +209,7 @@ def _flow(
     save_times: Float[Array, " s"],
     stop: tuple[AbstractStop, ...],
     obeys_stop: bool = True,
+    deadline: float,
     solver: Any,
     reason: str,
     rtol: Any,
@@ -245,6 +246,7 @@ def _flow(
         t0,
         origin=(parameters, t0, dt0),
         reason=reason,
+        deadline=deadline,
         progress=progress,
         began=began,
         checkpoint=checkpoint,

@@ -122,6 +122,16 @@ def begun_again(problem: FlowProblem, before: FlowState) -> FlowState:
     return dataclasses.replace(before, status=running, record=record, before=before)
 
 
+@usual_promotion()
+@full_precision
+def observed_at_end(problem: FlowProblem, state: FlowState) -> FlowState:
+    """The state of a run that was ended from outside, with an observation of its end."""
+    known = _known(problem, state.solver_state, state.parameters, state.budget)
+    observe = lambda time: problem.observer(problem.objective, state.parameters, known)
+    record = _save(problem, state.record, state.t, state.steps, jnp.asarray(False), state.status, observe)
+    return dataclasses.replace(state, record=record)
+
+
 def _empty_record(problem: FlowProblem, parameters: PyTree) -> Record:
     size, dtype = len(problem.save_times) + 1, problem.t1.dtype
     return empty_record(size, dtype, problem.observer, problem.objective, parameters)

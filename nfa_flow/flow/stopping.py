@@ -5,6 +5,8 @@ interpolant of the solver, so that it does not depend on where the steps end.
 """
 
 import abc
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -123,7 +125,17 @@ class StopWhen(AbstractStop):
         return value - self.above if self.above is not None else cast(Array, self.below) - value
 
 
-Excess = Callable[[PyTree], tuple[Float[Array, ""], Int[Array, ""]]]
+class StopAfter(eqx.Module):
+    """Stop when the call has taken `seconds`, compilation included; checked several times per second.
+
+    Not inside `jax.jit`, `jax.vmap` and batched sweeps, in which nothing knows the time. A `checkpoint` is kept: the
+    same call goes on from it, for as many seconds.
+    """
+
+    seconds: float
+
+    def __check_init__(self):
+        require_number("seconds", self.seconds, at_least=0)
 
 
 def excess(rules: Sequence[AbstractStop], moment: Moment, dtype: Any) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -143,16 +155,21 @@ def _number(met: Any) -> Float[Array, ""]:
     return jnp.where(met, 1.0, -1.0) if met.dtype == bool else met
 
 
-def check_stop(stop: AbstractStop | Sequence[AbstractStop], observed: Sequence[str]) -> tuple[AbstractStop, ...]:
-    """The rules as a tuple. `observed`: the names of the observables.
+Stop = AbstractStop | StopAfter | Sequence[AbstractStop | StopAfter]
+
+
+def check_stop(stop: Stop, observed: Sequence[str]) -> tuple[tuple[AbstractStop, ...], float]:
+    """The rules of the flow, and when the call must end, by `time.perf_counter`. `observed`: names of observables.
 
     **Raises:** ValueError naming `stop`.
     """
-    rules: Any = (stop,) if isinstance(stop, AbstractStop) else stop
-    if not isinstance(rules, Sequence) or not all(isinstance(rule, AbstractStop) for rule in rules):
+    rules: Any = (stop,) if isinstance(stop, AbstractStop | StopAfter) else stop
+    if not isinstance(rules, Sequence) or not all(isinstance(rule, AbstractStop | StopAfter) for rule in rules):
         raise wrong("stop", "rules such as `LossBelow(1e-8)`", repr(stop))
     for rule in rules:
         if isinstance(rule, StopWhen) and rule.name.partition(".")[0] not in observed:
             raise wrong("stop", f"a rule on an observable, {' or '.join(observed)}", f"one on {rule.name!r}")
+    seconds = min((rule.seconds for rule in rules if isinstance(rule, StopAfter)), default=math.inf)
     # As arrays, so that another bound does not compile again.
-    return tuple(jax.tree.map(jnp.asarray, rule) for rule in rules)
+    of_flow = tuple(jax.tree.map(jnp.asarray, rule) for rule in rules if isinstance(rule, AbstractStop))
+    return of_flow, time.perf_counter() + seconds

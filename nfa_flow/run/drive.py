@@ -6,6 +6,7 @@ often enough for Ctrl-C and the progress bar, too seldom to cost anything.
 """
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -32,7 +33,7 @@ from ..numerics.meshes import divided
 from .files import remove_abandoned, require_path, write_file
 from .interrupts import never_ignored
 from .processes import Processes, on_host
-from .status import RUNNING
+from .status import RUNNING, STOPPED
 from .suspend import current_replay, final_state
 
 _State = TypeVar("_State", bound=Any)
@@ -101,15 +102,17 @@ def drive(
     label: Callable[[], str],
     progress: bool,
     began: float,
+    deadline: float = math.inf,
     checkpoint: str | os.PathLike | None,
     keep_checkpoint: bool = False,
 ) -> tuple[_State, bool]:
-    """Advance `state` until its status is no longer RUNNING, or Ctrl-C is pressed.
+    """Advance `state` until its status is no longer RUNNING, Ctrl-C is pressed, or a deadline has passed.
 
     **Arguments:** `advance`: `(problem, state, budget) -> state`, at most `budget` steps further, under
     `equinox.filter_jit`; `origin`: the arrays that the run starts from, which together with `problem` determine it;
     `fraction`: the finished part of the run, in [0, 1]; `label`: text of the progress bar; `began`: start of the run by
-    `time.perf_counter`, shifted by the time of earlier sessions (`beginning`); `checkpoint`: file that keeps the state
+    `time.perf_counter`, shifted by the time of earlier sessions (`beginning`); `deadline`: the time by the same clock
+    after which the run ends, with the status STOPPED, and keeps its checkpoint; `checkpoint`: file that keeps the state
     of the unfinished run, from which the same call continues; `keep_checkpoint`: keep the file after the run has
     finished: the same call then returns the stored result. Delete it with `discard`.
     **Returns:** the last state, and whether the run was interrupted.
@@ -140,10 +143,13 @@ def drive(
                 budget = int(np.clip(budget * _SLICE_SECONDS / (now - started), max(1, budget // 4), 4 * budget))
                 show(fraction(state))
                 is_due = now - written > _CHECKPOINT_SECONDS
-                told = processes.gather([budget, is_due, interrupted()])
-                (budget, is_due), is_interrupted = told[0, :2].tolist(), told[:, 2].any()
+                told = processes.gather([budget, is_due, now > deadline, interrupted()])
+                (budget, is_due, is_over), is_interrupted = told[0, :3].tolist(), told[:, 3].any()
                 if is_interrupted:
                     raise KeyboardInterrupt
+                if is_over and int(state.status) == RUNNING:
+                    write(state)
+                    return eqx.tree_at(lambda state: state.status, state, jnp.full_like(state.status, STOPPED)), False
                 if is_due:
                     write(state)
                     written = now

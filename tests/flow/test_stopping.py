@@ -9,6 +9,7 @@ from oracles import scalar_net, whitened_problem
 
 import nfa_flow as nf
 from nfa_flow.problem.objective import make_objective
+from nfa_flow.run import drive
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +157,30 @@ def test_a_rule_of_ones_own_must_return_one_number(problem):
 
     with pytest.raises(ValueError, match="`stop` must be rules that return one number, or a condition"):
         nf.gradient_flow(*problem, 1.0, stop=Vector(), progress=False)
+
+
+def test_a_flow_stops_after_some_seconds_and_goes_on_from_its_checkpoint(problem, tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "_FIRST_BUDGET", 7)  # steps until the clock is read
+    options = {"solver": diffrax.Tsit5(), "save_at": [0.0, 30.0], "resumable": True, "progress": False}
+    flow = lambda **more: nf.gradient_flow(*problem, 30.0, **options, **more)
+    whole, stop = flow(), nf.StopAfter(0.0)
+    first = flow(stop=stop)
+    assert first.status == "stopped" and first.stats["steps"] == 7 and 0 < first.end_time < 30
+    assert first.times[-1] == first.end_time
+    np.testing.assert_allclose(first.observed["loss"][-1], nf.measure.loss(first.net, problem[1]), rtol=1e-12)
+    later = first.resume(30.0, save_at=[30.0], progress=False)
+    np.testing.assert_array_equal(later.net.weights[0], whole.net.weights[0])
+    sessions = [flow(stop=stop, checkpoint=tmp_path / "run")]
+    while sessions[-1].status == "stopped":
+        sessions.append(flow(stop=stop, checkpoint=tmp_path / "run"))
+    assert len(sessions) == -(-whole.stats["steps"] // 7)
+    np.testing.assert_array_equal(sessions[-1].net.weights[0], whole.net.weights[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_inside_jit_knows_the_time(problem):
+    with pytest.raises(ValueError, match="`stop` must be without `StopAfter` inside `jax.jit`"):
+        options = {"stop": nf.StopAfter(1.0), "save_at": [1.0]}
+        jax.jit(lambda decay: nf.gradient_flow(*problem, 1.0, weight_decay=decay, **options))(0.1)
+    with pytest.raises(ValueError, match="`seconds` must be a non-negative number, but was -1"):
+        nf.StopAfter(-1.0)
