@@ -173,6 +173,7 @@ GOOD = {
     "spectrum": ["nf.measure.spectrum(NET, DATA)"],
     "split": ["'train'"],
     "standardize": ["True"],
+    "stepsize_controller": ["None", "__import__('diffrax').PIDController(1e-4, 1e-7)"],
     "std": ["0.1"],
     "steps": ["3"],
     "stop": ["None", "nf.LossBelow(0.1)", "nf.StopWhen('loss', below=0.1)", "nf.StopWhen('unknown', above=0.1)"],

@@ -25,8 +25,14 @@ PARAMETER_ERROR = "parameter_error"
 _TAKEN = (PARAMETER_ERROR, LOSS_IDENTITY_ERROR, BALANCE_ERROR)
 
 
-def require_certifiable(solver: diffrax.AbstractSolver | None, observe: Observe | None) -> None:
-    """Raise ValueError for a solver without a tolerance, and for observables that have the names of the errors."""
+def require_certifiable(
+    solver: diffrax.AbstractSolver | None,
+    controller: diffrax.AbstractStepSizeController | None,
+    observe: Observe | None,
+) -> None:
+    """Raise ValueError for a constant step, and for observables that have the names of the errors."""
+    if isinstance(controller, diffrax.ConstantStepSize):
+        raise wrong("certify", "False with a constant step", "True")
     if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise wrong("certify", f"False with the constant step of {type(solver).__name__}", "True")
     for name in _TAKEN:

@@ -34,9 +34,7 @@ from .integrate import FlowProblem, start
 from .kinks.find import find_kinks
 from .kinks.pieces import count_kinks
 from .solvers.choice import choose_solver, default_rtol, ignored_kinks, warn_about_tolerance
-from .solvers.ndf import NDF
-from .solvers.piecewise import Piecewise
-from .solvers.smoothed import Smoothed
+from .solvers.control import check_controller, check_solver, controlled, tolerances
 from .stopping import AbstractStop, Stop, check_stop
 from .times import check_times
 
@@ -59,6 +57,7 @@ def gradient_flow(
     solver: diffrax.AbstractSolver | None = None,
     rtol: float | Float[Array, ""] | None = None,
     atol: float | Float[Array, ""] | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     dt0: float | Float[Array, ""] | None = None,
     max_steps: int = 1_000_000,
     memory: int | None = None,
@@ -105,6 +104,9 @@ def gradient_flow(
       flow leaves it.
       With mobility m, `atol` is for θ/√m. The relative error of all parameters at the end of a run stays within about
       10 × `rtol` if the flow is smooth and does not amplify errors itself.
+    - `stepsize_controller`: a `diffrax.PIDController`, whose tolerances of a step take the place of `rtol` and `atol`
+      and whose coefficients must be the default ones for `NDF`; or `diffrax.ConstantStepSize()`, with `dt0`, for
+      solvers of diffrax. By default a `PIDController` with these tolerances and proportional-integral control.
     - `dt0`: the first step; for a solver without an error estimate (`diffrax.Euler`) the constant step.
     - `max_steps`: bound on accepted and rejected steps together.
     - `memory`: how many bytes gradients and Hessian products may take on a device, beside data and parameters. If it is
@@ -144,7 +146,7 @@ def gradient_flow(
     began, (net, data) = beginning(checkpoint), on_automatic_axes((net, data))
     require_flag("resumable", resumable)
     if certify:
-        require_certifiable(solver, observe)
+        require_certifiable(solver, stepsize_controller, observe)
     if certify and resumable:
         raise wrong("resumable", "False with `certify=True`, whose second run would not go on", True)
     mobility = _own_mobility(net) if mobility is None else mobility
@@ -158,8 +160,10 @@ def gradient_flow(
     if solver is None:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
         solver, reason = choose_solver(dtype, size, kinks, gates)
-    _check_solver(solver, gates)
+    check_solver(solver, gates)
+    check_controller(stepsize_controller, solver)
     kinks = ignored_kinks(solver, kinks)
+    rtol, atol = tolerances(stepsize_controller, rtol, atol)
     if rtol is None:
         rtol = default_rtol(dtype, kinks)
     else:
@@ -171,7 +175,14 @@ def gradient_flow(
     rules, deadline = check_stop(stop, observer.names)
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=rules, deadline=deadline)
     flow = partial(
-        flow, reason=reason, dt0=dt0, max_steps=max_steps, resumable=resumable, progress=progress, began=began
+        flow,
+        stepsize_controller=stepsize_controller,
+        reason=reason,
+        dt0=dt0,
+        max_steps=max_steps,
+        resumable=resumable,
+        progress=progress,
+        began=began,
     )
     if not certify:
         return conclude(flow(observer, solver=solver, rtol=rtol, atol=atol, checkpoint=checkpoint), throw)
@@ -211,6 +222,7 @@ def _flow(
     obeys_stop: bool = True,
     deadline: float,
     solver: Any,
+    stepsize_controller: Any,
     reason: str,
     rtol: Any,
     atol: Any,
@@ -223,7 +235,7 @@ def _flow(
     began: float,
 ) -> Trajectory:
     """One run at one tolerance, however it ends."""
-    solver, controller = _controlled(solver, rtol, atol, dt0, _dtype(parameters))
+    solver, controller = controlled(solver, stepsize_controller, rtol, atol, dt0, _dtype(parameters))
     problem = FlowProblem(
         objective=objective,
         observer=observer,
@@ -252,62 +264,6 @@ def _flow(
         checkpoint=checkpoint,
         keep_checkpoint=keep_checkpoint,
     )
-
-
-def _check_solver(solver: Any, gates: int | str) -> None:
-    """Raise ValueError for what is no solver, or not of this flow; `gates` as in `choose_solver`."""
-    if not isinstance(solver, diffrax.AbstractSolver):
-        raise wrong("solver", "a diffrax solver such as `diffrax.Tsit5()`", repr(solver))
-    # The leapfrog remembers absolute times, which the loop does not have; others solve split or stochastic equations.
-    if isinstance(solver, diffrax.LeapfrogMidpoint) or not isinstance(solver.term_structure, type):
-        raise wrong("solver", "a one-step solver of a single ODE term", type(solver).__name__)
-    if isinstance(solver, Piecewise | Smoothed) and (gates == 0 or isinstance(gates, str)):
-        kinks = f"kinks in {gates}, which it cannot gate" if gates else "a network and a loss without kinks"
-        raise wrong("solver", f"another one for {kinks}", type(solver).__name__)
-
-
-def _controlled(
-    solver: diffrax.AbstractSolver, rtol: Any, atol: Any, dt0: Any, dtype: DTypeLike
-) -> tuple[diffrax.AbstractSolver, diffrax.PIDController | None]:
-    """The solver with its tolerances set, and its step size controller; None for a constant step."""
-    # Proportional-integral control: fewer rejected steps than the default where stability limits the step. NDF selects
-    # its steps itself, through the default coefficients.
-    pcoeff, icoeff = (0.0, 1.0) if isinstance(solver, NDF) else (0.3, 0.4)
-    rtol, atol = _of_a_step(solver, jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype))
-    controller = diffrax.PIDController(rtol, atol, pcoeff=pcoeff, icoeff=icoeff)
-    if isinstance(solver, diffrax.AbstractImplicitSolver):
-        solver = _with_tolerances(solver, controller)
-    if dt0 is not None:
-        require_number("dt0", dt0, above=0)
-    if isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        return solver, controller
-    if dt0 is None:
-        raise wrong("dt0", f"given for {type(solver).__name__}, which has no error estimate to choose its step", "None")
-    return solver, None
-
-
-def _of_a_step(
-    solver: Any, rtol: Float[Array, ""], atol: Float[Array, ""]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The tolerances of a step that make the error at the end of a run proportional to `rtol`.
-
-    Steps shrink as rtol^{1/q} if the estimated error of a step is O(h^q), and the error at the end as h^p, where p is
-    the order of the solver. Pairs that estimate the error of the lower of their orders have q = p, but RKC2 has q = 3.
-    """
-    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        return rtol, atol
-    terms: Any = None
-    of_step: Any = solver.error_order(terms)
-    excess = max(1, of_step / solver.order(terms)) - 1
-    return (rtol ** (1 + excess), atol * rtol**excess) if excess else (rtol, atol)
-
-
-def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
-    """The solver whose root finder, if it has no tolerances of its own, has those of the controller."""
-    unset = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
-    names = [name for name in ("rtol", "atol", "norm") if getattr(solver.root_finder, name) is unset]
-    values = [getattr(controller, name) for name in names]
-    return eqx.tree_at(lambda s: [getattr(s.root_finder, name) for name in names], solver, values)
 
 
 @jax.jit
