@@ -31,14 +31,14 @@ def main() -> None:
     print(
         f"{'-'.join(map(str, widths))}, {n} samples, float32: data {sizes[0]:.3f} GiB, parameters {sizes[1]:.3f} GiB\n"
     )
-    print("allowed, GiB   chunks   gradient, GiB   Hessian product, GiB")
+    print("allowed, GiB  at once   gradient, GiB   Hessian product, GiB")
     allowed = {"all": whole} | {
         f"{each:g}": within_memory(whole, parameters, int(each * GIB)) for each in arguments.memory
     }
     for name, objective in allowed.items():
         gradient = taken(lambda objective, p: objective.gradient(p), objective, parameters)
         product = taken(lambda objective, p, v: objective.hessian_product(p, v), objective, parameters, parameters)
-        print(f"{name:>12} {objective.chunks:8d} {gradient / GIB:15.3f} {product / GIB:22.3f}", flush=True)
+        print(f"{name:>12} {objective.at_once or n:8d} {gradient / GIB:15.3f} {product / GIB:22.3f}", flush=True)
 
 
 def taken(function, *arguments) -> int:

@@ -61,7 +61,6 @@ def gradient_descent(
     - `batch_size`: None for the full batch; otherwise every epoch uses the samples once in a random order, without the
       remainder that does not fill a batch.
     - `key`: PRNG key for the order of the samples; needed with `batch_size`.
-    - `memory`: also of a minibatch.
     - `time_per_step`: gradient-flow time of one step, for the time axis. By default η for plain gradient descent,
       `optax.sgd(η)` with a number η, traced or not. It is required for every other optimizer: usually the learning
       rate, divided by 1 − β for momentum β, so that the time axis is that of `gradient_flow`; with 1 the time is the
@@ -83,7 +82,7 @@ def gradient_descent(
     by_samples = batch_size is not None
     parameters, objective = make_objective(net, data, loss, weight_decay, trainable=trainable, by_samples=by_samples)
     batches = _check_batches(batch_size, key, data)
-    objective = within_memory(objective, parameters, memory, batch_size)
+    objective = within_memory(objective, parameters, memory)
     _check_optimizer(optimizer, parameters)
     _warn_about_mobilities(net, optimizer, parameters)
     time_per_step = _time_per_step(time_per_step, optimizer, parameters)

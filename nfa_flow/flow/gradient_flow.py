@@ -111,7 +111,8 @@ def gradient_flow(
     - `max_steps`: bound on accepted and rejected steps together.
     - `memory`: how many bytes gradients and Hessian products may take on a device, beside data and parameters. If it is
       less than they take for all samples at once, these are evaluated in chunks, one after another, with the same
-      result up to rounding. By default an eighth of the memory of the device. `Piecewise` and `Smoothed` do not use it.
+      result up to rounding, and so are loss and accuracy where they are observed. By default an eighth of the memory of
+      the device. `Piecewise` and `Smoothed` do not use it.
     - `stop`: rules such as `LossBelow(1e-8)` or `StopWhen("accuracy", above=0.99)`. If one of them is met at the end of
       a step, the time at which it was met is located within the step, with an error like that of all observations, and
       the flow ends there and observes that moment; at `t0` if it is met there. `StopAfter(seconds=60)` ends it when the

@@ -114,7 +114,7 @@ def _factors(stream: LayerStream) -> tuple[Array, Array, Array, Array]:
         return jax.tree.map(add, state[0], (h, z, g)), state[1] + jnp.sum(error**2)
 
     # A factor of few samples need not have more rows than these have; one that is folded again needs all of its own.
-    empty = lambda width: jnp.zeros((width if stream.chunks > 1 else 0, width), dtype)
+    empty = lambda width: jnp.zeros((0 if stream.is_one_chunk else width, width), dtype)
     start = (empty(fan_in), empty(k), empty(k)), jnp.zeros((), dtype)
     factors, squares = stream.fold(start, fold)
     return *factors, jnp.sqrt(squares)

@@ -128,8 +128,7 @@ def stream(
 
         return jax.lax.scan(fold_block, state, plan.blocks())[0]
 
-    blocks = blocks_of(batch.sharding)
-    return fold_chunks(fold_chunk, state, batch.samples, batch.weight, -(-n // (plan.samples * blocks)), blocks)
+    return fold_chunks(fold_chunk, state, batch.samples, batch.weight, plan.samples, blocks_of(batch.sharding))
 
 
 class _Plan(NamedTuple):

@@ -62,22 +62,26 @@ class LayerStream(eqx.Module):
         return z.shape[0] if W is None else W.shape[1], z.shape[0], z.dtype
 
     @property
-    def chunks(self) -> int:
-        """The number of chunks into which the samples are divided."""
-        n, samples = self.data.samples, (self.data.x, self.data.y)
-        function = Function(self.tap, self.loss)
+    def at_once(self) -> int:
+        """The number of samples at a time, on each device."""
+        samples, function = (self.data.x, self.data.y), Function(self.tap, self.loss)
         kept, _ = bytes_per_sample(function, samples, function.shapes(samples)[1])
         rows = eqx.filter_eval_shape(self._rows, *samples, self.data.sample_weight)
-        kept += sum(leaf.size * leaf.dtype.itemsize for leaf in rows) // n
-        return -(-n // min(n, max(1, self.memory // kept) * blocks_of(self.data.sharding)))
+        kept += sum(leaf.size * leaf.dtype.itemsize for leaf in rows) // self.data.samples
+        return max(1, self.memory // kept)
+
+    @property
+    def is_one_chunk(self) -> bool:
+        """Whether all samples are folded together."""
+        return self.at_once * blocks_of(self.data.sharding) >= self.data.samples
 
     def fold(self, state: PyTree, fold: Fold) -> PyTree:
-        """Fold the rows of all samples into `state`, chunk by chunk; the state keeps its shape unless `chunks` is 1."""
+        """Fold the rows of all samples into `state`, chunk by chunk; it keeps its shape unless there is one chunk."""
         x, y, weight = self.data.x, self.data.y, self.data.sample_weight
-        if (chunks := self.chunks) == 1:
+        if self.is_one_chunk:
             return fold(state, self._rows(x, y, weight))
         add = lambda state, rows, weight, _: fold(state, self._rows(rows[0], rows[1], weight))
-        return fold_chunks(add, state, (x, y), weight, chunks, blocks_of(self.data.sharding))
+        return fold_chunks(add, state, (x, y), weight, self.at_once, blocks_of(self.data.sharding))
 
     def _rows(self, x: PyTree, y: Shaped[Array, "m ..."], weight: Float[Array, " m"]) -> LayerRows:
         h, z, g, error = jax.vmap(self._rows_of)(x, y)

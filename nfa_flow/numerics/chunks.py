@@ -15,7 +15,7 @@ def fold_chunks(
     state: PyTree,
     rows: PyTree[Shaped[Array, "n ..."]],
     weight: Float[Array, " n"],
-    chunks: int,
+    at_once: int,
     blocks: int,
 ) -> PyTree:
     """`step` of one chunk of rows after another, all of the same size.
@@ -23,10 +23,12 @@ def fold_chunks(
     The last chunk reaches back into the one before it, whose samples have no weight the second time. Rows that are
     divided among devices, in equal blocks, stay where they are: a chunk takes as many rows of each block.
 
-    **Arguments:** `chunks`: about how many; `blocks`: the number of blocks, ignored unless it divides n.
+    **Arguments:** `at_once`: the largest number of rows of a chunk in each block; `blocks`: their number, which is
+    taken for 1 unless it divides n.
     """
     blocks = blocks if len(weight) % blocks == 0 else 1
     height = len(weight) // blocks
+    chunks = -(-height // at_once)
     size = -(-height // chunks)
 
     @jax.checkpoint  # so that a backward pass keeps the state before each chunk, and no more
@@ -42,4 +44,4 @@ def fold_chunks(
         counts = jnp.where(jnp.tile(at >= i * size, blocks), cut(weight), 0)
         return step(state, jax.tree.map(cut, rows), counts, numbers), None
 
-    return jax.lax.scan(one_chunk, state, jnp.arange(-(-height // size)))[0]
+    return jax.lax.scan(one_chunk, state, jnp.arange(chunks))[0]

@@ -48,6 +48,10 @@ class SinglePrecision(AbstractObjective):
     def loss_function(self) -> Callable:
         return self.half.loss_function
 
+    @property
+    def at_once(self) -> int | None:
+        return self.half.at_once
+
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
         return self.half.loss(_cast(parameters, self.dtype)).astype(jnp.float32)
 

@@ -105,19 +105,20 @@ def resolve_of_sample(loss: Loss) -> Callable:
     return resolve(loss)
 
 
-def data_loss(loss: Callable, net: Any, data: Dataset, *, chunks: int = 1) -> Float[Array, ""]:
+def data_loss(loss: Callable, net: Any, data: Dataset, *, at_once: int | None = None) -> Float[Array, ""]:
     """ℒ: the value of a `TotalLoss`, or the weighted mean loss of the samples.
 
-    **Arguments:** `chunks`: into how many parts the samples are divided. Their losses are evaluated one after another,
-    and again in the backward pass, so that the activations of one chunk are in memory, and not those of all samples.
+    **Arguments:** `at_once`: how many samples to evaluate at a time, on each device; None for all. A backward pass
+    evaluates them again, so that the activations of so many are in memory, and not those of all samples.
     """
     if isinstance(loss, TotalLoss):
         return loss(net, data)
     losses = lambda x, y: jax.vmap(loss)(jax.vmap(net)(x), y)
-    if chunks > 1:
+    blocks = blocks_of(data.sharding)
+    if at_once is not None and at_once * blocks < data.samples:
         add = lambda total, rows, weight, _: total + weight @ losses(*rows)
         rows, zero = (data.x, data.y), jnp.zeros((), data.dtype)
-        return fold_chunks(add, zero, rows, data.sample_weight, chunks, blocks_of(data.sharding))
+        return fold_chunks(add, zero, rows, data.sample_weight, at_once, blocks)
     return jnp.mean(losses(data.x, data.y)) if data.weight is None else data.weight @ losses(data.x, data.y)
 
 

@@ -8,35 +8,34 @@ import jax
 from jaxtyping import PyTree
 
 from ..checks import require_number, wrong
-from ..numerics.meshes import blocks_of
-from .objective import AbstractObjective, SampleObjective, TotalObjective
+from .objective import AbstractObjective, MomentObjective, SampleObjective
 from .trained import one_of
 
 _PART = 1 / 8  # of the memory of a device, which a gradient may take unless it is given
 _PER_PRODUCT = 4  # times what a gradient keeps, for a Hessian product, which took 3 (`python benchmarks/memory.py`)
 
 
-def within_memory(
-    objective: AbstractObjective, parameters: PyTree, memory: int | None, samples: int | None = None
-) -> AbstractObjective:
-    """The objective in as few chunks as let a Hessian product take at most `memory` bytes beside data and parameters.
+def within_memory(objective: AbstractObjective, parameters: PyTree, memory: int | None) -> AbstractObjective:
+    """The objective with so many samples at a time that a Hessian product takes at most `memory` bytes for them.
 
-    **Arguments:** `memory`: in bytes, on each device; None for an eighth of its memory; `samples`: of a minibatch.
+    **Arguments:** `memory`: in bytes, on each device, beside data and parameters; None for an eighth of its memory.
     **Raises:** ValueError naming `memory` if one sample needs more, or for a `TotalLoss`, which sees all samples.
     """
     if memory is not None:
         require_number("memory", memory, above=0)
-        if isinstance(objective, TotalObjective):
-            raise wrong("memory", "left out for a `TotalLoss`, which is evaluated as a whole", f"{memory:g}")
-    if not isinstance(objective, SampleObjective):
+    limit = _PART * _memory_of_device() if memory is None else memory
+    if isinstance(objective, MomentObjective):
+        net = objective.net(parameters)
+        one = 2 * sum(net.widths) * net.weights[0].dtype.itemsize  # of a prediction
+    elif isinstance(objective, SampleObjective):
+        one = _PER_PRODUCT * (_kept(objective, parameters, 2) - _kept(objective, parameters, 1))
+    elif memory is not None:
+        raise wrong("memory", "left out for a `TotalLoss`, which is evaluated as a whole", f"{memory:g}")
+    else:
         return objective
-    n = objective.data.samples if samples is None else samples
-    one = _PER_PRODUCT * (_kept(objective, parameters, 2) - _kept(objective, parameters, 1))
     if memory is not None and memory < one:
         raise wrong("memory", f"at least {one} bytes, which one sample takes", f"{memory:g}")
-    limit = _PART * _memory_of_device() if memory is None else memory
-    at_once = max(1, min(n, blocks_of(objective.data.sharding) * int(limit / max(one, 1))))
-    return dataclasses.replace(objective, chunks=-(-n // at_once))
+    return dataclasses.replace(objective, at_once=max(1, int(limit / max(one, 1))))
 
 
 def _kept(objective: SampleObjective, parameters: PyTree, samples: int) -> int:

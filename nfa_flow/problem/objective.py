@@ -33,6 +33,7 @@ class AbstractObjective(eqx.Module):
     weight_decay: eqx.AbstractVar[Float[Array, ""]]
     root_mobility: eqx.AbstractVar[PyTree | None]  # √m in the structure of the parameters; None where m = 1
     loss_function: eqx.AbstractVar[Callable]  # of one sample, or a `TotalLoss`
+    at_once: eqx.AbstractVar[int | None]  # how many samples to evaluate at a time, to need less memory; None for all
 
     @abc.abstractmethod
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
@@ -98,10 +99,10 @@ class SampleObjective(AbstractDataObjective):
     root_mobility: PyTree | None
     data: Dataset
     loss_function: Callable = eqx.field(static=True)
-    chunks: int = eqx.field(static=True, default=1)  # into which the samples are divided, to need less memory
+    at_once: int | None = eqx.field(static=True, default=None)
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
-        return data_loss(self.loss_function, self.net(parameters), self.data, chunks=self.chunks)
+        return data_loss(self.loss_function, self.net(parameters), self.data, at_once=self.at_once)
 
 
 class TotalObjective(AbstractDataObjective):
@@ -112,6 +113,7 @@ class TotalObjective(AbstractDataObjective):
     root_mobility: PyTree | None
     data: Dataset
     loss_function: TotalLoss
+    at_once: int | None = eqx.field(static=True, default=None)
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
         return self.loss_function(self.net(parameters), self.data)
@@ -129,6 +131,7 @@ class MomentObjective(AbstractObjective):
     root_mobility: PyTree | None
     factor: Float[Array, "r m"]
     loss_function: Callable = eqx.field(static=True, default=mse)
+    at_once: int | None = eqx.field(static=True, default=None)  # by what is observed: the loss needs no samples
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
         A, c = self.net(parameters).affine()

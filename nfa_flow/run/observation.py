@@ -29,8 +29,9 @@ def from_run(*names: str) -> Callable[[_Function], _Function]:
     """Mark the arguments of an observable that a run supplies if the caller gave none.
 
     They may be `loss`, the run's own loss function, `weight_decay`, `trainable`, a filter that selects the parameters,
-    and `mobility`, a tree in the structure of the parameters. Keywords of `functools.partial` and `equinox.Partial`
-    count as given. An observable that is an object has these names in its attribute `from_run`.
+    `mobility`, a tree in the structure of the parameters, and `at_once`, the number of samples at a time. Keywords of
+    `functools.partial` and `equinox.Partial` count as given. An observable that is an object has these names in its
+    attribute `from_run`.
     """
 
     def mark(function: _Function) -> _Function:
@@ -92,6 +93,7 @@ class Observer(eqx.Module):
             "weight_decay": lambda: objective.weight_decay,
             "trainable": lambda: objective.trainable,
             "mobility": lambda: objective.mobility(parameters),
+            "at_once": lambda: objective.at_once,
         }
         with minimizing(objective.loss_function):
             arguments = {name: supplied[name]() for name in _open_arguments(observable)}

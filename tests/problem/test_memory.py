@@ -1,6 +1,7 @@
 """Gradients in chunks of samples: the same numbers, in the memory that is allowed."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 import nfa_flow as nf
 from nfa_flow.problem.memory import within_memory
 from nfa_flow.problem.objective import make_objective
+from nfa_flow.run.observation import make_observer
 
 N = 50
 RNG = np.random.default_rng(0)
@@ -30,8 +32,8 @@ def test_chunks_give_the_same_loss_gradient_and_hessian_products(data, dtype, ex
     net = nf.nets.MLP([6, 8, 4], key=jax.random.key(0), activation="tanh", dtype=dtype)
     parameters, whole = make_objective(net, data, "cross_entropy", 0.01)
     direction = jax.tree.map(jnp.cos, parameters)
-    for chunks in (2, 7, N):  # 7 does not divide the number of samples
-        parts = dataclasses.replace(whole, chunks=chunks)
+    for at_once in (25, 8, 1):  # 8 does not divide the number of samples
+        parts = dataclasses.replace(whole, at_once=at_once)
         of = lambda objective: (
             objective.loss_and_gradient(parameters),
             objective.hessian_product(parameters, direction),
@@ -52,8 +54,8 @@ def test_the_memory_that_is_given_is_kept():
 
     memory = 2**22
     parts = within_memory(whole, parameters, memory)
-    assert parts.chunks > 1 and taken(parts) < memory + 6 * parameter_bytes < taken(whole) / 3
-    assert within_memory(whole, parameters, None).chunks == 1  # far less than the machine has
+    assert parts.at_once < 4000 and taken(parts) < memory + 6 * parameter_bytes < taken(whole) / 3
+    assert within_memory(whole, parameters, None).at_once > 4000  # far less than the machine has
 
 
 def test_runs_within_a_memory_are_the_same_runs():
@@ -65,6 +67,33 @@ def test_runs_within_a_memory_are_the_same_runs():
         for m in (None, 20_000)
     ]
     assert distance(descents[1].net, descents[0].net) < 1e-12
+
+
+def test_what_a_run_observes_of_all_samples_is_within_its_memory():
+    labels = nf.Dataset(jnp.ones((4000, 64)), jnp.arange(4000) % 10)
+    observe = {"loss": nf.measure.loss, "accuracy": nf.measure.accuracy}
+
+    def taken(net, data, memory):
+        parameters, objective = make_objective(net, data, "mse" if net.is_linear else "cross_entropy", 0.0)
+        observer = make_observer(observe, data, parameters, keep_parameters=False)
+        compiled = (
+            jax.jit(lambda *at: observer(*at)).lower(within_memory(objective, parameters, memory), parameters).compile()
+        )
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    memory, one_layer = 2**21, 4000 * 512 * 8
+    deep = nf.nets.MLP([64, 512, 512, 10], key=jax.random.key(0), activation="tanh")
+    linear = nf.nets.MLP([64, 512, 10], key=jax.random.key(0), activation="identity")  # its gradient needs no samples
+    for net, data in ((deep, labels), (linear, labels.one_hot())):
+        assert taken(net, data, memory) < memory < one_layer < taken(net, data, None)
+
+
+def test_loss_and_accuracy_of_some_samples_at_a_time_are_those_of_all():
+    for measure in (functools.partial(nf.measure.loss, loss="cross_entropy"), nf.measure.accuracy):
+        for data in (DATA, nf.Dataset(X, LABELS)):
+            np.testing.assert_allclose(measure(NET, data, at_once=8), measure(NET, data), rtol=1e-14)
+        with pytest.raises(ValueError, match="`at_once` must be a whole number of at least 1, but was 0"):
+            measure(NET, DATA, at_once=0)
 
 
 def test_a_memory_that_cannot_be_kept_is_refused():
