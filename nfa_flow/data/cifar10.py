@@ -1,4 +1,4 @@
-"""CIFAR-10 from its published files, which are Python pickles; no code named in them is run."""
+"""CIFAR-10 from its published files: Python pickles, of which no code is run, or the binary version."""
 
 import codecs
 import gzip
@@ -36,8 +36,8 @@ def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True,
     """The CIFAR-10 images with one-hot targets; the inputs are 32 × 32 pixels in red, then in green, then in blue.
 
     **Arguments:**
-    - `path`: the published archive cifar-10-python.tar.gz, which is not unpacked on the disk, or its folder
-      cifar-10-batches-py.
+    - `path`: one of the published archives cifar-10-python.tar.gz and cifar-10-binary.tar.gz, which is not unpacked on
+      the disk, or its folder, cifar-10-batches-py or cifar-10-batches-bin.
     - `split`: "train" (50 000 images) or "test" (10 000).
     - `standardize`: whether to shift and scale every input to mean 0 and variance 1 over the split; otherwise inputs
       are in [0, 1].
@@ -47,7 +47,7 @@ def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True,
     **Returns:** n samples, 3072 inputs, 10 outputs; or images and labels.
     **Raises:** FileNotFoundError if `path` or one of its batches is missing; ValueError for another `split`, or for
     files that are not those of CIFAR-10, such as a pickle that names anything not needed for a NumPy array.
-    **Source:** Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html ("CIFAR-10 python version").
+    **Source:** Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html (the Python and the binary version).
     """
     require_choice("split", split, _FILES)
     require_instance("path", path, (str, Path), "a path")
@@ -65,7 +65,8 @@ def cifar10(path: str | Path, *, split: str = "train", standardize: bool = True,
 
 
 def _from_folder(folder: Path, names: list[str]) -> dict[str, Batch]:
-    return {name: _read_batch((folder / name).read_bytes(), name) for name in names if (folder / name).is_file()}
+    files = {name: folder / file for name in names for file in (name, f"{name}.bin") if (folder / file).is_file()}
+    return {name: _read(file.read_bytes(), file.name) for name, file in files.items()}
 
 
 def _from_archive(path: Path, names: list[str]) -> dict[str, Batch]:
@@ -73,20 +74,21 @@ def _from_archive(path: Path, names: list[str]) -> dict[str, Batch]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:  # in the order of the file: going back would decompress it from the start again
-                name = PurePosixPath(member.name).name
+                file_name = PurePosixPath(member.name).name
+                name = file_name.removesuffix(".bin")
                 if name in names and member.isfile() and (file := archive.extractfile(member)):
-                    batches[name] = _read_batch(file.read(), name)
+                    batches[name] = _read(file.read(), file_name)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise wrong("path", "CIFAR-10's folder or tar archive", f"{path}, which cannot be read ({error})") from error
     return batches
 
 
-def _read_batch(content: bytes, name: str) -> Batch:
+def _read(content: bytes, name: str) -> Batch:
+    must_be = "CIFAR-10's folder or tar archive"
     try:
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        images, labels = batch[b"data"], np.asarray(batch[b"labels"])
+        images, labels = _rows(content) if name.endswith(".bin") else _pickled(content)
     except Exception as error:  # a malformed pickle can raise anything
-        raise wrong("path", "CIFAR-10's folder or tar archive", f"one whose {name} cannot be read ({error})") from error
+        raise wrong("path", must_be, f"one whose {name} cannot be read ({error})") from error
     is_batch = (
         isinstance(images, np.ndarray)
         and images.dtype == np.uint8
@@ -96,8 +98,19 @@ def _read_batch(content: bytes, name: str) -> Batch:
         and set(labels.tolist()) <= set(range(10))
     )
     if not is_batch:
-        raise wrong("path", "CIFAR-10's folder or tar archive", f"one whose {name} does not hold labeled images")
+        raise wrong("path", must_be, f"one whose {name} does not hold labeled images")
     return images, labels
+
+
+def _rows(content: bytes) -> Batch:
+    """Of the binary version: a row for each image, of its label and its pixels."""
+    rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
+    return rows[:, 1:], rows[:, 0].astype(int)
+
+
+def _pickled(content: bytes) -> Batch:
+    batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+    return batch[b"data"], np.asarray(batch[b"labels"])
 
 
 class _ArrayUnpickler(pickle.Unpickler):

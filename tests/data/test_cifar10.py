@@ -1,6 +1,7 @@
 import io
 import pickle
 import tarfile
+from struct import pack
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,66 @@ LABELS = {name: [(3 * k + j) % 10 for j in range(4)] for k, name in enumerate(NA
 IMAGES = {name: np.random.default_rng(k).integers(0, 256, (4, 3072), np.uint8) for k, name in enumerate(NAMES)}
 BATCHES = {name: pickle.dumps({b"data": IMAGES[name], b"labels": LABELS[name]}, 2) for name in NAMES}
 TRAIN_IMAGES = np.concatenate([IMAGES[name] for name in NAMES[:5]])
+
+
+def _string(text):
+    """As Python 2 pickled it, in a form that Python 3 does not write."""
+    content = text if isinstance(text, bytes) else text.encode()
+    return b"U" + bytes([len(content)]) + content if len(content) < 256 else b"T" + pack("<i", len(content)) + content
+
+
+def _published(name):
+    """The pickle of a batch in the layout of the published files: by Python 2, protocol 2, with all four entries."""
+    images, labels = IMAGES[name], LABELS[name]
+    dtype = (
+        b"cnumpy\ndtype\n" + _string("u1") + b"K\x00K\x01\x87R(K\x03" + _string("|") + b"NNN" + 2 * b"J\xff\xff\xff\xff"
+    )
+    shape = b"M" + pack("<H", len(images)) + b"M" + pack("<H", 3072) + b"\x86"
+    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + _string("b") + b"\x87R"
+    array = empty + b"(K\x01" + shape + dtype + b"K\x00tb\x89" + _string(images.tobytes()) + b"tb"
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    names = b"](" + b"".join(_string(f"image_s_{k:06}.png") for k in range(len(labels))) + b"e"
+    entries = {"data": array, "labels": numbers, "batch_label": _string("batch 1 of 5"), "filenames": names}
+    return b"\x80\x02}(" + b"".join(_string(key) + value for key, value in entries.items()) + b"u."
+
+
+PUBLISHED = {
+    "cifar-10-batches-py": {name: _published(name) for name in NAMES} | {"batches.meta": b"", "readme.html": b""},
+    "cifar-10-batches-bin": {
+        f"{name}.bin": np.column_stack([np.uint8(LABELS[name]), IMAGES[name]]).tobytes() for name in NAMES
+    }
+    | {"batches.meta.txt": b"", "readme.html": b""},
+}
+
+
+def _published_folder(path, files):
+    path.mkdir()
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def _published_archive(path, files):
+    with tarfile.open(path.with_suffix(".tar.gz"), "w:gz") as archive:
+        archive.add(_published_folder(path, files), path.name)
+    return path.with_suffix(".tar.gz")
+
+
+@pytest.mark.parametrize("build", [_published_folder, _published_archive])
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_the_layouts_of_the_published_files_are_read(layout, build, tmp_path):
+    path = build(tmp_path / layout, PUBLISHED[layout])
+    train, test = (cifar10(path, split=split, images=True, standardize=False) for split in ("train", "test"))
+    np.testing.assert_allclose(train.x, TRAIN_IMAGES.reshape(-1, 3, 32, 32) / 255, rtol=1e-15)
+    assert train.y.tolist() == sum((LABELS[name] for name in NAMES[:5]), [])
+    np.testing.assert_allclose(test.x, IMAGES["test_batch"].reshape(-1, 3, 32, 32) / 255, rtol=1e-15)
+    assert test.y.tolist() == LABELS["test_batch"]
+
+
+def test_a_binary_file_of_another_length_is_named(tmp_path):
+    path = _published_folder(tmp_path / "bin", {"test_batch.bin": bytes(3073 + 1)})
+    with pytest.raises(ValueError, match="`path` must be CIFAR-10's .* one whose test_batch.bin cannot be read"):
+        cifar10(path, split="test")
 
 
 def _folder(tmp_path, **changes):
