@@ -13,12 +13,12 @@ from ..training import Descent, ExactFlow
 from .cache import Cache, keep_programs
 
 Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
-KINKS = "The activation has kinks: across them no accuracy of the exact flow is certified, whatever its tolerance."
+KINKS = "The activation has kinks: the exact flow locates each, or where there are more than 50,000 is not certified."
 PANELS = ("loss", "cosine", "relative_error", "exponent.exponent")
 
 _FORMS = {"loss": "{:.3e}", "cosine": "{:.6f}", "relative_error": "{:.2e}", "exponent.exponent": "{:.4f}"}
 _TEACHERS = ("linear_teacher", "multi_index", "single_index")
-_POSITIVE = ("t1", "rtol", "power", "scale", "gd_rate", "momentum_rate", "adam_rate")
+_POSITIVE = ("t1", "rtol", "power", "scale", "gd_rate", "momentum_rate", "adam_rate", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class Training:
     """Settings of one run or of many; fields of type Any have one value in some commands, several in others."""
 
     data: str = "digits"
-    """digits, diabetes, linear_teacher, multi_index, single_index, openml:NAME, cifar10:PATH, or an .npz of x and y"""
+    """digits, diabetes, linear_teacher, multi_index, single_index, openml:NAME, cifar10:PATH, mnist:PATH, svhn:PATH, or
+    an .npz of x and y"""
     samples: Any
     """number of samples of the synthetic data"""
     inputs: int = 20
@@ -52,7 +53,7 @@ class Training:
     t1: float = 100.0
     """end time of the flow"""
     rtol: float | None = None
-    """relative tolerance of the flow; by default 1e-6, with kinks (relu) 1e-3"""
+    """relative tolerance of the flow; by default 1e-6, and 1e-3 across kinks (relu) that are too many to be located"""
     power: float | None = None
     """power of AGOP in the ansatz; 1/depth by default"""
     steps: int = 2000
@@ -67,6 +68,8 @@ class Training:
     """learning rate of Adam and AdamW"""
     adamw_decay: float = 0.1
     """decoupled weight decay of AdamW"""
+    memory: float | None = None
+    """GiB that gradients may take beside data and parameters; by default an eighth of the memory of the device"""
     dtype: Literal["float64", "float32"] = "float64"
     """floating-point type"""
     progress: bool = True
@@ -141,6 +144,8 @@ def data_or_teacher(settings: Training) -> Any:
     of_rest: dict[str, Callable[[], Any]] = {
         "openml": lambda: nf.data.standardize(nf.data.openml(rest)),
         "cifar10": lambda: nf.data.cifar10(rest),
+        "mnist": lambda: nf.data.standardize(_vectors(nf.data.mnist(rest))),
+        "svhn": lambda: nf.data.standardize(_vectors(nf.data.svhn(rest))),
     }
     if settings.data in _TEACHERS:
         return Teacher(name, settings.inputs)
@@ -149,10 +154,24 @@ def data_or_teacher(settings: Training) -> Any:
     if name in of_rest and rest:
         return of_rest[name]().astype(settings.dtype)
     if settings.data.endswith(".npz"):
-        data = nf.data.load_npz(settings.data).astype(settings.dtype)
-        return data.one_hot() if data.has_labels else data  # the commands use the squared loss
+        return _vectors(nf.data.load_npz(settings.data)).astype(settings.dtype)
     known = ", ".join((*readers, *_TEACHERS))
-    raise wrong("data", f"{known}, openml:NAME, cifar10:PATH or a path to an .npz", repr(settings.data))
+    raise wrong(
+        "data", f"{known}, openml:NAME, cifar10:PATH, mnist:PATH, svhn:PATH or a path to an .npz", repr(settings.data)
+    )
+
+
+def _vectors(data: Any) -> Any:
+    """The data as the networks of the commands take them: vectors of inputs, and one-hot targets of classes."""
+    import nfa_flow as nf
+
+    data = nf.Dataset(data.x.reshape(data.samples, -1), data.y, data.weight, data.index)
+    return data.one_hot() if data.has_labels else data
+
+
+def memory_in_bytes(settings: Training) -> int | None:
+    """The setting `memory`, as the library takes it."""
+    return None if settings.memory is None else int(settings.memory * 2**30)
 
 
 def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, init: str, scale: Any, b: float) -> Any:
@@ -172,13 +191,15 @@ def make_net(data: Any, key: Any, *, depth: Any, width: Any, activation: str, in
     return nf.nets.MLP(widths, key=key, activation=activation, init=initializations[init](), dtype=data.dtype)
 
 
-def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable]) -> None:
+def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable], memory: int | None) -> None:
     """Raise the errors that a run of this network would raise at its start, without a run."""
     import equinox as eqx
 
+    from nfa_flow.problem.memory import within_memory
     from nfa_flow.problem.objective import make_objective
 
-    make_objective(net, data, loss, 0.0)
+    parameters, objective = make_objective(net, data, loss, 0.0)
+    within_memory(objective, parameters, memory)
     for observable in observe.values():
         eqx.filter_eval_shape(observable, net, data)
 

@@ -20,6 +20,7 @@ from .common import (
     data_or_teacher,
     make_method,
     make_net,
+    memory_in_bytes,
     observables,
     save_figure,
     start_jax,
@@ -35,7 +36,7 @@ _OWN = {  # settings that affect only this run
     "adam": ("steps", "adam_rate"),
     "adamw": ("steps", "adam_rate", "adamw_decay"),
 }
-_DECIDES_NOTHING = {"optimizers", "out", "accept", "overwrite", "progress", "cache", "debug"}
+_DECIDES_NOTHING = {"optimizers", "memory", "out", "accept", "overwrite", "progress", "cache", "debug"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Flow(Training):
             data = data(data_key, self.samples, self.noise).astype(self.dtype)
         net, power = self._net(data, net_key), 1 / self.depth if self.power is None else self.power
         observe = observables(power, self.loss)
-        try_out(net, data, self.loss, observe)
+        try_out(net, data, self.loss, observe, memory_in_bytes(self))
         methods = {FLOW: "flow"} | {name: name for name in self.optimizers}
         folder.claim(
             self.out, self._settings(data), wanted=tuple(methods), accept=self.accept, overwrite=self.overwrite
@@ -88,6 +89,7 @@ class Flow(Training):
             "weight_decay": self.weight_decay,
             "loss": self.loss,
             "observe": observe,
+            "memory": memory_in_bytes(self),
             "progress": self.progress,
             "throw": False,
         }

@@ -22,6 +22,7 @@ from .common import (
     failures,
     make_method,
     make_net,
+    memory_in_bytes,
     observables,
     save_figure,
     start_jax,
@@ -85,6 +86,8 @@ class Sweep(Training):
         if has_kinks and self.method == "flow":
             say(KINKS)
         one_run = partial(_one_run, data=Sent(data), method=method, loss=self.loss, b=self.b, dtype=self.dtype)
+        if self.memory is not None:
+            one_run = partial(one_run, memory=memory_in_bytes(self))
         options: dict[str, Any] = {
             "store": self.out,
             "accept": self.accept,
@@ -142,7 +145,8 @@ class Sweep(Training):
             make = partial(make_net, first, depth=depth, width=width, activation=activation, init=init, b=self.b)
             nets += [eqx.filter_eval_shape(partial(make, scale=scale), key) for scale in self.scale]
         net = make(key, scale=self.scale[0])
-        try_out(net, first, self.loss, observables(self.power or 1 / self.depth[0], self.loss))
+        observe = observables(self.power or 1 / self.depth[0], self.loss)
+        try_out(net, first, self.loss, observe, memory_in_bytes(self))
         return any(net.has_kinks for net in nets)
 
 
@@ -183,6 +187,7 @@ def _one_run(
     power: Any,
     samples: Any = None,
     noise: Any = None,
+    memory: int | None = None,
 ) -> Any:
     """The same run as that of `nfa-flow flow` with this seed and these settings."""
     import jax
@@ -193,7 +198,8 @@ def _one_run(
         dataset = dataset(data_key, samples, noise).astype(dtype)
     net = make_net(dataset, net_key, depth=depth, width=width, activation=activation, init=init, scale=scale, b=b)
     observe = observables(power, loss)
-    options = {"weight_decay": weight_decay, "loss": loss, "observe": observe, "progress": False, "throw": False}
+    options = {"weight_decay": weight_decay, "loss": loss, "observe": observe, "memory": memory}
+    options |= {"progress": False, "throw": False}
     return method(net, dataset, batch_key, **options)
 
 

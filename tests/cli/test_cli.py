@@ -17,7 +17,10 @@ from cli.calls import fails, said
 
 import nfa_flow as nf
 from nfa_flow.cli import main
+from nfa_flow.cli.common import data_or_teacher
+from nfa_flow.cli.flow import Flow
 from nfa_flow.run import drive
+from nfa_flow.training import methods
 
 SMALL = "--samples 20 --inputs 3 --depth 2 --width 4 --t1 2 --steps 200 --batch-size 7 --no-progress".split()
 TEACHER = ["flow", "--data", "linear_teacher", *SMALL]
@@ -248,6 +251,8 @@ BAD = [
     (["--t1", "0"], "`t1` must be a positive number, but was 0"),
     (["--rtol", "0"], "`rtol` must be a positive number, but was 0"),
     (["--weight-decay", "-1"], "`weight_decay` must be a non-negative number, but was -1"),
+    (["--memory", "0"], "`memory` must be a positive number, but was 0"),
+    (["--memory", "1e-8"], "`memory` must be at least 128 bytes, which one sample takes, but was 10"),
     (["--steps", "0"], "`steps` must be a whole number of at least 1, but was 0"),
     (["--batch-size", "0"], "`batch_size` must be a whole number of at least 1, but was 0"),
     (["--gd-rate", "inf"], "`gd_rate` must be a positive number, but was inf"),
@@ -266,6 +271,29 @@ def test_bad_input_is_one_red_line_before_anything_is_written(change, message, t
     assert err.startswith("\x1b[31m") and err.rstrip("\n").endswith("\x1b[0m") and err.count("\n") == 1
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_memory_is_in_gib_and_does_not_tell_finished_runs_apart(npz, copy, monkeypatch, capsys):
+    main([*npz, "--memory", "2", "--out", str(copy)])
+    assert capsys.readouterr().out.count("already in") == len(STORES)
+    given = []
+
+    def run(*_, memory, **__):
+        given.append(memory)
+        raise ValueError("not run")
+
+    monkeypatch.setattr(methods, "gradient_flow", run)
+    fails(capsys, [*npz, "--memory", "0.5", "--rtol", "1e-3", "--overwrite", "--out", str(copy)])
+    assert given == [2**29]
+
+
+def test_images_and_their_labels_become_vectors_and_one_hot_targets(tmp_path):
+    for name, shape in (("train-images", (3, 28, 28)), ("train-labels", (3,))):
+        header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+        numbers = np.arange(np.prod(shape)) % 3
+        (tmp_path / f"{name}-idx{len(shape)}-ubyte").write_bytes(header + numbers.astype(np.uint8).tobytes())
+    data = data_or_teacher(Flow(data=f"mnist:{tmp_path}"))
+    assert str(data) == "Dataset(3 samples, 784 inputs -> 3 outputs, float64)"
 
 
 def test_a_corrected_call_goes_on(npz, copy, capsys):
