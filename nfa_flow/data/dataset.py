@@ -86,7 +86,7 @@ class Dataset(eqx.Module):
     def outputs(self) -> int:
         """The number of outputs c; of class labels, one more than the largest.
 
-        **Raises:** ValueError if targets are not vectors.
+        **Raises:** ValueError if targets are not vectors, or labels that JAX is tracing.
         """
         if self.has_labels:
             if is_traced(self.y):

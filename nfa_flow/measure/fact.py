@@ -11,17 +11,18 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..checks import require_integer, require_number, wrong
+from ..checks import described, require_integer, require_number, wrong
 from ..data import Dataset
 from ..numerics.kernel import kernel
 from ..problem.losses import Loss, loss_or_default, resolve_of_sample
+from ..problem.trained import Trainable, selected
 from ..run.observation import from_run
 from .agop import MEMORY
-from .layer import Layer, by_code, layer_weight
+from .layer import Layer, by_code, find_layer, layer_weight, weighted_layers
 from .layer_statistics import LayerRows, LayerStream, layer_stream
 
 
-@from_run("loss", "weight_decay")
+@from_run("loss", "weight_decay", "trainable")
 def fact(
     net: Any,
     data: Dataset,
@@ -29,6 +30,7 @@ def fact(
     weight_decay: float | Float[Array, ""] | None = None,
     loss: Loss | None = None,
     layer: Layer = 1,
+    trainable: Trainable | None = None,
     memory: int = MEMORY,
 ) -> Float[Array, "h h"]:
     """FACT = −(1/λ) Σ_i w_i ∇_h ℓ_i h_iᵀ, which equals NFM = W_lᵀW_l at every critical point of ℒ + (λ/2)‖θ‖².
@@ -45,18 +47,20 @@ def fact(
       whose observable this is (the result is NaN if the run has none); a direct call needs it.
     - `loss`: "mse", "cross_entropy" or a function `(prediction, target) -> scalar`. By default that of the run, and
       "mse" in a direct call.
+    - `trainable`: a filter of the arrays that are trained, as in `gradient_flow`, by default that of the run. They must
+      include the weights of the layer, because those of a frozen layer meet no condition at a critical point.
 
     **Returns:** a matrix of the layer's fan-in.
-    **Raises:** ValueError naming `net`, `data`, `weight_decay`, `loss`, `layer` or `memory`.
+    **Raises:** ValueError naming `net`, `data`, `weight_decay`, `loss`, `layer`, `trainable` or `memory`.
     **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025 (arXiv 2507.05644), Theorem 1.
     """
     require_number("weight_decay", weight_decay, above=0)
-    return _fact(
-        layer_stream(net, data, layer=layer, loss=loss_or_default(loss), memory=memory), jnp.asarray(weight_decay)
-    )
+    _require_trained(net, layer, trainable)
+    stream = layer_stream(net, data, layer=layer, loss=loss_or_default(loss), memory=memory)
+    return _fact(stream, jnp.asarray(weight_decay))
 
 
-@from_run("loss", "weight_decay")
+@from_run("loss", "weight_decay", "trainable")
 def bfact(
     net: Any,
     data: Dataset,
@@ -64,6 +68,7 @@ def bfact(
     weight_decay: float | Float[Array, ""] | None = None,
     loss: Loss | None = None,
     layer: Layer = 1,
+    trainable: Trainable | None = None,
     memory: int = MEMORY,
 ) -> Float[Array, "k k"]:
     """bFACT = −(1/λ) Σ_i w_i ∇_z ℓ_i (W_l h_i)ᵀ, which equals W_lW_lᵀ at every critical point of ℒ + (λ/2)‖θ‖².
@@ -76,6 +81,7 @@ def bfact(
     **Source:** Boix-Adserà, Mallinar, Simon & Belkin 2025 (arXiv 2507.05644), the backward form of Theorem 1.
     """
     require_number("weight_decay", weight_decay, above=0)
+    _require_trained(net, layer, trainable)
     stream = layer_stream(net, data, layer=layer, loss=loss_or_default(loss), memory=memory)
     if stream.tap.position is None:
         raise wrong("layer", "a layer with weights (name it by a function)", f"the input of a {type(net).__name__}")
@@ -111,7 +117,7 @@ class FactError(eqx.Module):
     @property
     def from_run(self) -> tuple[str, ...]:
         """The arguments that the caller did not give, and a run supplies."""
-        return tuple(name for name in ("loss", "weight_decay") if getattr(self, name) is None)
+        return *(name for name in ("loss", "weight_decay") if getattr(self, name) is None), "trainable"
 
     def __call__(self, net: Any, data: Dataset, **supplied: Any) -> Float[Array, ""]:
         """The error for a network on data; `supplied`: arguments that a run supplies."""
@@ -124,6 +130,14 @@ class FactError(eqx.Module):
             must_be = f"named by a function where the first layer of a {type(net).__name__} is not at its input"
             raise wrong("layer", must_be, self.layer)
         return _relative_error(W, predicted)
+
+
+def _require_trained(net: Any, layer: Layer, trainable: Trainable | None) -> None:
+    if trainable is None or (position := find_layer(net, layer)) is None:
+        return
+    if weighted_layers(selected(net, trainable))[position].weight is None:
+        must_be = "one whose weights are trained, and so meet the condition of a critical point"
+        raise wrong("layer", must_be, f"{described(layer)}, which is frozen")
 
 
 @kernel

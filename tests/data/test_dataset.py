@@ -118,6 +118,16 @@ def test_a_dataset_can_be_built_and_used_under_jit_and_vmap():
     np.testing.assert_allclose(moments[1], 4 * moments[0], rtol=1e-14)
 
 
+def test_the_number_of_classes_is_not_known_inside_a_trace():
+    outputs = lambda y, classes: (Dataset(X, y) if classes is None else Dataset(X, y).one_hot(classes)).outputs
+    labels = jnp.array([0, 1, 2])
+    with pytest.raises(
+        ValueError, match=r"`data` must be of one-hot targets inside a trace.*, but was of class labels"
+    ):
+        jax.jit(outputs, static_argnums=1)(labels, None)
+    assert jax.jit(outputs, static_argnums=1)(labels, 4) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

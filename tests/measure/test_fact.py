@@ -195,6 +195,18 @@ def test_so_are_they_in_a_batch_of_flows_for_each_of_its_weight_decays():
 # ── As an observable ──
 
 
+def test_frozen_layers_have_none():
+    first = lambda net: net.layers[0].weight
+    only_first = eqx.tree_at(first, jax.tree.map(lambda _: False, NET), True)
+    options = {"weight_decay": DECAY, "trainable": only_first, "progress": False}
+    run = nf.gradient_flow(NET, WEIGHTED, 0.1, observe={"error": FactError()}, **options)
+    np.testing.assert_allclose(run.observed["error"][-1], FactError(DECAY)(run.net, WEIGHTED), rtol=1e-12)
+    frozen = "`layer` must be one whose weights are trained, .* but was 2, which is frozen"
+    for observable in (FactError(layer=2), FactError(layer=2, backward=True), eqx.Partial(fact, layer=2)):
+        with pytest.raises(ValueError, match=frozen):
+            nf.gradient_flow(NET, WEIGHTED, 0.1, observe={"error": observable}, **options)
+
+
 def test_the_error_is_the_relative_distance_to_the_gram_matrix_of_the_weights():
     W = NET.weights[1]
     forward, backward = by_definition(NET, WEIGHTED, 2, "mse")
