@@ -164,8 +164,10 @@ def test_balance_is_certified_between_layers_that_move(frozen, has_law):
 
 def test_the_error_of_the_parameters_is_that_of_the_trained_ones():
     run = descend()
-    other = eqx.tree_at(lambda run: run.nets.layers[1].weight, run, replace_fn=lambda W: 1.5 * W)
-    other = eqx.tree_at(lambda run: run.nets.layers[1].bias, other, replace_fn=lambda b: 1.5 * b)
+    of_layer = lambda run: [
+        array for net in (run.nets, run.net) for array in (net.layers[1].weight, net.layers[1].bias)
+    ]
+    other = eqx.tree_at(of_layer, run, replace_fn=lambda array: 1.5 * array)
     error = with_parameter_error(run, other, except_first(NET)).observed["parameter_error"]
     np.testing.assert_allclose(error, 1 / 3, rtol=1e-14)
 
