@@ -92,13 +92,12 @@ def with_parameter_error(run: Trajectory, tighter: Trajectory, trainable: PyTree
     trained = lambda nets: jax.tree.leaves(eqx.filter(nets, trainable))
     nets, others = trained(run.nets), trained(tighter.nets)
     count = min(len(run.times), len(tighter.times))
-    same = jnp.asarray(run.times[:count] == tighter.times[:count])
-    error = jnp.where(same, _distance([a[:count] for a in nets], [a[:count] for a in others]), jnp.nan)
-    error = jnp.concatenate([error, jnp.full(len(run.times) - count, jnp.nan, error.dtype)])
+    same = jnp.pad(jnp.asarray(run.times[:count] == tighter.times[:count]), (0, len(run.times) - count))
+    error = jnp.pad(_distance([a[:count] for a in nets], [a[:count] for a in others]), (0, len(run.times) - count))
     # The end of a run that a rule stopped is none of the times of the other run, but its end too.
     is_end = (jnp.asarray(run.times) == run.end_time) & (run.end_time == tighter.end_time)
     at_end = _distance(*([a[None] for a in trained(each.net)] for each in (run, tighter)))
-    error = jnp.where(is_end, at_end, error).astype(run.times.dtype)
+    error = jnp.where(same | is_end, jnp.where(is_end, at_end, error), jnp.nan).astype(run.times.dtype)
     return dataclasses.replace(run, observed=run.observed | {PARAMETER_ERROR: error})
 
 
