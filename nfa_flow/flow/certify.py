@@ -70,7 +70,7 @@ def certified(
         to_the_end = {"t1": ends, "obeys_stop": False, "deadline": math.inf}
         tighter = flow(second, solver=finer, rtol=rtol / 10, atol=atol / 10, checkpoint=beside, **to_the_end)
         # Where the second run fails, its end is not there to compare with; the first one stands.
-        run = with_parameter_error(run, tighter, trainable)
+        run = with_parameter_error(run, tighter, trainable, t0)
         if _interrupted(tighter):
             return dataclasses.replace(run, status_code=tighter.status_code)
     if checkpoint is not None:
@@ -82,7 +82,7 @@ def _interrupted(run: Trajectory) -> bool:
     return not is_traced(run) and run.status == "interrupted"
 
 
-def with_parameter_error(run: Trajectory, tighter: Trajectory, trainable: PyTree) -> Trajectory:
+def with_parameter_error(run: Trajectory, tighter: Trajectory, trainable: PyTree, t0: Float[Array, ""]) -> Trajectory:
     """`run` with ‖θ − θ'‖/‖θ'‖ at each of its times as the observation `parameter_error`, θ' the tighter run.
 
     θ are the arrays that are trained.
@@ -97,7 +97,11 @@ def with_parameter_error(run: Trajectory, tighter: Trajectory, trainable: PyTree
     # The end of a run that a rule stopped is none of the times of the other run, but its end too.
     is_end = (jnp.asarray(run.times) == run.end_time) & (run.end_time == tighter.end_time)
     at_end = _distance(*([a[None] for a in trained(each.net)] for each in (run, tighter)))
-    error = jnp.where(same | is_end, jnp.where(is_end, at_end, error), jnp.nan).astype(run.times.dtype)
+    error = jnp.where(is_end, at_end, error).astype(run.times.dtype)
+    is_start = jnp.asarray(run.times) == t0  # of both
+    reached, error = same | is_end | is_start, jnp.where(is_start, 0, error)
+    if is_traced(reached) or not jnp.all(reached):  # under `jax_debug_nans` NaN may not even be mentioned
+        error = jnp.where(reached, error, jnp.nan)
     return dataclasses.replace(run, observed=run.observed | {PARAMETER_ERROR: error})
 
 

@@ -67,9 +67,10 @@ def test_networks_are_kept_only_if_asked_for_and_a_stopped_run_is_certified_up_t
 
 
 def test_a_run_that_stops_at_its_start_is_certified_there():
-    run = certified(stop=nf.flow.LossBelow(1e3))
-    assert run.end_time == 0
-    np.testing.assert_array_equal(run.observed["parameter_error"], [0])
+    for times in (TIMES, TIMES[1:]):
+        run = certified(stop=nf.flow.LossBelow(1e3), save_at=times)
+        assert run.end_time == 0
+        np.testing.assert_array_equal(run.observed["parameter_error"], [0])
 
 
 def test_a_constant_step_cannot_be_certified():
