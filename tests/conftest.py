@@ -135,9 +135,11 @@ def quick_study(studies_folder):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (out / "claims.csv").exists():
                 arguments = ["study", name, "--quick", "--out", str(out), "--no-progress"]
-                if name in _OF_WIDE_NETWORKS:
+                if name in _LONG_STUDIES:
                     _run_optimized(arguments)
                 else:
+                    for experiment in _LONG_EXPERIMENTS.get(name, ()):
+                        _run_optimized([*arguments, "--figure", experiment])
                     main(arguments)
         return out
 
@@ -145,7 +147,9 @@ def quick_study(studies_folder):
     jax.config.update("jax_enable_x64", True)
 
 
-_OF_WIDE_NETWORKS = ("spectral", "rich-features")  # studies that run longer than they compile
+# What runs longer than it compiles.
+_LONG_STUDIES = ("spectral", "rich-features")
+_LONG_EXPERIMENTS = {"nfa": ("relu-digits",)}
 
 _WITH_TYPE_CHECKS = """
 import sys
