@@ -145,7 +145,7 @@ def _further_times(t0: Array, run: Trajectory, t1: Any, save_at: Any) -> Float[A
     require_number("t1", t1)
     end = float(run.end_time)
     if not t1 > end:
-        raise wrong("t1", f"after the end of the run, t = {end:g}", f"{t1:g}")
+        raise wrong("t1", f"after the end of the run, t = {end:g}", f"{float(t1):g}")
     if save_at is None:
         span, begun = float(t1) - float(t0), end - float(t0)
         save_at = float(t0) + (log_times(begun, span, 61)[1:] if begun > 0 else log_times(1e-4 * span, span, 60))

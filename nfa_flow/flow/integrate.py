@@ -3,7 +3,8 @@
 It does what `diffrax.diffeqsolve` does, with three differences that long flows need: the loop can pause after a bounded
 number of steps and go on (progress, Ctrl-C, checkpoints) with nothing lost, not even the proposed step size; time is
 accumulated outside the solver, which sees only the step (the flow is autonomous), with compensation, so steps far below
-the resolution of a float32 time are not lost; and gradients are counted as they are spent.
+the resolution of a float32 time are not lost; and gradients are counted as they are spent. The README has a table of
+all differences.
 """
 
 import dataclasses

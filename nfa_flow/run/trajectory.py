@@ -32,7 +32,7 @@ class AbstractContinuation(eqx.Module):
     """What a run keeps to go on from its end."""
 
     @abc.abstractmethod
-    def resume(self, run: "Trajectory", t1: float, **options: Any) -> "Trajectory":
+    def resume(self, run: "Trajectory", t1: Any, **options: Any) -> "Trajectory":
         """See `Trajectory.resume`."""
 
 
@@ -138,7 +138,7 @@ class Trajectory(eqx.Module):
 
     def resume(
         self,
-        t1: float,
+        t1: float | Float[Array, ""],
         *,
         save_at: Sequence[float] | Float[np.ndarray, " s"] | Float[Array, " s"] | None = None,
         stop: Any = (),
