@@ -1,7 +1,6 @@
 """How far a run is from the exact flow, measured by two laws that the flow obeys and by a second, tighter run."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -67,8 +66,8 @@ def certified(
         finer = solver.finer() if isinstance(solver, AbstractFlowSolver) else solver
         # A rule would stop the second run at a time of its own, with nothing to compare.
         ends = jnp.where(run.end_time > t0, run.end_time, t1)
-        to_the_end = {"t1": ends, "obeys_stop": False, "deadline": math.inf}
-        tighter = flow(second, solver=finer, rtol=rtol / 10, atol=atol / 10, checkpoint=beside, **to_the_end)
+        at_end = {"t1": ends, "obeys_stop": False}
+        tighter = flow(second, solver=finer, rtol=rtol / 10, atol=atol / 10, checkpoint=beside, **at_end)
         # Where the second run fails, its end is not there to compare with; the first one stands.
         run = with_parameter_error(run, tighter, trainable, t0)
         if _interrupted(tighter):

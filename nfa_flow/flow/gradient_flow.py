@@ -1,6 +1,7 @@
 """The exact gradient flow of a network on a dataset."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -174,6 +175,8 @@ def gradient_flow(
     require_number("atol", atol, above=0)
     require_integer("max_steps", max_steps, at_least=1)
     rules, deadline = check_stop(stop, observer.names)
+    if certify and deadline < math.inf:
+        raise wrong("stop", "without `StopAfter` with `certify=True`, whose second run takes longer", "one with it")
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=rules, deadline=deadline)
     flow = partial(
         flow,

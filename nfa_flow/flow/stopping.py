@@ -128,8 +128,8 @@ class StopWhen(AbstractStop):
 class StopAfter(eqx.Module):
     """Stop when the call has taken `seconds`, compilation included; checked several times per second.
 
-    Not inside `jax.jit`, `jax.vmap` and batched sweeps, in which nothing knows the time. A `checkpoint` is kept: the
-    same call goes on from it, for as many seconds.
+    Not inside `jax.jit`, `jax.vmap` and batched sweeps, in which nothing knows the time, and not with `certify`. A
+    `checkpoint` is kept: the same call goes on from it, for as many seconds.
     """
 
     seconds: float
@@ -171,5 +171,6 @@ def check_stop(stop: Stop, observed: Sequence[str]) -> tuple[tuple[AbstractStop,
             raise wrong("stop", f"a rule on an observable, {' or '.join(observed)}", f"one on {rule.name!r}")
     seconds = min((rule.seconds for rule in rules if isinstance(rule, StopAfter)), default=math.inf)
     # As arrays, so that another bound does not compile again.
-    of_flow = tuple(jax.tree.map(jnp.asarray, rule) for rule in rules if isinstance(rule, AbstractStop))
+    as_array = lambda leaf: jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf
+    of_flow = tuple(jax.tree.map(as_array, rule) for rule in rules if isinstance(rule, AbstractStop))
     return of_flow, time.perf_counter() + seconds

@@ -1,5 +1,7 @@
 """Stop rules end a flow at the time at which one of them is met, and that moment is observed."""
 
+from collections.abc import Callable
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -56,13 +58,15 @@ def test_lanes_stop_each_at_its_own_time(logistic):
 
 
 class Condition(nf.flow.AbstractStop):
+    holds: Callable
+
     def __call__(self, moment):
-        return moment.observed("loss") < LEVEL
+        return self.holds(moment.observed("loss"))
 
 
 def test_a_condition_is_located_by_bisection(logistic):
     problem, exact = logistic
-    run = nf.gradient_flow(*problem, 100.0, stop=Condition(), rtol=1e-8, progress=False)
+    run = nf.gradient_flow(*problem, 100.0, stop=Condition(lambda loss: loss < LEVEL), rtol=1e-8, progress=False)
     assert abs(run.end_time / exact - 1) < 1e-7
 
 
@@ -182,5 +186,7 @@ def test_nothing_inside_jit_knows_the_time(problem):
     with pytest.raises(ValueError, match="`stop` must be without `StopAfter` inside `jax.jit`"):
         options = {"stop": nf.StopAfter(1.0), "save_at": [1.0]}
         jax.jit(lambda decay: nf.gradient_flow(*problem, 1.0, weight_decay=decay, **options))(0.1)
+    with pytest.raises(ValueError, match="`stop` must be without `StopAfter` with `certify=True`"):
+        nf.gradient_flow(*problem, 1.0, stop=nf.StopAfter(1.0), certify=True)
     with pytest.raises(ValueError, match="`seconds` must be a non-negative number, but was -1"):
         nf.StopAfter(-1.0)
