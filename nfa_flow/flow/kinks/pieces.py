@@ -160,27 +160,38 @@ class Pieces:
     def _loss(self, parameters: Any, x: Array, target: Array) -> Array:
         return self._objective.loss_function(self._objective.net(parameters)(x), target)
 
+    @property
+    def _rows(self) -> tuple[Any, Any, Float[Array, " n"]]:
+        return self._objective.data.x, self._objective.data.y, self._weights
+
+    def _of(self, y: Float[Array, " p"], gates: Float[Array, " k"], row: Any) -> tuple[Array, Float[Array, " k"]]:
+        """The weighted loss of one sample, and its switching functions."""
+        x, target, weight = row
+        loss, switches = self._program(gates, self.unravel(y), x, target)
+        return weight * loss, jnp.concatenate([h.ravel() for h in switches])
+
     def _sample(self, y: Float[Array, " p"], gates: Float[Array, " k"], i: Any) -> tuple[Array, Float[Array, " k"]]:
-        """The weighted loss of sample `i`, and its switching functions."""
-        data = self._objective.data
-        sample = jax.tree.map(lambda array: array[i], (data.x, data.y))
-        loss, switches = self._program(gates, self.unravel(y), *sample)
-        return self._weights[i] * loss, jnp.concatenate([h.ravel() for h in switches])
+        """The same of sample `i`."""
+        return self._of(y, gates, jax.tree.map(lambda rows: rows[i], self._rows))
 
     def gradient(self, y: Float[Array, " p"], gates: Float[Array, "n k"]) -> Float[Array, " p"]:
         """∇ℒ + λθ."""
-        everything = jnp.arange(self.shape[0])
-        loss = lambda y: jnp.sum(jax.vmap(lambda g, i: self._sample(y, g, i)[0])(gates, everything))
+        loss = lambda y: jnp.sum(jax.vmap(lambda g, row: self._of(y, g, row)[0])(gates, self._rows))
         gradient = self.unravel(jax.grad(loss)(y))
         return ravel_pytree(self._objective.with_decay(gradient, self.unravel(y)))[0]
 
     def switches(self, y: Float[Array, " p"], gates: Float[Array, "n k"]) -> Float[Array, "n k"]:
         """The switching functions of all kinks."""
-        return jax.vmap(lambda g, i: self._sample(y, g, i)[1])(gates, jnp.arange(self.shape[0]))
+        return jax.vmap(lambda g, row: self._of(y, g, row)[1])(gates, self._rows)
+
+    def _place(self, at: Int[Array, "..."]) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
+        """The sample and the entry of flat positions, which are not negative: `jnp.divmod` is ten times as large."""
+        entries = jnp.full_like(at, self.shape[1])
+        return jax.lax.div(at, entries), jax.lax.rem(at, entries)
 
     def switch(self, y: Float[Array, " p"], gates: Float[Array, "n k"], at: Int[Array, ""]) -> Float[Array, ""]:
         """One of them, at the cost of one sample."""
-        i, entry = jnp.divmod(at, self.shape[1])
+        i, entry = self._place(at)
         return self._sample(y, gates[i], i)[1][entry]
 
     def fall(
@@ -210,7 +221,7 @@ class Pieces:
 
     def _contact(self, y: Float[Array, " p"], gates: Bool[Array, "n k"], touching: Int[Array, " c"]) -> Contact:
         is_used, gates = touching < gates.size, gates.astype(y.dtype)
-        sample, entry = jnp.divmod(jnp.where(is_used, touching, 0), self.shape[1])
+        sample, entry = self._place(jnp.where(is_used, touching, 0))
 
         def unit_normal(i: Array, entry: Array) -> tuple[Array, Array]:
             normal = jax.grad(lambda y: self._sample(y, gates[i], i)[1][entry])(y)
@@ -255,7 +266,7 @@ def in_blocks(rows: Callable, is_used: Bool[Array, " c"], dtype: Any, *shapes: t
 
 
 def _blocks(is_used: Bool[Array, " c"]) -> Int[Array, ""]:
-    return (jnp.sum(is_used, dtype=jnp.int32) + _BLOCK - 1) // _BLOCK
+    return jax.lax.div(jnp.sum(is_used, dtype=jnp.int32) + (_BLOCK - 1), jnp.int32(_BLOCK))
 
 
 def groups(gram: Float[Array, "c c"]) -> tuple[Int[Array, " c"], Bool[Array, " c"]]:
