@@ -156,7 +156,13 @@ def _further_times(t0: Array, run: Trajectory, t1: Any, save_at: Any) -> Float[A
 
 
 def _joined(run: Trajectory, further: Trajectory) -> Trajectory:
-    """Both parts of a run: the end, the counts and the state of the second are those of the whole."""
+    """Both parts of a run: the end, the counts and the state of the second are those of the whole.
+
+    The second part begins before the end of the first. If it does not get beyond, as with a rule that has been met
+    already, the run ends where it ended.
+    """
+    if further.end_time <= run.end_time:
+        return dataclasses.replace(run, status_code=further.status_code)
     series = lambda run: (run.times, run.steps, run.observed, eqx.filter(run.nets, eqx.is_inexact_array))
     together = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), series(run), series(further))
     times, steps, observed, arrays = together

@@ -57,6 +57,10 @@ def test_a_flow_goes_on_after_a_stop_and_after_its_last_step():
         assert on.status == "completed" and on.stats["steps"] == whole.stats["steps"]
         np.testing.assert_array_equal(on.times, np.union1d([*run.times], [20.0]))
         np.testing.assert_allclose(parameters(on.net), parameters(whole.net), rtol=1e-13)
+    for rule in (nf.LossBelow(level), nf.LossBelow(2 * level)):  # which are met already
+        same = stopped.resume(20.0, stop=rule, save_at=[20.0], **QUIET)
+        assert same.status == "stopped" and same.end_time == stopped.end_time
+        np.testing.assert_array_equal(same.times, stopped.times)
     again = stopped.resume(20.0, stop=nf.LossBelow(level / 2), **QUIET)
     np.testing.assert_allclose(again.observed["loss"][-1], level / 2, rtol=1e-12)
 
