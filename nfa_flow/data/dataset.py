@@ -187,7 +187,7 @@ class Dataset(eqx.Module):
         The network is copied to every device unless its arrays are divided themselves (`jax.device_put`). Results are
         those of one device up to rounding, by the same solver. If the mesh does not divide the number of samples, the
         last sample is repeated with weight 0, which changes no weighted sum; results for single samples
-        (`nf.measure.ntk`) have entries for the copies, and minibatches may draw them.
+        (`nf.measure.ntk`) have entries for the copies, and minibatches may draw them. Sweeps do not take such data.
 
         With several processes (`jax.distributed`) all of them make the same calls with the same data. Data of which
         each process holds a part alone are a `Dataset` of arrays from `jax.make_array_from_process_local_data`.
@@ -197,7 +197,7 @@ class Dataset(eqx.Module):
         **Raises:** ValueError naming `mesh` or `axis`, or `data` inside a trace.
         """
         sharding = row_sharding(mesh, axis)
-        if is_traced(self.x, self.y, self.weight):
+        if is_traced(self.x, self.y, self.weight, jnp.zeros(())):  # a new array is traced too, if JAX is tracing at all
             raise wrong("data", "placed on a mesh outside of `jax.jit` and `jax.vmap`", "traced by JAX")
         missing, weight = -self.samples % blocks_of(sharding), self.weight
         if missing:

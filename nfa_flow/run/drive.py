@@ -29,7 +29,7 @@ from jaxtyping import Array, PyTree
 from ..checks import is_traced, wrong
 from ..data import Dataset
 from ..numerics.blas import one_blas_thread
-from ..numerics.meshes import divided
+from ..numerics.meshes import blocks_of, divided
 from .files import remove_abandoned, require_path, write_file
 from .interrupts import never_ignored
 from .processes import Processes, on_host
@@ -61,6 +61,10 @@ def run_to_end(
     **Raises:** ValueError if a `checkpoint` is given but cannot be kept.
     """
     replay = current_replay()
+    if _in_sweep() and _is_divided(problem):
+        # Programs that run side by side on the same devices could wait for each other for ever.
+        must_be = "on one device in a sweep, each run of which has a device to itself"
+        raise wrong("data", must_be, "divided among several (`data.on`)")
     if replay is None and not is_traced(problem, state):
         return drive(advance, problem, state, checkpoint=checkpoint, **options)
     if checkpoint is not None:
@@ -176,6 +180,17 @@ def _program(advance: Any, *inputs: PyTree) -> str:
 
     shape_of = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type)
     return jax.jit(run).lower(jax.tree.map(shape_of, arrays)).as_text()
+
+
+def _in_sweep() -> bool:
+    """Whether a sweep calls this, as a part of a batch or in a thread with a device."""
+    has_device = jax.config.jax_default_device is not None  # pyright: ignore[reportAttributeAccessIssue]
+    return current_replay() is not None or (has_device and not _in_main_thread())
+
+
+def _is_divided(problem: PyTree) -> bool:
+    nodes = jax.tree.leaves(problem, is_leaf=lambda node: isinstance(node, Dataset))
+    return any(isinstance(node, Dataset) and blocks_of(node.sharding) > 1 for node in nodes)
 
 
 def _undivided(node: Any) -> Any:

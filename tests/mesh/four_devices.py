@@ -27,7 +27,7 @@ AUTO = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 def raises(sentence):
     try:
         yield
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         assert re.search(sentence, str(error)), error
     else:
         raise AssertionError(f"no error: {sentence}")
@@ -129,6 +129,8 @@ def chunks_take_samples_from_every_device_and_no_device_needs_all_samples():
 def a_run_that_is_stopped_goes_on_on_any_number_of_devices():
     observe = LOSS | {"alignment": OBSERVE["alignment"]}
     whole = flow(EVEN, net(), observe=observe)
+    part = flow(EVEN.on(MESH), net(), 1.0, observe=observe, resumable=True)
+    assert part.resume(2.0, progress=False).stats["steps"] == whole.stats["steps"]
 
     @contextlib.contextmanager
     def interrupted_bar(label, progress):
@@ -178,7 +180,12 @@ def what_is_no_mesh_or_has_not_the_axis_is_refused():
     with raises("`axis` must be one of the axes of the mesh, 'data', but was 'model'"):
         DATA.on(MESH, "model")
     with raises("`data` must be placed on a mesh outside of `jax.jit` and `jax.vmap`, but was traced by JAX"):
-        jax.jit(lambda data: data.on(MESH).x)(DATA)
+        jax.jit(lambda scale: scale * DATA.on(MESH).x)(2.0)
+    on_mesh = EVEN.on(MESH)
+    one_run = lambda key: nf.gradient_flow(net(), on_mesh, 1.0, progress=False)
+    for batch in ("auto", "off"):
+        with raises("`data` must be on one device in a sweep, .*, but was divided among several"):
+            nf.sweep(one_run, nf.Grid(seed=range(2)), batch=batch, progress=False)
     with raises("`jax.set_mesh` must be called with a mesh whose axes are of the type Auto, .* with types Explicit"):
         with jax.set_mesh(MESH):
             flow(EVEN.on(MESH), net())
