@@ -40,7 +40,7 @@ def fold_chunks(
             in_blocks = array.reshape(blocks, height, *array.shape[1:])
             return jax.lax.dynamic_slice_in_dim(in_blocks, start, size, axis=1).reshape(-1, *array.shape[1:])
 
-        numbers = (height * jnp.arange(blocks)[:, None] + at).ravel()
+        numbers = jnp.add.outer(height * jnp.arange(blocks), at).ravel()
         counts = jnp.where(jnp.tile(at >= i * size, blocks), cut(weight), 0)
         return step(state, jax.tree.map(cut, rows), counts, numbers), None
 
