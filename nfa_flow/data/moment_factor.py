@@ -17,13 +17,24 @@ def moment_factor(data: Dataset, *, intercept: bool) -> Float[Array, "r columns"
 
     **Arguments:** `data`: n samples, d inputs, c outputs; `intercept`: whether to include the column of ones.
     **Returns:** R of min(n, d + k + c) rows and d + k + c columns, where k = 1 with the intercept and 0 without; in
-    float32 at least.
+    float32 at least. Its first derivatives are those of every function of RᵀR, such as this loss.
     """
     require_instance("data", data, Dataset, "a `Dataset`")
     columns = [data.X, jnp.ones((data.samples, 1), data.dtype), data.Y] if intercept else [data.X, data.Y]
     rows = jnp.sqrt(data.sample_weight)[:, None] * jnp.concatenate(columns, axis=1)
-    triangle = lambda rows: jnp.linalg.qr(rows, mode="r")
     rows, sharding = at_least_single(rows), data.sharding
     if sharding is not None:  # every device reduces its own rows, and the triangles are reduced together
-        rows = jax.shard_map(triangle, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec)(rows)
-    return triangle(rows)
+        rows = jax.shard_map(_triangle, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec)(rows)
+    return _triangle(rows)
+
+
+@jax.custom_jvp
+def _triangle(rows: Float[Array, "n m"]) -> Float[Array, "r m"]:
+    return jnp.linalg.qr(rows, mode="r")
+
+
+@_triangle.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """dR = Qᵀ dV for the rows V = QR: no triangle, but d(RᵀR) = d(VᵀV), also where R has no inverse."""
+    Q, R = jnp.linalg.qr(primals[0])
+    return R, Q.T @ tangents[0]

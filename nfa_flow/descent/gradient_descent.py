@@ -104,7 +104,7 @@ def gradient_descent(
         _advance,
         problem,
         first,
-        whole=problem.steps,
+        in_one_piece=lambda: _advance(problem, first, problem.steps),
         origin=first,
         fraction=lambda state: float(state.steps / steps),
         label=lambda: f"{steps:,} optimizer steps",

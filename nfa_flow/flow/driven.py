@@ -25,6 +25,7 @@ from ..run.drive import beginning, run_to_end
 from ..run.status import COMPLETED, INTERRUPTED, STOPPED
 from ..run.suspend import current_replay
 from ..run.trajectory import AbstractContinuation, Trajectory, conclude, make_trajectory
+from .derivatives.rule import integrated
 from .integrate import FlowProblem, FlowState, advance, as_before, begun_again, observed_at_end
 from .solvers.choice import evaluations_per_step
 from .solvers.flow_solver import AbstractFlowSolver
@@ -33,6 +34,7 @@ from .times import check_times, log_times
 
 _advance = eqx.filter_jit(advance)
 _observed_at_end = eqx.filter_jit(observed_at_end)
+_integrated = eqx.filter_jit(integrated)
 _begun_again = eqx.filter_jit(begun_again)
 
 _GOES_ON = ("completed", "stopped", "max_steps", "interrupted")
@@ -41,6 +43,7 @@ _GOES_ON = ("completed", "stopped", "max_steps", "interrupted")
 def driven(
     problem: FlowProblem,
     first: FlowState,
+    parameters: PyTree,
     t0: Float[Array, ""],
     *,
     origin: PyTree,
@@ -51,7 +54,7 @@ def driven(
     checkpoint: str | os.PathLike | None,
     keep_checkpoint: bool = False,
 ) -> Trajectory:
-    """The run from a state, however it ends. The rest as in `run.drive.drive`."""
+    """The run from a state, however it ends; `parameters`: those of the state. The rest as in `run.drive.drive`."""
     t1 = problem.t1
     if deadline < math.inf and (is_traced(problem, first) or current_replay() is not None):
         raise wrong("stop", "without `StopAfter` inside `jax.jit`, `jax.vmap` or a batched sweep", "one with it")
@@ -59,7 +62,7 @@ def driven(
         _advance,
         problem,
         first,
-        whole=problem.max_steps,
+        in_one_piece=lambda: _integrated(problem, first, parameters, t0),
         origin=origin,
         deadline=deadline,
         fraction=lambda state: float((state.t - t0) / (t1 - t0)),
@@ -127,6 +130,7 @@ class Continuation(AbstractContinuation):
         further = driven(
             problem,
             first,
+            first.parameters,
             self.t0,
             origin=first,
             reason=self.reason,

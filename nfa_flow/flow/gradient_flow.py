@@ -29,6 +29,7 @@ from ..run.interrupts import never_ignored
 from ..run.observation import Observe, Observer, make_observer
 from ..run.suspend import current_replay
 from ..run.trajectory import Trajectory, conclude
+from ..run.trees import constant
 from .certify import certified, require_certifiable, with_balance_error
 from .driven import driven
 from .integrate import FlowProblem, start
@@ -255,10 +256,11 @@ def _flow(
     if resumable and (is_traced(problem, parameters, t0) or current_replay() is not None):
         raise wrong("resumable", "False inside `jax.jit`, `jax.vmap` or a batched sweep", True)
     with never_ignored():
-        first = _start(problem, parameters, t0, dt0, resumable=resumable)
+        first = _start(*constant((problem, parameters, t0, dt0)), resumable=resumable)
     return driven(
         problem,
         first,
+        parameters,
         t0,
         origin=(parameters, t0, dt0),
         reason=reason,

@@ -22,7 +22,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import linear_call
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
@@ -50,13 +49,13 @@ def run_to_end(
     problem: PyTree,
     state: _State,
     *,
-    whole: Any,
+    in_one_piece: Callable[[], _State],
     checkpoint: str | os.PathLike | None,
     **options: Any,
 ) -> tuple[_State, bool]:
     """Bring a run to its end: by `drive`, or in one piece inside `jax.jit` and `jax.vmap`, or through a sweep.
 
-    **Arguments:** `whole`: a budget that no run of this problem exceeds; the rest as in `drive`.
+    **Arguments:** `in_one_piece`: the last state of the run, as JAX can differentiate it; the rest as in `drive`.
     **Returns:** the last state, and whether the run was interrupted.
     **Raises:** ValueError if a `checkpoint` is given but cannot be kept.
     """
@@ -70,30 +69,8 @@ def run_to_end(
     if checkpoint is not None:
         raise wrong("checkpoint", "None inside `jax.jit`, `jax.vmap` or a batched sweep", repr(checkpoint))
     if replay is None:
-        return jax.tree.map(_without_reverse, advance(problem, state, whole)), False
+        return in_one_piece(), False
     return final_state(replay, advance, problem, state), False
-
-
-def _without_reverse(leaf: Any) -> Any:
-    """The leaf; reverse-mode differentiation through it raises an error that explains why."""
-    return _forward_only(leaf) if eqx.is_inexact_array(leaf) else leaf
-
-
-@jax.custom_jvp
-def _forward_only(x: Array) -> Array:
-    return x
-
-
-@_forward_only.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    def refuse(_: Any, cotangent: Array) -> Array:
-        raise NotImplementedError(
-            "Reverse-mode differentiation (`jax.grad`) does not pass through a run, because its number of steps is not "
-            "known before. Use forward mode: `jax.jvp` or `jax.jacfwd`."
-        )
-
-    (x,), (dx,) = primals, tangents
-    return x, linear_call(lambda _, dx: dx, refuse, (), dx)
 
 
 def drive(

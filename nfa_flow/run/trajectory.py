@@ -22,7 +22,7 @@ from .observation import Record
 from .processes import complete
 from .status import STATUS, SUCCEEDED, WHAT_HAPPENED
 from .suspend import current_replay
-from .trees import flatten, has_nan
+from .trees import constant, flatten, has_nan
 
 if TYPE_CHECKING:
     import xarray
@@ -296,9 +296,10 @@ def conclude(trajectory: Trajectory, throw: bool) -> Trajectory:
     replay = current_replay()
     if replay is not None and throw:
         replay.raising.append(trajectory)  # who replays it sees to it
-    if not throw or is_traced(trajectory.status_code) or trajectory.succeeded:
+    known = constant(trajectory)
+    if not throw or is_traced(known.status_code) or known.succeeded:
         return trajectory
-    raise RunInterrupted(trajectory) if trajectory.status == "interrupted" else RunError(trajectory)
+    raise RunInterrupted(known) if known.status == "interrupted" else RunError(known)
 
 
 def _plain(count: Any) -> Any:

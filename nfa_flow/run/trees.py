@@ -1,11 +1,14 @@
-"""Trees of arrays that were observed: their leaves by name, and whether one is undefined."""
+"""Trees of arrays: their leaves by name, whether one is undefined, and the tree without derivatives."""
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+
+from ..checks import is_traced
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
@@ -17,3 +20,10 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 def has_nan(array: Any) -> bool:
     """Whether an array of floating-point numbers holds a NaN."""
     return jnp.issubdtype(array.dtype, jnp.inexact) and bool(np.isnan(np.asarray(array)).any())
+
+
+def constant(tree: PyTree) -> PyTree:
+    """The tree without derivatives; so its numbers are known where JAX differentiates outside of `jax.jit`."""
+    if not is_traced(tree):
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, tree)

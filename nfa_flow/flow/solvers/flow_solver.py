@@ -66,6 +66,10 @@ class AbstractFlowSolver(diffrax.AbstractAdaptiveSolver[_State]):
         """The solver of a second run that measures the error of a first one; tolerances are set apart from it."""
         return self
 
+    def for_derivatives(self) -> diffrax.AbstractSolver:
+        """The solver of the linear equations that the derivatives of a flow obey along its path."""
+        return self
+
     def trouble(self, state: _State) -> int | Int[Array, ""]:
         """The status (`run.status`) with which a run ends after this step; RUNNING if it can go on."""
         return RUNNING

@@ -1,0 +1,206 @@
+"""A flow as a function that JAX can differentiate, in either direction.
+
+A derivative of the program that integrates a flow would be that of its step sizes, its inner iterations and its error
+estimates. Here the derivative is that of the flow: the equations of `tangent` and `adjoint`, solved to the tolerance
+of the flow itself along the path that it took.
+"""
+
+import dataclasses
+from types import MappingProxyType
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ...numerics.switches import full_precision, usual_promotion
+from ...run.observation import Observer, Record
+from ...run.status import COMPLETED
+from ..integrate import FlowProblem, FlowState, advance
+from ..solvers.flow_solver import AbstractFlowSolver
+from .adjoint import Gradient, backwards
+from .linear import Linear
+from .path import Path, PathKeeper
+from .tangent import forwards
+
+
+@eqx.filter_custom_jvp
+def integrated(problem: FlowProblem, first: FlowState, parameters: PyTree, t0: Float[Array, ""]) -> FlowState:
+    """The last state of a flow from `first`, the state at `parameters` and `t0`.
+
+    It has derivatives of parameters, times and observations with respect to `parameters`, `t0`, and the objective, the
+    observables and the times of `problem`. They are NaN if the run failed. Counts, and all that says how the run was
+    integrated, have none.
+    """
+    return advance(problem, first, problem.max_steps)
+
+
+@integrated.def_jvp
+@usual_promotion()
+@full_precision
+def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
+    problem, first, parameters, t0 = primals
+    d_problem, _, d_parameters, d_t0 = tangents
+    keeper = PathKeeper.of(problem, first)
+    state, path, thetas = _integrate(keeper, problem, first)
+    record, dp = state.record, d_problem.objective
+    gradient, p = _gradient(problem, dp)
+    v = _materialized(d_parameters, parameters)
+    if d_t0 is not None:
+        v = jax.tree.map(lambda v, g: v + g * d_t0.astype(g.dtype), v, gradient(parameters, p))
+    d_thetas, d_end = _along(keeper, path, gradient, Linear.of(problem, first.dt), p, record, v, dp)
+    d_times, d_t = _of_times(problem, d_problem, state)
+    if d_times is not None:
+        moved = lambda theta, v, dt: jax.tree.map(lambda v, g: v - g * dt.astype(g.dtype), v, gradient(theta, p))
+        d_thetas = jax.lax.map(lambda row: moved(*row), (thetas, d_thetas, d_times))
+        d_end = moved(state.parameters, d_end, d_t)
+    d_values = _of_values(problem, d_problem, state, thetas, d_thetas)
+    honest = jnp.where(state.status == COMPLETED, 1, jnp.nan)
+    d_state = eqx.tree_at(
+        lambda state: (state.t, state.parameters, state.record.times, state.record.values),
+        jax.tree.map(lambda _: None, state),
+        (d_t, d_end, d_times, d_values),
+        is_leaf=lambda leaf: leaf is None,
+    )
+    return state, jax.tree.map(lambda tangent: tangent * honest.astype(tangent.dtype), d_state)
+
+
+class _Keeping(Observer):
+    """An observer that also keeps the parameters that it sees."""
+
+    observer: Observer
+
+    def __call__(self, objective: Any, parameters: PyTree, known: Any = MappingProxyType({})) -> PyTree:
+        return self.observer(objective, parameters, known), parameters
+
+
+def _integrate(keeper: PathKeeper, problem: FlowProblem, first: FlowState) -> tuple[FlowState, Path, PyTree]:
+    """The last state, the path, and the parameters at all recorded times (at others, the last ones)."""
+    size = len(first.record.times)
+    buffers = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), first.parameters)
+    record = dataclasses.replace(first.record, values=(first.record.values, buffers))
+    observer = _Keeping((), (), problem.observer.data, False, problem.observer)
+    problem = dataclasses.replace(problem, observer=observer)
+    state, path = keeper.integrate(problem, dataclasses.replace(first, record=record))
+    values, thetas = state.record.values
+    filled = jnp.arange(size) < state.record.count
+    shaped = lambda buffer: filled.reshape(-1, *[1] * (buffer.ndim - 1))
+    thetas = jax.tree.map(lambda buffer, last: jnp.where(shaped(buffer), buffer, last), thetas, state.parameters)
+    return dataclasses.replace(state, record=dataclasses.replace(state.record, values=values)), path, thetas
+
+
+def _gradient(problem: FlowProblem, dp: PyTree) -> tuple[Gradient, PyTree]:
+    """∇F as a function of θ and of those arrays p of the objective that have a tangent, and their values."""
+    objective, solver = problem.objective, problem.solver
+    p = eqx.filter(objective, jax.tree.map(lambda tangent: tangent is not None, dp, is_leaf=lambda leaf: leaf is None))
+
+    def gradient(theta: PyTree, p: PyTree) -> PyTree:
+        changed = eqx.combine(p, objective)
+        if isinstance(solver, AbstractFlowSolver):
+            return solver.loss_and_gradient(changed, None, theta)[1]
+        return changed.gradient(theta)
+
+    return gradient, p
+
+
+def _along(
+    keeper: PathKeeper, path: Path, gradient: Gradient, linear: Linear, p: PyTree, record: Record, v: PyTree, dp: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The derivatives of θ at the recorded times and at the end, as a linear map of those of θ(t0) and p.
+
+    JAX can transpose, and batch, the solution of a linear system with a solver of the user's own: here x = b plus what
+    the flow makes of b, with the identity in the place of a matrix that is never used.
+    """
+    path, p, record = _once((path, p, record))
+    times, count = record.times, record.count
+    common = gradient, keeper, path, linear, p, times, count
+
+    def solve(_: Any, b: tuple) -> tuple:
+        v, dp, at_times, at_end = b
+        d_times, d_end, _ = forwards(*common, v, dp)
+        return v, dp, _sum(at_times, d_times), _sum(at_end, d_end)
+
+    def transpose(_: Any, c: tuple) -> tuple:
+        to_v, to_p, at_times, at_end = c
+        to_start, to_objective, _ = backwards(*common, at_times, at_end)
+        return _sum(to_v, to_start), _sum(to_p, to_objective), at_times, at_end
+
+    # All of b must come from the tangents for JAX to transpose it, also what is zero.
+    zero = 0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves((v, dp)))
+    many = lambda leaf: jnp.zeros((len(times), *leaf.shape), leaf.dtype)
+    b = jax.tree.map(
+        lambda leaf: leaf + zero.astype(leaf.dtype), (v, dp, jax.tree.map(many, v), jax.tree.map(jnp.zeros_like, v))
+    )
+    return jax.lax.custom_linear_solve(lambda x: x, b, solve, transpose)[2:]
+
+
+def _of_times(problem: FlowProblem, d_problem: Any, state: FlowState) -> tuple[Any, Any]:
+    """The derivatives of the recorded times, and of the last one; None if there are none."""
+    if d_problem.save_times is None and d_problem.t1 is None:
+        return None, None
+    d_times = jnp.zeros_like(state.record.times)
+    if d_problem.save_times is not None:
+        d_times = d_times.at[:-1].set(d_problem.save_times)
+    return d_times, jnp.zeros_like(state.t) if d_problem.t1 is None else d_problem.t1
+
+
+def _of_values(problem: FlowProblem, d_problem: Any, state: FlowState, thetas: PyTree, d_thetas: PyTree) -> PyTree:
+    """The derivatives of the recorded values: each observable by itself, so that no other one's can spoil it."""
+    observer, d_observer = problem.observer, d_problem.observer
+    objective, dp = problem.objective, d_problem.objective
+    filled = jnp.arange(len(state.record.times)) < state.record.count
+
+    def of(value: Any, q: Any, dq: Any) -> PyTree:
+        """Of a function of the objective, θ and q."""
+        (p, dp_), (q_, dq_) = _perturbed(objective, dp), _perturbed(q, dq)
+
+        @jax.checkpoint
+        def row(at: tuple) -> PyTree:
+            theta, v, is_filled = at
+            function = lambda theta, p, q_: value(eqx.combine(p, objective), theta, eqx.combine(q_, q))
+            slope = jax.jvp(function, (theta, p, q_), (v, dp_, dq_))[1]
+            return jax.tree.map(lambda leaf: jnp.where(is_filled, leaf, jnp.zeros_like(leaf)), slope)
+
+        return jax.lax.map(row, (thetas, d_thetas, filled))
+
+    values, kept = state.record.values
+    single = lambda objective, theta, observer: Observer.__call__(observer, objective, theta)[0][0]
+    if observer.observables is None:
+        found = [of(single, observer, d_observer)]
+    else:
+        one = lambda observer, i: Observer(
+            observer.names[i : i + 1], observer.observables[i : i + 1], observer.data, False
+        )
+        found = [of(single, one(observer, i), one(d_observer, i)) for i in range(len(observer.observables))]
+    found += [None] * (len(values) - len(found))  # what only the run itself knows
+    d_kept = None if kept is None else of(lambda objective, theta, _: objective.natural(theta), None, None)
+    return tuple(found), d_kept
+
+
+def _perturbed(tree: PyTree, tangent: PyTree) -> tuple[PyTree, PyTree]:
+    """What has a tangent in a tree, and the tangent."""
+    is_none = lambda leaf: leaf is None
+    return eqx.filter(tree, jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=is_none)), tangent
+
+
+def _materialized(tangent: PyTree, tree: PyTree) -> PyTree:
+    """A tangent with zeros for None."""
+    filled = lambda leaf, each: None if leaf is None else jnp.zeros_like(leaf) if each is None else each
+    return jax.tree.map(filled, tree, tangent, is_leaf=lambda leaf: leaf is None)
+
+
+def _sum(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, a, b)
+
+
+@jax.custom_jvp
+def _once(tree: PyTree) -> PyTree:
+    return tree
+
+
+@_once.defjvp
+def _(primals: tuple, tangents: tuple) -> Any:
+    raise NotImplementedError(
+        "A run has first derivatives only: `jax.hessian`, or a derivative of a derivative, does not pass through it."
+    )

@@ -1,0 +1,77 @@
+"""Derivatives of a flow with a closed form, with respect to everything that it depends on.
+
+A network x ↦ w₂w₁x with w₁ = w₂ = σ at the start has s = w₂w₁ with ds/dt = 2ms(a − bs), where a = Σwxy − λ and b =
+Σwx²: a logistic curve.
+"""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nfa_flow as nf
+
+X = jnp.array([1.0, -1.5, 0.5])
+START = {
+    "sigma": 0.3,
+    "decay": 0.1,
+    "mobility": 1.3,
+    "t0": 0.2,
+    "t1": 2.2,
+    "between": 1.1,
+    "x": X,
+    "y": 0.8 * X + jnp.array([0.0, 0.1, 0.2]),
+    "weight": jnp.array([0.5, 0.2, 0.3]),
+}
+NET = nf.nets.MLP([1, 1, 1], key=jax.random.key(0))
+
+
+def closed(at):
+    """The weights and the losses at `between` and `t1`."""
+    w, x, y = at["weight"], at["x"], at["y"]
+    a, b = jnp.sum(w * x * y) - at["decay"], jnp.sum(w * x**2)
+    elapsed = jnp.stack([at["between"], at["t1"]]) - at["t0"]
+    s = a / (b + (a / at["sigma"] ** 2 - b) * jnp.exp(-2 * a * at["mobility"] * elapsed))
+    loss = jnp.sum(w * (s[:, None] * x - y) ** 2, axis=1) / 2
+    return {"weights": jnp.sqrt(s), "loss": loss, "end": jnp.sqrt(s[-1]), "end_time": at["t1"]}
+
+
+def flow(at, solver, loss, rtol):
+    run = nf.gradient_flow(
+        NET.with_weights([at["sigma"] * jnp.ones((1, 1))] * 2),
+        nf.Dataset(at["x"][:, None], at["y"][:, None], weight=at["weight"]),
+        at["t1"],
+        t0=at["t0"],
+        weight_decay=at["decay"],
+        mobility=(at["mobility"], at["mobility"]),
+        save_at=jnp.stack([at["between"], at["t1"]]),
+        save_nets=True,
+        solver=solver,
+        loss=loss,
+        rtol=rtol,
+        progress=False,
+    )
+    first = lambda net: net.weights[0].squeeze((-2, -1))
+    return {"weights": first(run.nets), "loss": run.observed["loss"], "end": first(run.net), "end_time": run.end_time}
+
+
+def squared(prediction, target):
+    return jnp.sum((prediction - target) ** 2) / 2
+
+
+@pytest.mark.parametrize(
+    ("solver", "loss"),
+    [(nf.flow.NDF(), "mse"), (nf.flow.NDF(), squared), (diffrax.Tsit5(), squared), (nf.flow.TSRKC3(), "mse")],
+    ids=["NDF, moments", "NDF", "Tsit5", "TSRKC3, moments"],
+)
+def test_both_directions_against_the_logistic_curve(solver, loss):
+    rtol = 1e-9
+    both = jax.jit(lambda at: (jax.jacfwd(flow)(at, solver, loss, rtol), jax.jacrev(flow)(at, solver, loss, rtol)))
+    exact = jax.jacfwd(closed)(START)
+    for jacobian in both(START):
+        for name, row in exact.items():
+            size = max(float(jnp.max(jnp.abs(each))) for each in row.values())
+            for argument, expected in row.items():
+                error = np.abs(jacobian[name][argument] - expected).max()
+                assert error <= 10 * rtol * size, (name, argument, error / size)
