@@ -1,5 +1,7 @@
 """The loop of training in steps: compiled, in intervals between observations, able to pause and continue."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from ..numerics.switches import full_precision
 from ..problem.objective import AbstractDataObjective, AbstractObjective
 from ..run.observation import Observer, Record, empty_record
 from ..run.status import COMPLETED, DIVERGED, NO_GRADIENT, RUNNING
+from ..run.trees import derivative_if
 
 
 class Minibatches(eqx.Module):
@@ -84,6 +87,31 @@ def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Arra
     return jax.lax.while_loop(goes_on, interval, state)
 
 
+@full_precision
+def in_known_steps(problem: DescentProblem, state: DescentState, steps: int) -> DescentState:
+    """The whole run in a number of steps that is no array, so that JAX can go through it backwards.
+
+    Only every √`steps`-th state is kept for that; those between are computed again.
+    """
+    length = math.isqrt(steps) + 1
+
+    def one(s: DescentState, step: Int[Array, ""]) -> tuple[DescentState, None]:
+        # Conditions of the step alone, which is the same in all lanes of a batch, so that one branch is computed.
+        is_due = jnp.any(problem.save_steps == step)
+        s = jax.lax.cond(is_due, lambda s: eqx.tree_at(lambda s: s.record, s, _save(problem, s)), lambda s: s, s)
+        unless_failed = lambda new, old: jnp.where(s.failure == RUNNING, new, old)
+        train = lambda s: jax.tree.map(unless_failed, _step(problem, s), s)
+        return jax.lax.cond(step < steps, train, lambda s: s, s), None
+
+    some = jax.checkpoint(lambda s, steps: jax.lax.scan(one, s, steps))
+    numbers = jnp.arange(length * -(-(steps + 1) // length), dtype=jnp.int32).reshape(-1, length)
+    last, _ = jax.lax.scan(some, state, numbers)
+    record = _save(problem, last)  # where it failed, if it did
+    status = jnp.where(last.failure == RUNNING, COMPLETED, last.failure).astype(jnp.int32)
+    last = eqx.tree_at(lambda s: (s.record, s.status), last, (record, status))
+    return derivative_if(status == COMPLETED, last)
+
+
 def _step(problem: DescentProblem, state: DescentState) -> DescentState:
     objective, order = _batch(problem, state)
     gradient = objective.gradient(state.parameters)
@@ -152,4 +180,4 @@ def _save(problem: DescentProblem, state: DescentState) -> Record:
         values = problem.observer(problem.objective, state.parameters)
         return record.add(problem.time_of(state.steps), state.steps, values)
 
-    return jax.lax.while_loop(due, add, state.record)
+    return jax.lax.cond(due(state.record), add, lambda record: record, state.record)

@@ -26,7 +26,15 @@ from ..run.interrupts import never_ignored
 from ..run.observation import Observe, make_observer
 from ..run.status import INTERRUPTED
 from ..run.trajectory import Trajectory, conclude, make_trajectory
-from .descend import DescentProblem, Minibatches, advance, first_optimizer_state, optimizer_step, start
+from .descend import (
+    DescentProblem,
+    Minibatches,
+    advance,
+    first_optimizer_state,
+    in_known_steps,
+    optimizer_step,
+    start,
+)
 from .plain_rate import plain_rate
 
 _start = eqx.filter_jit(start)
@@ -104,7 +112,7 @@ def gradient_descent(
         _advance,
         problem,
         first,
-        in_one_piece=lambda: _advance(problem, first, problem.steps),
+        in_one_piece=lambda: in_known_steps(problem, first, steps),
         origin=first,
         fraction=lambda state: float(state.steps / steps),
         label=lambda: f"{steps:,} optimizer steps",

@@ -1,4 +1,4 @@
-"""Trees of arrays: their leaves by name, whether one is undefined, and the tree without derivatives."""
+"""Trees of arrays: their leaves by name, whether one is undefined, and the tree with other derivatives."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from ..checks import is_traced
 
@@ -20,6 +20,22 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 def has_nan(array: Any) -> bool:
     """Whether an array of floating-point numbers holds a NaN."""
     return jnp.issubdtype(array.dtype, jnp.inexact) and bool(np.isnan(np.asarray(array)).any())
+
+
+def derivative_if(defined: Bool[Array, ""], tree: PyTree) -> PyTree:
+    """The tree; its derivatives are NaN unless they are `defined`."""
+    return jax.tree.map(lambda leaf: _scaled(leaf, defined) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+@jax.custom_jvp
+def _scaled(leaf: Array, defined: Bool[Array, ""]) -> Array:
+    return leaf
+
+
+@_scaled.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    leaf, defined = primals
+    return leaf, tangents[0] * jnp.where(defined, 1, jnp.nan).astype(leaf.dtype)
 
 
 def constant(tree: PyTree) -> PyTree:

@@ -56,14 +56,14 @@ def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
         d_thetas = jax.lax.map(lambda row: moved(*row), (thetas, d_thetas, d_times))
         d_end = moved(state.parameters, d_end, d_t)
     d_values = _of_values(problem, d_problem, state, thetas, d_thetas)
-    honest = jnp.where(state.status == COMPLETED, 1, jnp.nan)
     d_state = eqx.tree_at(
         lambda state: (state.t, state.parameters, state.record.times, state.record.values),
         jax.tree.map(lambda _: None, state),
         (d_t, d_end, d_times, d_values),
         is_leaf=lambda leaf: leaf is None,
     )
-    return state, jax.tree.map(lambda tangent: tangent * honest.astype(tangent.dtype), d_state)
+    undefined = jnp.where(state.status == COMPLETED, 1, jnp.nan)
+    return state, jax.tree.map(lambda tangent: tangent * undefined.astype(tangent.dtype), d_state)
 
 
 class _Keeping(Observer):

@@ -5,6 +5,7 @@ differentiation is stable at any step there, and its linear systems, I + cH with
 positive definite unless the curvature is negative: conjugate gradients solve them with a few Hessian-vector products.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -165,6 +166,11 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
 
     def after_rejection(self, before: _State, attempted: _State) -> _State:
         return attempted
+
+    def for_derivatives(self) -> "NDF":
+        """With exact products, which cost no more than differences where the field is linear."""
+        exact = dataclasses.replace(self.root_finder, exact_products=True)
+        return NDF(self.max_order, exact, self.root_find_max_steps)
 
     def work(self, state: _State) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
         return {

@@ -45,9 +45,6 @@ class Smoothed(NDF):
     def finer(self) -> "Smoothed":
         return dataclasses.replace(self, beta=_FINER * self.beta)
 
-    def for_derivatives(self) -> NDF:
-        return NDF(self.max_order, self.root_finder, self.root_find_max_steps)
-
     def loss_and_gradient(
         self, objective: SampleObjective, state: Any, parameters: PyTree
     ) -> tuple[Float[Array, ""], PyTree]:
