@@ -40,6 +40,7 @@ class FlowProblem(eqx.Module):
     save_times: Float[Array, " s"]
     t1: Float[Array, ""]
     max_steps: Int[Array, ""]
+    unlocated: str | None = eqx.field(static=True)  # where there are kinks that the solver does not locate
 
     @property
     def terms(self) -> diffrax.ODETerm:
@@ -240,12 +241,13 @@ def _spent(
     """The budget after a part of a step."""
     if (budget := state.budget) is None:
         return None
-    gradient = lambda parameters: _loss_and_gradient(problem, state.solver_state, parameters)[1]
+    gradient = lambda parameters: loss_and_gradient(problem, state.solver_state, parameters)[1]
     amount = lambda: dissipation(gradient, interpolation.evaluate, duration)
     return budget.spend(jax.lax.cond(accepted & budget.checks, amount, lambda: jnp.zeros_like(budget.dissipated)))
 
 
-def _loss_and_gradient(problem: FlowProblem, solver_state: PyTree, parameters: PyTree) -> tuple[Array, PyTree]:
+def loss_and_gradient(problem: FlowProblem, solver_state: PyTree, parameters: PyTree) -> tuple[Array, PyTree]:
+    """The loss, and minus the velocity of the flow; without a `solver_state` that of its smooth pieces."""
     if isinstance(problem.solver, AbstractFlowSolver):
         return problem.solver.loss_and_gradient(problem.objective, solver_state, parameters)
     return problem.objective.loss_and_gradient(parameters)
@@ -315,8 +317,8 @@ def _until_stop(problem: FlowProblem, state: FlowState, attempt: Attempt, path: 
         return attempt
 
     def excess_at(parameters: PyTree, solver_state: PyTree) -> tuple[Array, Array]:
-        loss_and_gradient = lambda: _loss_and_gradient(problem, solver_state, parameters)
-        moment = Moment(problem.objective, problem.observer, parameters, loss_and_gradient)
+        both = lambda: loss_and_gradient(problem, solver_state, parameters)
+        moment = Moment(problem.objective, problem.observer, parameters, both)
         return excess(problem.stop, moment, attempt.dt.dtype)
 
     at_end = lambda: excess_at(attempt.parameters, attempt.solver_state)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ..checks import is_traced, wrong
 from ..data import Dataset

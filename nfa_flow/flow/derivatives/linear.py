@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..integrate import FlowProblem, attempted
+from ..solvers.control import with_tolerances
 from ..solvers.flow_solver import AbstractFlowSolver
 
 # The tolerance is relative to the solution as it is, and to the largest that it has been: one that dies away, like the
@@ -52,6 +53,8 @@ class Linear(eqx.Module):
         """With solver and tolerance of a flow."""
         solver = problem.solver
         solver = solver.for_derivatives() if isinstance(solver, AbstractFlowSolver) else solver
+        if isinstance(solver, diffrax.AbstractImplicitSolver) and problem.controller is not None:
+            solver = with_tolerances(solver, problem.controller)
         return cls(solver, problem.controller, constant_step, problem.max_steps)
 
     def nothing(self, field: Field, v: PyTree, horizon: Float[Array, ""]) -> LinearState:

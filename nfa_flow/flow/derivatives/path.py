@@ -38,6 +38,7 @@ class Path(eqx.Module):
     rows: Row  # each array leads with the steps of the block
     block: Int[Array, ""]  # that `rows` hold
     steps: Int[Array, ""]  # accepted in the whole run
+    last_time: Float[Array, ""]  # of the run, which a stop rule may have ended within a step
 
     @property
     def size(self) -> int:
@@ -62,7 +63,7 @@ class Path(eqx.Module):
     @property
     def end(self) -> Float[Array, ""]:
         """The time at which the loaded block ends."""
-        return self.rows.end[self.count - 1]
+        return jnp.minimum(self.rows.end[self.count - 1], self.last_time)
 
     def row_at(self, time: Float[Array, ""]) -> Int[Array, ""]:
         """The step of the loaded block that ends at this time, or is the first to end later."""
@@ -126,14 +127,14 @@ class PathKeeper(eqx.Module):
         none = jnp.zeros((), jnp.int32)
         buffers = lambda tree: jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), tree)
         marks = _put(buffers(first), none, first)
-        return Path(marks=marks, stride=none + size, rows=buffers(row), block=none, steps=none)
+        return Path(marks=marks, stride=none + size, rows=buffers(row), block=none, steps=none, last_time=state.t)
 
     def _add(self, path: Path, state: FlowState, row: Row, accepted: Bool[Array, ""]) -> Path:
         """The path of a run that has made one more step, to `state`."""
         steps, size = path.steps + jnp.where(accepted, 1, 0), path.size
         rows = _put(path.rows, jnp.where(accepted, path.steps % size, size), row)
         block = jnp.where(accepted, path.steps // size, path.block)
-        path = _with_room(dataclasses.replace(path, rows=rows, block=block, steps=steps))
+        path = _with_room(dataclasses.replace(path, rows=rows, block=block, steps=steps, last_time=state.t))
         at = jnp.where(accepted & (steps % path.stride == 0), steps // path.stride, size)
         return dataclasses.replace(path, marks=_put(path.marks, at, _unobserved(self.problem, state)))
 

@@ -16,9 +16,10 @@ from jaxtyping import Array, Float, PyTree
 
 from ...numerics.switches import full_precision, usual_promotion
 from ...run.observation import Observer, Record
-from ...run.status import COMPLETED
-from ..integrate import FlowProblem, FlowState, advance
+from ...run.status import COMPLETED, STOPPED
+from ..integrate import FlowProblem, FlowState, advance, loss_and_gradient
 from ..solvers.flow_solver import AbstractFlowSolver
+from ..stopping import Moment, excess
 from .adjoint import Gradient, backwards
 from .linear import Linear
 from .path import Path, PathKeeper
@@ -30,8 +31,11 @@ def integrated(problem: FlowProblem, first: FlowState, parameters: PyTree, t0: F
     """The last state of a flow from `first`, the state at `parameters` and `t0`.
 
     It has derivatives of parameters, times and observations with respect to `parameters`, `t0`, and the objective, the
-    observables and the times of `problem`. They are NaN if the run failed. Counts, and all that says how the run was
-    integrated, have none.
+    observables, the times and the stop rules of `problem`. They are NaN if the run failed or met a kink. Counts, and
+    all that says how the run was integrated, have none.
+
+    **Raises:** NotImplementedError for derivatives of a flow with kinks that the solver does not locate, and for second
+    derivatives.
     """
     return advance(problem, first, problem.max_steps)
 
@@ -40,6 +44,11 @@ def integrated(problem: FlowProblem, first: FlowState, parameters: PyTree, t0: F
 @usual_promotion()
 @full_precision
 def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
+    if primals[0].unlocated is not None:
+        raise NotImplementedError(
+            f"The derivatives of a flow jump where it meets kinks (here in the {primals[0].unlocated}), and the solver does not "
+            "locate them: use `solver=nf.flow.Smoothed(beta=...)`, a flow that is smooth."
+        )
     problem, first, parameters, t0 = primals
     d_problem, _, d_parameters, d_t0 = tangents
     keeper = PathKeeper.of(problem, first)
@@ -50,11 +59,12 @@ def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
     if d_t0 is not None:
         v = jax.tree.map(lambda v, g: v + g * d_t0.astype(g.dtype), v, gradient(parameters, p))
     d_thetas, d_end = _along(keeper, path, gradient, Linear.of(problem, first.dt), p, record, v, dp)
-    d_times, d_t = _of_times(problem, d_problem, state)
+    moved = lambda v, velocity, dt: jax.tree.map(lambda v, f: v + f * dt.astype(f.dtype), v, velocity)
+    velocity = lambda theta: jax.tree.map(jnp.negative, gradient(theta, p))
+    d_times, d_t = _of_times(problem, d_problem, state, t0, d_t0, velocity(state.parameters), d_end)
     if d_times is not None:
-        moved = lambda theta, v, dt: jax.tree.map(lambda v, g: v - g * dt.astype(g.dtype), v, gradient(theta, p))
-        d_thetas = jax.lax.map(lambda row: moved(*row), (thetas, d_thetas, d_times))
-        d_end = moved(state.parameters, d_end, d_t)
+        d_thetas = jax.lax.map(lambda row: moved(row[0], velocity(row[1]), row[2]), (d_thetas, thetas, d_times))
+        d_end = moved(d_end, velocity(state.parameters), d_t)
     d_values = _of_values(problem, d_problem, state, thetas, d_thetas)
     d_state = eqx.tree_at(
         lambda state: (state.t, state.parameters, state.record.times, state.record.values),
@@ -62,7 +72,10 @@ def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
         (d_t, d_end, d_times, d_values),
         is_leaf=lambda leaf: leaf is None,
     )
-    undefined = jnp.where(state.status == COMPLETED, 1, jnp.nan)
+    defined = (state.status == COMPLETED) | (state.status == STOPPED)
+    if isinstance(problem.solver, AbstractFlowSolver):
+        defined &= problem.solver.has_derivative(state.solver_state)
+    undefined = jnp.where(defined, 1, jnp.nan)
     return state, jax.tree.map(lambda tangent: tangent * undefined.astype(tangent.dtype), d_state)
 
 
@@ -80,8 +93,8 @@ def _integrate(keeper: PathKeeper, problem: FlowProblem, first: FlowState) -> tu
     size = len(first.record.times)
     buffers = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), first.parameters)
     record = dataclasses.replace(first.record, values=(first.record.values, buffers))
-    observer = _Keeping((), (), problem.observer.data, False, problem.observer)
-    problem = dataclasses.replace(problem, observer=observer)
+    old = problem.observer
+    problem = dataclasses.replace(problem, observer=_Keeping(old.names, old.observables, old.data, False, old))
     state, path = keeper.integrate(problem, dataclasses.replace(first, record=record))
     values, thetas = state.record.values
     filled = jnp.arange(size) < state.record.count
@@ -92,16 +105,12 @@ def _integrate(keeper: PathKeeper, problem: FlowProblem, first: FlowState) -> tu
 
 def _gradient(problem: FlowProblem, dp: PyTree) -> tuple[Gradient, PyTree]:
     """∇F as a function of θ and of those arrays p of the objective that have a tangent, and their values."""
-    objective, solver = problem.objective, problem.solver
-    p = eqx.filter(objective, jax.tree.map(lambda tangent: tangent is not None, dp, is_leaf=lambda leaf: leaf is None))
 
     def gradient(theta: PyTree, p: PyTree) -> PyTree:
-        changed = eqx.combine(p, objective)
-        if isinstance(solver, AbstractFlowSolver):
-            return solver.loss_and_gradient(changed, None, theta)[1]
-        return changed.gradient(theta)
+        changed = dataclasses.replace(problem, objective=eqx.combine(p, problem.objective))
+        return loss_and_gradient(changed, None, theta)[1]
 
-    return gradient, p
+    return gradient, _perturbed(problem.objective, dp)
 
 
 def _along(
@@ -135,14 +144,35 @@ def _along(
     return jax.lax.custom_linear_solve(lambda x: x, b, solve, transpose)[2:]
 
 
-def _of_times(problem: FlowProblem, d_problem: Any, state: FlowState) -> tuple[Any, Any]:
-    """The derivatives of the recorded times, and of the last one; None if there are none."""
-    if d_problem.save_times is None and d_problem.t1 is None:
+def _of_times(
+    problem: FlowProblem, d_problem: Any, state: FlowState, t0: Array, d_t0: Any, velocity: PyTree, v: PyTree
+) -> tuple[Any, Any]:
+    """The derivatives of the recorded times, and of the last one; None if there are none. `v`: of θ at the end."""
+    if d_problem.save_times is None and d_problem.t1 is None and not problem.stop:
         return None, None
-    d_times = jnp.zeros_like(state.record.times)
+    d_times, d_t = jnp.zeros_like(state.record.times), _materialized(d_problem.t1, state.t)
     if d_problem.save_times is not None:
         d_times = d_times.at[:-1].set(d_problem.save_times)
-    return d_times, jnp.zeros_like(state.t) if d_problem.t1 is None else d_problem.t1
+    if problem.stop:
+        stopped, last = state.status == STOPPED, state.record.count - 1
+        inside = _of_stop(problem, d_problem, state.parameters, velocity, v)
+        d_t = jnp.where(stopped, jnp.where(state.t > t0, inside, _materialized(d_t0, t0)), d_t)
+        d_times = d_times.at[last].set(jnp.where(stopped, d_t, d_times[last]))
+    return d_times, d_t
+
+
+def _of_stop(problem: FlowProblem, d_problem: Any, theta: PyTree, velocity: PyTree, v: PyTree) -> Float[Array, ""]:
+    """The derivative of the time at which a stop rule is met; not a number for a rule that is only a condition."""
+    parts = lambda problem: (problem.objective, problem.observer, problem.stop)
+    moving = _perturbed(parts(problem), parts(d_problem))
+
+    def met(theta: PyTree, moving: PyTree) -> Array:
+        objective, observer, stop = eqx.combine(moving, parts(problem))
+        both = lambda: loss_and_gradient(dataclasses.replace(problem, objective=objective), None, theta)
+        return excess(stop, Moment(objective, observer, theta, both), problem.t1.dtype)[0]
+
+    by_time = jax.jvp(lambda theta: met(theta, moving), (theta,), (velocity,))[1]
+    return -jax.jvp(met, (theta, moving), (v, parts(d_problem)))[1] / by_time
 
 
 def _of_values(problem: FlowProblem, d_problem: Any, state: FlowState, thetas: PyTree, d_thetas: PyTree) -> PyTree:
@@ -152,36 +182,31 @@ def _of_values(problem: FlowProblem, d_problem: Any, state: FlowState, thetas: P
     filled = jnp.arange(len(state.record.times)) < state.record.count
 
     def of(value: Any, q: Any, dq: Any) -> PyTree:
-        """Of a function of the objective, θ and q."""
-        (p, dp_), (q_, dq_) = _perturbed(objective, dp), _perturbed(q, dq)
+        """Of a function of θ, the objective and q."""
+        fixed, tangents = (objective, q), (dp, dq)
+        moving = _perturbed(fixed, tangents)
 
         @jax.checkpoint
         def row(at: tuple) -> PyTree:
             theta, v, is_filled = at
-            function = lambda theta, p, q_: value(eqx.combine(p, objective), theta, eqx.combine(q_, q))
-            slope = jax.jvp(function, (theta, p, q_), (v, dp_, dq_))[1]
+            function = lambda theta, moving: value(theta, *eqx.combine(moving, fixed))
+            slope = jax.jvp(function, (theta, moving), (v, tangents))[1]
             return jax.tree.map(lambda leaf: jnp.where(is_filled, leaf, jnp.zeros_like(leaf)), slope)
 
         return jax.lax.map(row, (thetas, d_thetas, filled))
 
     values, kept = state.record.values
-    single = lambda objective, theta, observer: Observer.__call__(observer, objective, theta)[0][0]
-    if observer.observables is None:
-        found = [of(single, observer, d_observer)]
-    else:
-        one = lambda observer, i: Observer(
-            observer.names[i : i + 1], observer.observables[i : i + 1], observer.data, False
-        )
-        found = [of(single, one(observer, i), one(d_observer, i)) for i in range(len(observer.observables))]
-    found += [None] * (len(values) - len(found))  # what only the run itself knows
-    d_kept = None if kept is None else of(lambda objective, theta, _: objective.natural(theta), None, None)
+    one = lambda name: lambda theta, objective, observer: observer.one(name, objective, theta)
+    count = 1 if observer.observables is None else len(observer.observables)
+    found = [of(one(name), observer, d_observer) for name in observer.names[:count]]
+    found += [None] * (len(values) - count)  # what only the run itself knows
+    d_kept = None if kept is None else of(lambda theta, objective, _: objective.natural(theta), None, None)
     return tuple(found), d_kept
 
 
-def _perturbed(tree: PyTree, tangent: PyTree) -> tuple[PyTree, PyTree]:
-    """What has a tangent in a tree, and the tangent."""
-    is_none = lambda leaf: leaf is None
-    return eqx.filter(tree, jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=is_none)), tangent
+def _perturbed(tree: PyTree, tangent: PyTree) -> PyTree:
+    """What has a tangent in a tree."""
+    return eqx.filter(tree, jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=lambda leaf: leaf is None))
 
 
 def _materialized(tangent: PyTree, tree: PyTree) -> PyTree:

@@ -84,7 +84,7 @@ def controlled(
         pcoeff, icoeff = (0.0, 1.0) if isinstance(solver, NDF) else (0.3, 0.4)
         controller = diffrax.PIDController(*_of_a_step(solver, rtol, atol), pcoeff=pcoeff, icoeff=icoeff)
     if isinstance(solver, diffrax.AbstractImplicitSolver):
-        solver = _with_tolerances(solver, controller)
+        solver = with_tolerances(solver, controller)
     if dt0 is not None:
         require_number("dt0", dt0, above=0)
     if isinstance(solver, diffrax.AbstractAdaptiveSolver) and not isinstance(given, diffrax.ConstantStepSize):
@@ -111,7 +111,7 @@ def _of_a_step(
     return (rtol ** (1 + excess), atol * rtol**excess) if excess else (rtol, atol)
 
 
-def _with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
+def with_tolerances(solver: Any, controller: diffrax.PIDController) -> Any:
     """The solver whose root finder, if it has no tolerances of its own, has those of the controller."""
     unset = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
     names = [name for name in ("rtol", "atol", "norm") if getattr(solver.root_finder, name) is unset]

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ...checks import require_integer
 from ...problem.objective import SampleObjective
@@ -24,6 +24,7 @@ from ..kinks.slide_end import first_slide_end
 from ..kinks.tally import Tally
 from .chebyshev import ChebyshevState
 from .flow_solver import AbstractFlowSolver, objective_of
+from .ndf import NDF
 
 _FURTHER = 1.5  # times the distance of the next kink, by linear extrapolation, that a step goes
 _PATIENCE = 15  # steps on one piece that stability limited, after which it counts as stiff
@@ -166,11 +167,20 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         return unravel(new), unravel(error), dense, new_state, diffrax.RESULTS.successful
 
     def loss_and_gradient(
-        self, objective: SampleObjective, state: PiecewiseState, parameters: PyTree
+        self, objective: SampleObjective, state: PiecewiseState | None, parameters: PyTree
     ) -> tuple[Float[Array, ""], PyTree]:
-        """The loss, and the gradient on the piece, projected on its slides."""
+        """The loss, and the gradient on the piece, projected on its slides; without a state on no slide."""
+        if state is None:
+            return objective.loss_and_gradient(parameters)
         pieces, (y, unravel) = Pieces(objective, parameters), ravel_pytree(parameters)
         return objective.loss(parameters), unravel(-pieces.velocity(y, state.piece))
+
+    def for_derivatives(self) -> NDF:
+        return NDF().for_derivatives()
+
+    def has_derivative(self, state: PiecewiseState) -> Bool[Array, ""]:
+        """Only without events, at which derivatives jump."""
+        return (state.tally.crossings == 0) & (state.tally.slides == 0)
 
     def trouble(self, state: PiecewiseState) -> Int[Array, ""]:
         return state.trouble

@@ -65,7 +65,9 @@ def squared(prediction, target):
 def in_random_direction(tree, key):
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(structure, [jax.random.normal(k, jnp.shape(v)) for k, v in zip(keys, leaves, strict=True)])
+    return jax.tree.unflatten(
+        structure, [jax.random.normal(k, jnp.shape(v)) for k, v in zip(keys, leaves, strict=True)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,9 @@ def test_backwards_with_respect_to_everything(solver, loss):
         expected, found = exact(cotangent)[0], back(START, cotangent)
         size = max(float(jnp.max(jnp.abs(each))) for each in expected.values())
         for argument, slope in expected.items():
-            np.testing.assert_allclose(found[argument], slope, rtol=0, atol=10 * rtol * size, err_msg=f"{name}/{argument}")
+            np.testing.assert_allclose(
+                found[argument], slope, rtol=0, atol=10 * rtol * size, err_msg=f"{name}/{argument}"
+            )
 
 
 def test_forwards_with_respect_to_everything():
@@ -97,3 +101,40 @@ def test_forwards_with_respect_to_everything():
         expected, found = jax.jvp(closed, (START,), (tangent,))[1], forth(START, tangent)
         size = max(float(jnp.max(jnp.abs(each))) for each in expected.values())
         jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=10 * rtol * size), found, expected)
+
+
+def test_a_located_stop_moves_with_everything():
+    """s = S at t = t0 + log((a/σ² − b)/(a/S − b))/(2am)."""
+    bound, rtol = 0.5, 1e-9
+
+    def time(at):
+        w, x, y = at["weight"], at["x"], at["y"]
+        a, b = jnp.sum(w * x * y) - at["decay"], jnp.sum(w * x**2)
+        elapsed = jnp.log((a / at["sigma"] ** 2 - b) / (a / at["bound"] - b)) / (2 * a * at["mobility"])
+        return at["t0"] + elapsed, jnp.sqrt(at["bound"])
+
+    def stopped(at):
+        run = nf.gradient_flow(
+            NET.with_weights([at["sigma"] * jnp.ones((1, 1))] * 2),
+            nf.Dataset(at["x"][:, None], at["y"][:, None], weight=at["weight"]),
+            at["t1"],
+            t0=at["t0"],
+            weight_decay=at["decay"],
+            mobility=(at["mobility"], at["mobility"]),
+            observe={"s": product},
+            save_at=at["t1"][None],
+            stop=nf.StopWhen("s", above=at["bound"]),
+            rtol=rtol,
+            progress=False,
+        )
+        return run.end_time, run.net.weights[0].squeeze()
+
+    at = START | {"bound": bound, "t1": jnp.array(9.0)}
+    expected, found = jax.jacrev(time)(at), jax.jit(jax.jacrev(stopped))(at)
+    for slopes, exact in zip(found, expected, strict=True):
+        size = max(float(jnp.max(jnp.abs(each))) for each in exact.values())
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=10 * rtol * size), slopes, exact)
+
+
+def product(net, data):
+    return (net.weights[1] @ net.weights[0]).squeeze()
