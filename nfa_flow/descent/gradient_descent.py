@@ -112,6 +112,7 @@ def gradient_descent(
         _advance,
         problem,
         first,
+        hidden=_constants(optimizer, parameters),
         in_one_piece=lambda: in_known_steps(problem, first, steps),
         origin=first,
         fraction=lambda state: float(state.steps / steps),
@@ -164,6 +165,12 @@ def _check_optimizer(optimizer: Any, parameters: PyTree) -> None:
         must_be = "one whose state keeps its shapes and dtypes"
         changes = [(a, b) for a, b in zip(types(before), types(after), strict=False) if a != b]
         raise wrong("optimizer", must_be, f"one that changes {changes[0][0]} to {changes[0][1]}" if changes else "not")
+
+
+def _constants(optimizer: optax.GradientTransformation, parameters: PyTree) -> list[Any]:
+    """The arrays that an optimizer holds, such as a learning rate that JAX traces."""
+    first = lambda gradient: optimizer_step(optimizer, gradient, first_optimizer_state(optimizer, gradient), gradient)
+    return jax.make_jaxpr(first)(parameters).consts
 
 
 def _warn_about_mobilities(net: Any, optimizer: optax.GradientTransformation, parameters: PyTree) -> None:

@@ -49,13 +49,15 @@ def run_to_end(
     problem: PyTree,
     state: _State,
     *,
+    hidden: PyTree = None,
     in_one_piece: Callable[[], _State],
     checkpoint: str | os.PathLike | None,
     **options: Any,
 ) -> tuple[_State, bool]:
     """Bring a run to its end: by `drive`, or in one piece inside `jax.jit` and `jax.vmap`, or through a sweep.
 
-    **Arguments:** `in_one_piece`: the last state of the run, as JAX can differentiate it; the rest as in `drive`.
+    **Arguments:** `hidden`: arrays that functions in `problem` hold; `in_one_piece`: the last state of the run, as JAX
+    can differentiate it; the rest as in `drive`.
     **Returns:** the last state, and whether the run was interrupted.
     **Raises:** ValueError if a `checkpoint` is given but cannot be kept.
     """
@@ -64,7 +66,7 @@ def run_to_end(
         # Programs that run side by side on the same devices could wait for each other for ever.
         must_be = "on one device in a sweep, each run of which has a device to itself"
         raise wrong("data", must_be, "divided among several (`data.on`)")
-    if replay is None and not is_traced(problem, state):
+    if replay is None and not is_traced(problem, state, hidden):
         return drive(advance, problem, state, checkpoint=checkpoint, **options)
     if checkpoint is not None:
         raise wrong("checkpoint", "None inside `jax.jit`, `jax.vmap` or a batched sweep", repr(checkpoint))

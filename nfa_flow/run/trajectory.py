@@ -51,8 +51,9 @@ class Trajectory(eqx.Module):
 
     Inside `jax.jit` or `jax.vmap` there is one entry for each save time, so the last entry is that of the last save
     time. Entries at times that a run did not reach are NaN; outside, `reached()` removes them. How a run ended is in
-    `status_code`, `end_time` and `net`. A lane of a batch is `jax.tree.map(lambda a: a[i], trajectory)`. Forward
-    derivatives (`jax.jvp`) pass through a run, reverse ones (`jax.grad`) do not.
+    `status_code`, `end_time` and `net`. A lane of a batch is `jax.tree.map(lambda a: a[i], trajectory)`. JAX
+    differentiates a run in both directions: `end_time`, `times`, networks and observables, not counts. The derivatives
+    are NaN if the run failed.
     """
 
     times: Float[Array | np.ndarray, "*lanes t"]

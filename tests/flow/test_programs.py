@@ -1,4 +1,4 @@
-"""A flow as a program: compiled once, in bounded memory, under `vmap` and `jit`, and with derivatives."""
+"""A flow as a program: compiled once, in bounded memory, and under `vmap` and `jit`."""
 
 import equinox as eqx
 import jax
@@ -115,22 +115,6 @@ def test_inside_jit_what_is_not_known_yet_is_said_in_a_sentence(data, what):
 
     with pytest.raises(ValueError, match="of a run is not known inside `jax.jit`"):
         inside(0.1)
-
-
-def test_forward_derivatives_pass_through_a_run_and_reverse_ones_are_refused(data):
-    net = nf.nets.MLP([5, 6, 1], key=jax.random.key(3), activation="tanh")
-
-    def end(decay):
-        return nf.gradient_flow(net, data, 1.0, weight_decay=decay, save_at=[1.0], rtol=1e-8, **QUIET).observed["loss"][
-            0
-        ]
-
-    _, slope = jax.jvp(end, (0.1,), (1.0,))
-    # A central difference of step h: its error is of the size of h², and of the runs' errors over h.
-    np.testing.assert_allclose(slope, (end(0.1 + 1e-3) - end(0.1 - 1e-3)) / 2e-3, rtol=1e-3)
-    for grad in (jax.grad(end), jax.jit(jax.grad(end)), jax.grad(jax.jit(end))):
-        with pytest.raises(NotImplementedError, match="does not pass through a run"):
-            grad(0.1)
 
 
 def test_a_checkpoint_inside_vmap_is_refused(data):

@@ -51,6 +51,8 @@ def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
         )
     problem, first, parameters, t0 = primals
     d_problem, _, d_parameters, d_t0 = tangents
+    # Of the same numbers, but not constant: a second derivative must come by `_once`, and be refused there.
+    first = eqx.tree_at(lambda first: (first.t, first.parameters), first, (t0, parameters))
     keeper = PathKeeper.of(problem, first)
     state, path, thetas = _integrate(keeper, problem, first)
     record, dp = state.record, d_problem.objective

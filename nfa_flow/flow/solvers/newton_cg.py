@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from .conjugate_gradients import Solution, conjugate_gradients
 
@@ -46,7 +46,7 @@ class NewtonCG(eqx.Module):
 
     rtol: Any
     atol: Any
-    norm: Callable[[PyTree], Array]
+    norm: Any
     exact_products: bool | None = eqx.field(static=True, default=None)
 
     def scale(self, *ys: Float[Array, " P"]) -> Float[Array, " P"]:

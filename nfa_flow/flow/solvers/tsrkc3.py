@@ -20,7 +20,7 @@ class TSRKC3(AbstractChebyshevSolver):
 
     The best explicit solver for long flows: it needs one gradient per stage and an occasional Hessian-vector product.
     At the start, after a jump, and when a step is more than twice as long as the one before, it makes one step of
-    `RKC2`. It has no reverse-mode derivatives, because the number of stages is found while running.
+    `RKC2`.
 
     **Source:** Moisa 2025; Sommeijer, Shampine & Verwer 1998.
     """

@@ -1,0 +1,121 @@
+"""Derivatives of runs as programs: blocks of the path, batches, sweeps, failures, kinks, and what is refused."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nfa_flow as nf
+from nfa_flow.flow.derivatives import path
+
+QUIET = {"progress": False}
+X = jax.random.normal(jax.random.key(0), (12, 3))
+DATA = nf.Dataset(X, jnp.sin(X[:, :1]) + 0.3 * X[:, 1:2])
+TANH, RELU = (nf.nets.MLP([3, 4, 1], key=jax.random.key(3), activation=name) for name in ("tanh", "relu"))
+
+
+def scaled(net, sigma):
+    return net.with_weights([sigma * W for W in net.weights])
+
+
+def tanh_loss(sigma, decay=0.0, rtol=1e-8, **options):
+    """At t = 1 and 5."""
+    options = {"solver": diffrax.Tsit5(), "save_at": [1.0, 5.0], "rtol": rtol, **QUIET, **options}
+    return nf.gradient_flow(scaled(TANH, sigma), DATA, 5.0, weight_decay=decay, **options).observed["loss"]
+
+
+def difference(function, x, h=1e-3):
+    """A central difference of order four: its error is of the size of h⁴, and of the errors of the values over h."""
+    near, far = (function(x + k * h) - function(x - k * h) for k in (1, 2))
+    return (8 * near - far) / (12 * h)
+
+
+def test_a_network_against_finite_differences():
+    """Through a whole run outside of `jax.jit`, with the solver that is the default."""
+    total = lambda sigma, decay, rtol: jnp.sum(tanh_loss(sigma, decay, rtol, solver=None))
+    found = jax.grad(total, argnums=(0, 1))(1.1, 0.01, 1e-8)
+    np.testing.assert_allclose(found[0], difference(lambda s: total(s, 0.01, 1e-11), 1.1), rtol=1e-6)
+    np.testing.assert_allclose(found[1], difference(lambda d: total(1.1, d, 1e-11), 0.01), rtol=1e-6)
+
+
+def test_the_path_in_many_blocks_is_the_same_path(monkeypatch):
+    """Blocks of 8 steps and 8 marks, whose distance doubles twice: both directions compute steps again."""
+    rtol = 1e-11
+    loss = lambda sigma: tanh_loss(sigma, rtol=rtol)
+    both = lambda: jax.jit(lambda s: (jax.jvp(loss, (s,), (1.0,))[1], jax.vjp(loss, s)[1](jnp.ones(2))[0]))
+    whole = both()(1.1)
+    assert nf.gradient_flow(TANH, DATA, 5.0, solver=diffrax.Tsit5(), rtol=rtol, **QUIET).stats["steps"] > 2 * 8 * 8
+    monkeypatch.setattr(path, "_LONGEST", 8)
+    forwards, backwards = both()(1.1)
+    np.testing.assert_allclose(forwards, whole[0], rtol=10 * rtol)
+    np.testing.assert_allclose(backwards, whole[1], rtol=10 * rtol)
+    np.testing.assert_allclose(jnp.sum(forwards), backwards, rtol=10 * rtol)
+
+
+def test_a_batch_is_its_lanes_and_compiles_once(compilations):
+    last = lambda sigma, decay: tanh_loss(sigma, decay)[-1]
+    many = jax.jit(jax.vmap(jax.grad(last), in_axes=(0, None)))
+    sigmas, others = jnp.array([0.5, 1.0, 2.0]), jnp.array([0.6, 1.1, 2.1])
+    found = many(sigmas, 0.0)
+    compilations()
+    many(others, 0.01)
+    assert compilations() == 0
+    for sigma, slope in zip(sigmas, found, strict=True):
+        np.testing.assert_allclose(slope, jax.grad(last)(sigma, 0.0), rtol=1e-7)
+    compilations()
+    jax.grad(last)(0.7, 0.0)
+    assert compilations() == 0
+
+
+def test_in_a_sweep():
+    def run(*, key, sigma):
+        value, slope = jax.value_and_grad(lambda sigma: tanh_loss(sigma)[-1])(sigma)
+        return {"loss": value, "slope": slope}
+
+    runs = nf.sweep(run, nf.Grid(sigma=[0.5, 1.0]), progress=False)
+    alone = [run(key=None, sigma=sigma)["slope"] for sigma in (0.5, 1.0)]
+    np.testing.assert_allclose(runs["slope"].squeeze(), alone, rtol=1e-7)
+
+
+def test_a_run_that_failed_has_no_derivative():
+    fails = lambda sigma: tanh_loss(sigma, max_steps=5, throw=False)[0]
+    assert np.isnan(jax.grad(fails)(1.0))
+    assert np.isnan(jax.jit(jax.grad(fails))(1.0))
+    with pytest.raises(nf.RunError, match="maximum number of steps"):
+        jax.grad(lambda sigma: tanh_loss(sigma, max_steps=5)[0])(1.0)
+
+
+def test_second_derivatives_are_refused():
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        jax.hessian(lambda sigma: tanh_loss(sigma)[-1])(1.0)
+
+
+def relu_loss(sigma, t1, solver=None, rtol=1e-8):
+    run = nf.gradient_flow(scaled(RELU, sigma), DATA, t1, save_at=[t1], solver=solver, rtol=rtol, **QUIET)
+    return run.observed["loss"][-1]
+
+
+def test_kinks():
+    """Between kinks the derivative of the exact flow; NaN where it met one; across them that of the rounded flow."""
+    crossings = lambda t1: nf.gradient_flow(RELU, DATA, t1, **QUIET).stats["crossings"]
+    assert crossings(0.05) == 0 < crossings(0.2)
+    slope = jax.grad(relu_loss)
+    np.testing.assert_allclose(slope(1.0, 0.05), difference(lambda s: relu_loss(s, 0.05, rtol=1e-11), 1.0), rtol=1e-6)
+    assert np.isnan(slope(1.0, 0.2))
+    rounded = slope(1.0, 0.2, nf.flow.Smoothed(beta=1e4))
+    np.testing.assert_allclose(rounded, difference(lambda s: relu_loss(s, 0.2, rtol=1e-11), 1.0), rtol=1e-5)
+    with pytest.raises(NotImplementedError, match="where it meets kinks .here in the network.*Smoothed"):
+        slope(1.0, 0.05, nf.flow.TSRKC3(), 1e-3)
+
+
+def test_single_precision():
+    rtol = 1e-4
+    with jax.enable_x64(False):
+        single = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32) if eqx.is_array(leaf) else leaf, tree)
+        net, data = single(TANH), single(DATA)
+        run = lambda sigma: nf.gradient_flow(scaled(net, sigma), data, 5.0, save_at=[5.0], rtol=rtol, **QUIET)
+        found = jax.grad(lambda sigma: run(sigma).observed["loss"][-1])(jnp.float32(1.1))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, jax.grad(lambda sigma: tanh_loss(sigma)[-1])(1.1), rtol=10 * rtol)
