@@ -199,7 +199,7 @@ def step(problem: FlowProblem, state: FlowState) -> tuple[FlowState, Attempt]:
 
     keep = lambda new, old: jnp.where(accepted, new, old)
     t, parameters = keep(new_t, state.t), jax.tree.map(keep, attempt.parameters, state.parameters)
-    solver_state = jax.tree.map(keep, attempt.solver_state, _after_rejection(problem, state, attempt))
+    solver_state = jax.tree.map(keep, attempt.solver_state, after_rejection(problem, state, attempt))
     spent = lambda duration: _spent(problem, state, interpolation, duration, accepted)
 
     def since(time: Array) -> Array:
@@ -229,7 +229,8 @@ def step(problem: FlowProblem, state: FlowState) -> tuple[FlowState, Attempt]:
     return after, attempt
 
 
-def _after_rejection(problem: FlowProblem, state: FlowState, attempt: Attempt) -> PyTree:
+def after_rejection(problem: Any, state: Any, attempt: Attempt) -> PyTree:
+    """The solver state from which to try again."""
     if isinstance(problem.solver, AbstractFlowSolver):
         return problem.solver.after_rejection(state.solver_state, attempt.solver_state)
     return state.solver_state

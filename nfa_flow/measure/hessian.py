@@ -19,6 +19,7 @@ from ..problem.mobility import Mobility, own_mobility
 from ..problem.objective import AbstractObjective, make_objective
 from ..problem.trained import Trainable
 from ..run.observation import AbstractRunObservable
+from ..run.trees import constant
 
 _ROUGH = 0.05
 
@@ -101,18 +102,30 @@ class HessianEigenvalues(_OfHessian):
 @kernel
 @usual_promotion()
 def _sharpness(objective: AbstractObjective, parameters: PyTree, rtol: float) -> Float[Array, ""]:
-    product, theta = _hessian(objective, parameters)
+    product, theta = _hessian(*constant((objective, parameters)))
     start = jax.random.normal(jax.random.key(0), theta.shape, theta.dtype)
-    return largest_eigenvalue(product, start, rtol).value
+    found = largest_eigenvalue(product, start, rtol)
+    return _with_derivative(found.value, found.vector, objective, parameters)
 
 
 @kernel
 def _eigenvalues(objective: AbstractObjective, parameters: PyTree, count: int, rtol: float) -> Float[Array, " count"]:
-    product, theta = _hessian(objective, parameters)
+    product, theta = _hessian(*constant((objective, parameters)))
     if count > theta.size:
         raise wrong("count", f"at most the number of parameters, {theta.size}", count)
     start = jax.random.normal(jax.random.key(0), (count, theta.size), theta.dtype)
-    return largest_eigenvalues(product, start, rtol).values
+    found = largest_eigenvalues(product, start, rtol)
+    each = lambda pair: _with_derivative(pair[0], pair[1], objective, parameters)
+    return jax.lax.map(each, (found.values, found.vectors))
+
+
+def _with_derivative(
+    value: Float[Array, ""], vector: Float[Array, " p"], objective: AbstractObjective, parameters: PyTree
+) -> Float[Array, ""]:
+    """An eigenvalue, with the derivative vᵀ(dH)v, which it has if it is simple."""
+    product, _ = _hessian(objective, parameters)
+    quotient = vector @ product(vector)
+    return value + (quotient - jax.lax.stop_gradient(quotient))
 
 
 def _hessian(

@@ -47,9 +47,7 @@ def test_both_directions_are_those_of_a_plain_loop(make):
 
 def test_minibatches_and_a_batch_of_runs():
     """The value inside `jax.grad` is that of the call, and a lane's derivative that of the lane alone."""
-    last = lambda rate: losses(
-        {"sigma": 1.0, "rate": rate, "x": X}, optax.sgd, batch_size=5, key=jax.random.key(1)
-    )[-1]
+    last = lambda rate: losses({"sigma": 1.0, "rate": rate, "x": X}, optax.sgd, batch_size=5, key=jax.random.key(1))[-1]
     rates = jnp.array([0.01, 0.1])
     values, slopes = jax.vmap(jax.value_and_grad(last))(rates)
     for rate, value, slope in zip(rates, values, slopes, strict=True):

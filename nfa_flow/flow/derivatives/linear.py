@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..integrate import FlowProblem, attempted
+from ..integrate import FlowProblem, after_rejection, attempted
 from ..solvers.control import with_tolerances
 from ..solvers.flow_solver import AbstractFlowSolver
 
@@ -84,24 +84,22 @@ class Linear(eqx.Module):
         """One attempt, of a step that is at most `remaining`."""
         solver, controller = self._at_tolerance(state)
         dt = jnp.minimum(state.dt, remaining)
-        tried = attempted(_Equation(_terms(field), solver, controller), state, dt)
+        equation = _Equation(_terms(field), solver, controller)
+        tried = attempted(equation, state, dt)
         keep = lambda new, old: jnp.where(tried.accepted, new, old)
-        if isinstance(solver, AbstractFlowSolver):
-            rejected = solver.after_rejection(state.solver_state, tried.solver_state)
-        else:
-            rejected = state.solver_state
         v, attempts = jax.tree.map(keep, tried.parameters, state.parameters), state.attempts + 1
         failed = ~jnp.isfinite(tried.next_dt) | (attempts >= self.most) | (tried.solver_failed & tried.accepted)
         after = LinearState(
             parameters=v,
             dt=tried.next_dt,
-            solver_state=jax.tree.map(keep, tried.solver_state, rejected),
+            solver_state=jax.tree.map(keep, tried.solver_state, after_rejection(equation, state, tried)),
             controller_state=tried.controller_state,
             peak=jnp.maximum(state.peak, _rms(v)),
             attempts=attempts,
             failed=state.failed | failed,
         )
-        inside = solver.interpolation_cls(t0=jnp.zeros_like(dt), t1=dt, **tried.dense)
+        interpolation: Any = solver.interpolation_cls
+        inside = interpolation(t0=jnp.zeros_like(dt), t1=dt, **tried.dense)
         return after, Piece(jnp.where(tried.accepted, dt, 0), inside.evaluate)
 
     def _at_tolerance(self, state: LinearState) -> tuple[Any, Any]:
@@ -123,9 +121,9 @@ class _Equation(NamedTuple):
 
 
 def _terms(field: Field) -> diffrax.ODETerm:
-    return diffrax.ODETerm(lambda t, v, args: field(t, v))
+    return diffrax.ODETerm(lambda t, v, args: field(jnp.asarray(t), v))
 
 
 def _rms(tree: PyTree) -> Float[Array, ""]:
     leaves = jax.tree.leaves(tree)
-    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves))
+    return jnp.sqrt(jnp.asarray(sum(jnp.sum(leaf**2) for leaf in leaves)) / sum(leaf.size for leaf in leaves))

@@ -44,12 +44,12 @@ def integrated(problem: FlowProblem, first: FlowState, parameters: PyTree, t0: F
 @usual_promotion()
 @full_precision
 def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
-    if primals[0].unlocated is not None:
-        raise NotImplementedError(
-            f"The derivatives of a flow jump where it meets kinks (here in the {primals[0].unlocated}), and the solver does not "
-            "locate them: use `solver=nf.flow.Smoothed(beta=...)`, a flow that is smooth."
-        )
     problem, first, parameters, t0 = primals
+    if problem.unlocated is not None:
+        raise NotImplementedError(
+            f"The derivatives of a flow jump where it meets kinks (here in the {problem.unlocated}), and the solver "
+            "does not locate them: use `solver=nf.flow.Smoothed(beta=...)`, a flow that is smooth."
+        )
     d_problem, _, d_parameters, d_t0 = tangents
     # Of the same numbers, but not constant: a second derivative must come by `_once`, and be refused there.
     first = eqx.tree_at(lambda first: (first.t, first.parameters), first, (t0, parameters))
@@ -138,7 +138,7 @@ def _along(
         return _sum(to_v, to_start), _sum(to_p, to_objective), at_times, at_end
 
     # All of b must come from the tangents for JAX to transpose it, also what is zero.
-    zero = 0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves((v, dp)))
+    zero = 0 * jnp.asarray(sum(jnp.sum(leaf) for leaf in jax.tree.leaves((v, dp))))
     many = lambda leaf: jnp.zeros((len(times), *leaf.shape), leaf.dtype)
     b = jax.tree.map(
         lambda leaf: leaf + zero.astype(leaf.dtype), (v, dp, jax.tree.map(many, v), jax.tree.map(jnp.zeros_like, v))

@@ -15,8 +15,7 @@ class RKC2(AbstractChebyshevSolver):
     For long flows at large tolerances (1e-3), for activations with kinks, and when memory matters most: it needs one
     gradient per stage, an occasional Hessian-vector product and no linear algebra. `TSRKC3` is usually cheaper for the
     same accuracy. The error of a step is O(h³) and the error at the end of a run O(h²), so `gradient_flow` gives it a
-    tolerance per step of rtol^{3/2}. It has no reverse-mode derivatives, because the number of stages is found while
-    running.
+    tolerance per step of rtol^{3/2}.
 
     **Source:** Sommeijer, Shampine & Verwer 1998.
     """

@@ -70,13 +70,15 @@ def test_a_batch_is_its_lanes_and_compiles_once(compilations):
 
 
 def test_in_a_sweep():
+    """One training run whose initial scale is that of a step of gradient descent through a flow."""
+
     def run(*, key, sigma):
-        value, slope = jax.value_and_grad(lambda sigma: tanh_loss(sigma)[-1])(sigma)
-        return {"loss": value, "slope": slope}
+        slope = jax.grad(lambda sigma: tanh_loss(sigma)[-1])(sigma)
+        return nf.gradient_flow(scaled(TANH, sigma - slope), DATA, 1.0, save_at=[1.0], rtol=1e-8, **QUIET)
 
     runs = nf.sweep(run, nf.Grid(sigma=[0.5, 1.0]), progress=False)
-    alone = [run(key=None, sigma=sigma)["slope"] for sigma in (0.5, 1.0)]
-    np.testing.assert_allclose(runs["slope"].squeeze(), alone, rtol=1e-7)
+    alone = [run(key=None, sigma=sigma).observed["loss"] for sigma in (0.5, 1.0)]
+    np.testing.assert_allclose(runs["loss"].squeeze(), np.squeeze(alone), rtol=1e-7)
 
 
 def test_a_run_that_failed_has_no_derivative():
@@ -113,7 +115,9 @@ def test_kinks():
 def test_single_precision():
     rtol = 1e-4
     with jax.enable_x64(False):
-        single = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32) if eqx.is_array(leaf) else leaf, tree)
+        single = lambda tree: jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.float32) if eqx.is_array(leaf) else leaf, tree
+        )
         net, data = single(TANH), single(DATA)
         run = lambda sigma: nf.gradient_flow(scaled(net, sigma), data, 5.0, save_at=[5.0], rtol=rtol, **QUIET)
         found = jax.grad(lambda sigma: run(sigma).observed["loss"][-1])(jnp.float32(1.1))
