@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from .linear import Field, Linear, LinearState, Piece
 from .path import Path, PathKeeper
 
-# Exact to degree five on every panel between the ends of steps of the path and of μ.
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
+# Exact to degree three on every panel between the ends of steps of the path and of μ.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(2)
 
 Gradient = Callable[[PyTree, PyTree], PyTree]  # of θ and p
 

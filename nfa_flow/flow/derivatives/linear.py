@@ -16,7 +16,7 @@ from ..solvers.flow_solver import AbstractFlowSolver
 
 # The tolerance is relative to the solution as it is, and to the largest that it has been: one that dies away, like the
 # derivative of a flow that has converged, is followed over so many digits and then forgotten.
-_OF_SIZE, _OF_PEAK = 1e-3, 1e-6
+_OF_SIZE, _OF_PEAK = 1e-2, 1e-5
 
 Field = Callable[[Array, PyTree], PyTree]
 
