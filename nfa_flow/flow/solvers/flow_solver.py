@@ -4,7 +4,6 @@ import abc
 from typing import Any, TypeVar
 
 import diffrax
-import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ...checks import wrong
