@@ -20,6 +20,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert float(names["score"]) > names["null"].mean + names["null"].spread > 0
     assert names["flow"].observed["error"].max() < 1e-8 < 1e-2 < names["adam"].observed["error"][-1]
     assert abs(names["together"].observed["loss"] - names["alone"].observed["loss"]).max() < 1e-12
+    assert [round(float(names["history"][k]), 2) for k in (0, -1)] == [1.50, 0.35]
     names["figure"].savefig(tmp_path / "figure.png")
 
 

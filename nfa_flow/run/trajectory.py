@@ -265,7 +265,8 @@ def make_trajectory(
     if not is_traced(record.count):
         record, end_time, status = jax.tree.map(complete, (record.cut(), end_time, status))
         # Copies on all devices become arrays of this process alone, as everything that a user has; parts stay parts.
-        parameters = jax.tree.map(lambda p: complete(p) if p.is_fully_replicated else p, parameters)
+        alone = lambda p: complete(p) if is_traced(p) or p.is_fully_replicated else p
+        parameters = jax.tree.map(alone, parameters)
         counts = {name: complete(count) for name, count in counts.items()}
         counts |= {"seconds": jnp.asarray(time.perf_counter() - began)}
     elif current_replay() is not None:
