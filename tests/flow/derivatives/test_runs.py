@@ -94,14 +94,17 @@ def test_second_derivatives_are_refused():
         jax.hessian(lambda sigma: tanh_loss(sigma)[-1])(1.0)
 
 
-def relu_loss(sigma, t1, solver=None, rtol=1e-8):
-    run = nf.gradient_flow(scaled(RELU, sigma), DATA, t1, save_at=[t1], solver=solver, rtol=rtol, **QUIET)
-    return run.observed["loss"][-1]
+def relu_run(sigma, t1, solver=None, rtol=1e-8):
+    return nf.gradient_flow(scaled(RELU, sigma), DATA, t1, save_at=[t1], solver=solver, rtol=rtol, **QUIET)
+
+
+def relu_loss(*settings, **more):
+    return relu_run(*settings, **more).observed["loss"][-1]
 
 
 def test_kinks():
     """Between kinks the derivative of the exact flow; NaN where it met one; across them that of the rounded flow."""
-    crossings = lambda t1: nf.gradient_flow(RELU, DATA, t1, **QUIET).stats["crossings"]
+    crossings = lambda t1: relu_run(1.0, t1).stats["crossings"]
     assert crossings(0.05) == 0 < crossings(0.2)
     slope = jax.grad(relu_loss)
     np.testing.assert_allclose(slope(1.0, 0.05), difference(lambda s: relu_loss(s, 0.05, rtol=1e-11), 1.0), rtol=1e-6)
