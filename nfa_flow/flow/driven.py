@@ -25,6 +25,7 @@ from ..run.drive import beginning, run_to_end
 from ..run.status import COMPLETED, INTERRUPTED, STOPPED
 from ..run.suspend import current_replay
 from ..run.trajectory import AbstractContinuation, Trajectory, conclude, make_trajectory
+from .dense import Dense, Followed, advance_followed
 from .derivatives.rule import integrated
 from .integrate import FlowProblem, FlowState, advance, as_before, begun_again, observed_at_end
 from .solvers.choice import evaluations_per_step
@@ -34,6 +35,7 @@ from .times import check_times, log_times
 
 _advance = eqx.filter_jit(advance)
 _observed_at_end = eqx.filter_jit(observed_at_end)
+_advance_followed = eqx.filter_jit(advance_followed)
 _integrated = eqx.filter_jit(integrated)
 _begun_again = eqx.filter_jit(begun_again)
 
@@ -49,6 +51,7 @@ def driven(
     origin: PyTree,
     reason: str,
     deadline: float,
+    dense: bool = False,
     progress: bool,
     began: float,
     checkpoint: str | os.PathLike | None,
@@ -59,9 +62,9 @@ def driven(
     if deadline < math.inf and (is_traced(problem, first) or current_replay() is not None):
         raise wrong("stop", "without `StopAfter` inside `jax.jit`, `jax.vmap` or a batched sweep", "one with it")
     state, interrupted = run_to_end(
-        _advance,
+        _advance_followed if dense else _advance,
         problem,
-        first,
+        Followed.begun(problem, first) if dense else first,
         in_one_piece=lambda: _integrated(problem, first, parameters, t0),
         origin=origin,
         deadline=deadline,
@@ -72,6 +75,9 @@ def driven(
         checkpoint=checkpoint,
         keep_checkpoint=keep_checkpoint,
     )
+    followed = None
+    if isinstance(state, Followed):
+        followed, state = Dense.of(problem, state), state.flow
     if deadline < math.inf and int(state.status) == STOPPED:
         state = _observed_at_end(problem, state)
     run = make_trajectory(
@@ -85,6 +91,7 @@ def driven(
         notes=_notes(problem, reason),
         began=began,
     )
+    run = dataclasses.replace(run, dense=followed)
     if state.before is None:
         return run
     is_cut = not interrupted and int(state.status) in (COMPLETED, STOPPED)

@@ -66,6 +66,7 @@ def gradient_flow(
     stop: Stop = (),
     certify: bool = False,
     resumable: bool = False,
+    dense: bool = False,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
     throw: bool = True,
@@ -130,6 +131,9 @@ def gradient_flow(
     - `resumable`: keep the state of the solver, so that `run.resume(t1)` goes on as if the run had not ended. It takes
       the memory of a second state during the run, and of one after it, which is up to ten times that of the network.
       Not inside `jax.jit`, `jax.vmap` and batched sweeps, and not with `certify`.
+    - `dense`: keep what `run.net_at_time(t)` needs to evaluate the network at any time of the run: 1 024 states of the
+      solver, or as many as fit into 64 MiB, but 16 at least. Steps between them are computed again. Not inside
+      `jax.jit`, `jax.vmap` and batched sweeps.
     - `checkpoint`: a file for the state of an unfinished run (written every 10 s and on Ctrl-C); the same call
       continues from it, on another mesh too if both meshes divide the samples. With `certify` there is a second file
       next to it, for the second run.
@@ -148,6 +152,7 @@ def gradient_flow(
     """
     began, (net, data) = beginning(checkpoint), on_automatic_axes((net, data))
     require_flag("resumable", resumable)
+    require_flag("dense", dense)
     if certify:
         require_certifiable(solver, stepsize_controller, observe)
     if certify and resumable:
@@ -187,6 +192,7 @@ def gradient_flow(
         dt0=dt0,
         max_steps=max_steps,
         resumable=resumable,
+        dense=dense,
         progress=progress,
         began=began,
     )
@@ -238,6 +244,7 @@ def _flow(
     checkpoint: str | os.PathLike | None,
     keep_checkpoint: bool = False,
     resumable: bool,
+    dense: bool,
     progress: bool,
     began: float,
 ) -> Trajectory:
@@ -256,8 +263,9 @@ def _flow(
         max_steps=jnp.asarray(max_steps, jnp.int32),
     )
     dt0 = None if dt0 is None else jnp.asarray(dt0, t1.dtype)
-    if resumable and (is_traced(problem, parameters, t0) or current_replay() is not None):
-        raise wrong("resumable", "False inside `jax.jit`, `jax.vmap` or a batched sweep", True)
+    if (resumable or dense) and (is_traced(problem, parameters, t0) or current_replay() is not None):
+        option = "resumable" if resumable else "dense"
+        raise wrong(option, "False inside `jax.jit`, `jax.vmap` or a batched sweep", True)
     with never_ignored():
         first = _start(*constant((problem, parameters, t0, dt0)), resumable=resumable)
     return driven(
@@ -268,6 +276,7 @@ def _flow(
         origin=(parameters, t0, dt0),
         reason=reason,
         deadline=deadline,
+        dense=dense,
         progress=progress,
         began=began,
         checkpoint=checkpoint,

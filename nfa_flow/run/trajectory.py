@@ -36,6 +36,14 @@ class AbstractContinuation(eqx.Module):
         """See `Trajectory.resume`."""
 
 
+class AbstractDense(eqx.Module):
+    """What a run keeps to be evaluated at any time."""
+
+    @abc.abstractmethod
+    def net_at(self, time: Any) -> Any:
+        """See `Trajectory.net_at_time`."""
+
+
 class Trajectory(eqx.Module):
     """The history of one training run.
 
@@ -47,7 +55,8 @@ class Trajectory(eqx.Module):
     - `nets`: with `save_nets=True` the network at every time (each array leads with "t"), otherwise None.
     - `counts`: numbers that the run counted; `notes`: facts in words. `stats` has both in one dictionary.
     - `end_time`: the time of `net`.
-    - `continuation`: with `resumable=True` what `resume` needs, otherwise None. It is not saved.
+    - `continuation`: with `resumable=True` what `resume` needs, otherwise None; `dense`: with `dense=True` what
+      `net_at_time` needs, otherwise None. They are not saved.
 
     Inside `jax.jit` or `jax.vmap` there is one entry for each save time, so the last entry is that of the last save
     time. Entries at times that a run did not reach are NaN; outside, `reached()` removes them. How a run ended is in
@@ -66,6 +75,7 @@ class Trajectory(eqx.Module):
     counts: dict[str, Any]
     notes: tuple[tuple[str, str], ...] = eqx.field(static=True)
     continuation: AbstractContinuation | None = None
+    dense: AbstractDense | None = None
 
     @property
     def status(self) -> str:
@@ -136,6 +146,19 @@ class Trajectory(eqx.Module):
             raise wrong("index", f"a whole number from {-count} to {count - 1}", described(index))
         arrays, rest = eqx.partition(self.nets, eqx.is_inexact_array)
         return eqx.combine(jax.tree.map(lambda a: a[index], arrays), rest)
+
+    def net_at_time(self, time: float | Float[Array, ""]) -> Any:
+        """The network at any time of the run, on the solver's own interpolant; needs a flow with `dense=True`.
+
+        The steps since the last mark before that time are computed again.
+
+        **Raises:** ValueError naming `time` unless it is within the run.
+        """
+        if self.dense is None:
+            raise ValueError(
+                "`net_at_time` needs a run of `nf.gradient_flow` with `dense=True`, neither resumed nor loaded."
+            )
+        return self.dense.net_at(time)
 
     def resume(
         self,

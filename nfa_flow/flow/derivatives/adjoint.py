@@ -51,7 +51,7 @@ def backwards(
     reached; `at_times`: the derivatives with respect to θ at each of the times; `at_end`: that at the end of the run.
     **Returns:** the two derivatives, NaN if the integration failed, and its last state.
     """
-    begin, end = path.marks.t[0], path.end
+    begin, end = path.marks.begin, path.end
     horizon = (end - begin).astype(jax.tree.leaves(at_end)[0].dtype)
     times = jnp.append(times, 0).at[count].set(end)
     one_more = lambda buffer, last: jnp.concatenate([buffer, last[None]]).at[count].set(last)

@@ -38,7 +38,7 @@ def forwards(
     **Returns:** the derivatives at the times (each array leads with them) and at the end, NaN if the integration
     failed, and its last state.
     """
-    begin, dtype = path.marks.t[0], jax.tree.leaves(v)[0].dtype
+    begin, dtype = path.marks.begin, jax.tree.leaves(v)[0].dtype
     horizon = (path.end - begin).astype(dtype)
 
     def field_at(path: Path, t: Array) -> Field:
