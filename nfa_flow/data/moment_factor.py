@@ -17,7 +17,8 @@ def moment_factor(data: Dataset, *, intercept: bool) -> Float[Array, "r columns"
 
     **Arguments:** `data`: n samples, d inputs, c outputs; `intercept`: whether to include the column of ones.
     **Returns:** R of min(n, d + k + c) rows and d + k + c columns, where k = 1 with the intercept and 0 without; in
-    float32 at least. Its first derivatives are those of every function of RᵀR, such as this loss.
+    float32 at least. Functions of RᵀR, such as this loss, have the right first derivatives; R itself, and second
+    derivatives, do not. At a weight of exactly 0 they are NaN.
     """
     require_instance("data", data, Dataset, "a `Dataset`")
     columns = [data.X, jnp.ones((data.samples, 1), data.dtype), data.Y] if intercept else [data.X, data.Y]

@@ -91,7 +91,7 @@ def advance(problem: DescentProblem, state: DescentState, budget: int | Int[Arra
 def in_known_steps(problem: DescentProblem, state: DescentState, steps: int) -> DescentState:
     """The whole run in a number of steps that is no array, so that JAX can go through it backwards.
 
-    Only every √`steps`-th state is kept for that; those between are computed again.
+    Only every √`steps`-th state is kept for that, and in one such part every state; all between is computed again.
     """
     length = math.isqrt(steps) + 1
 
@@ -103,7 +103,7 @@ def in_known_steps(problem: DescentProblem, state: DescentState, steps: int) -> 
         train = lambda s: jax.tree.map(unless_failed, _step(problem, s), s)
         return jax.lax.cond(step < steps, train, lambda s: s, s), None
 
-    some = jax.checkpoint(lambda s, steps: jax.lax.scan(one, s, steps))
+    some = jax.checkpoint(lambda s, steps: jax.lax.scan(jax.checkpoint(one), s, steps))
     numbers = jnp.arange(length * -(-(steps + 1) // length), dtype=jnp.int32).reshape(-1, length)
     last, _ = jax.lax.scan(some, state, numbers)
     record = _save(problem, last)  # where it failed, if it did

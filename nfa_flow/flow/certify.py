@@ -66,7 +66,7 @@ def certified(
         finer = solver.finer() if isinstance(solver, AbstractFlowSolver) else solver
         # A rule would stop the second run at a time of its own, with nothing to compare.
         ends = jnp.where(run.end_time > t0, run.end_time, t1)
-        at_end = {"t1": ends, "obeys_stop": False}
+        at_end = {"t1": ends, "obeys_stop": False, "dense": False}
         tighter = flow(second, solver=finer, rtol=rtol / 10, atol=atol / 10, checkpoint=beside, **at_end)
         # Where the second run fails, its end is not there to compare with; the first one stands.
         run = with_parameter_error(run, tighter, trainable, t0)

@@ -30,16 +30,16 @@ class Followed(eqx.Module):
         """At the start of a flow."""
         first_mark = without_record(unobserved(problem), first)
         count = min(max(_MEMORY // bytes_of(first_mark) // 2 * 2, _FEWEST), _MOST)
-        return cls(first, Marks.at(first_mark, count, 1))
+        return cls(first, Marks.begun(first_mark, count, 1))
 
     @property
     def status(self) -> Int[Array, ""]:
-        """As of the flow."""
+        """The status of the flow."""
         return self.flow.status
 
     @property
     def t(self) -> Float[Array, ""]:
-        """As of the flow."""
+        """The time of the flow."""
         return self.flow.t
 
 

@@ -59,12 +59,13 @@ def driven(
 ) -> Trajectory:
     """The run from a state, however it ends; `parameters`: those of the state. The rest as in `run.drive.drive`."""
     t1 = problem.t1
-    if deadline < math.inf and (is_traced(problem, first) or current_replay() is not None):
+    if deadline < math.inf and (is_traced(problem, first, parameters, t0) or current_replay() is not None):
         raise wrong("stop", "without `StopAfter` inside `jax.jit`, `jax.vmap` or a batched sweep", "one with it")
     state, interrupted = run_to_end(
         _advance_followed if dense else _advance,
         problem,
         Followed.begun(problem, first) if dense else first,
+        hidden=(parameters, t0),
         in_one_piece=lambda: _integrated(problem, first, parameters, t0),
         origin=origin,
         deadline=deadline,
@@ -120,6 +121,8 @@ class Continuation(AbstractContinuation):
         throw: bool,
     ) -> Trajectory:
         """See `Trajectory.resume`."""
+        if is_traced(stop):
+            raise wrong("stop", "rules of numbers that are known, outside of `jax.jit`", "traced by JAX")
         if run.status not in _GOES_ON:
             raise ValueError(f"This run cannot go on. {run.what_happened}")
         began = min(beginning(checkpoint), time.perf_counter() - float(run.counts["seconds"]))

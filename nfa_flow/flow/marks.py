@@ -13,7 +13,7 @@ from .integrate import FlowProblem, FlowState, step
 
 
 class Row(eqx.Module):
-    """An accepted step from the time `begin` to `end`, and what interpolates it."""
+    """A step from the time `begin` to `end`, and what interpolates it."""
 
     begin: Float[Array, ""]
     end: Float[Array, ""]
@@ -28,15 +28,15 @@ class Row(eqx.Module):
 
 
 class Marks(eqx.Module):
-    """States at equal numbers of accepted steps, a distance that doubles when there is no room for more of them."""
+    """States after every `stride` accepted steps; `stride` doubles when there is no room for more."""
 
     states: FlowState  # each array leads with the marks
     stride: Int[Array, ""]  # accepted steps between two marks
     steps: Int[Array, ""]  # accepted so far
 
     @classmethod
-    def at(cls, first: FlowState, count: int, stride: int) -> "Marks":
-        """The mark at the start, which is observed by nothing, with room for an even number of them."""
+    def begun(cls, first: FlowState, count: int, stride: int) -> "Marks":
+        """Room for `count` states, an even number, of which the start is the first."""
         buffers = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), first)
         none = jnp.zeros((), jnp.int32)
         return cls(put(buffers, none, first), none + stride, none)

@@ -45,7 +45,7 @@ class Moment:
         velocity = self._objective.natural(self._loss_and_gradient()[1])
         return jnp.sqrt(sum(jnp.sum(v**2) for v in jax.tree.leaves(velocity)))
 
-    def observed(self, name: str) -> Float[Array, "..."]:
+    def observed(self, name: str) -> Array:
         """The observable of this name; of one that is a tree of arrays, the leaf `observable.leaf`."""
         first = name.partition(".")[0]
         leaves = flatten({first: self._observer.one(first, self._objective, self._parameters)})

@@ -56,8 +56,8 @@ def run_to_end(
 ) -> tuple[_State, bool]:
     """Bring a run to its end: by `drive`, or in one piece inside `jax.jit` and `jax.vmap`, or through a sweep.
 
-    **Arguments:** `hidden`: arrays that functions in `problem` hold; `in_one_piece`: the last state of the run, as JAX
-    can differentiate it; the rest as in `drive`.
+    **Arguments:** `hidden`: arrays that the run depends on beside `problem` and `state`; `in_one_piece`: the last state
+    of the run, as JAX can differentiate it; the rest as in `drive`.
     **Returns:** the last state, and whether the run was interrupted.
     **Raises:** ValueError if a `checkpoint` is given but cannot be kept.
     """

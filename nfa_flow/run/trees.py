@@ -1,4 +1,4 @@
-"""Trees of arrays: their leaves by name, whether one is undefined, and the tree with other derivatives."""
+"""Trees of arrays: their leaves by name, whether one is undefined, and what is known of their derivatives."""
 
 from typing import Any
 

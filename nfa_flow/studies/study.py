@@ -117,7 +117,8 @@ def write_claims(claims: Sequence[tuple[str, Claim]], path: Path) -> Path:
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in read_claims(path):
         rows.setdefault(row[_EXPERIMENT], []).append(row)
-    rows |= {name: [claim._asdict() for other, claim in claims if other == name] for name, _ in claims}
+    new = {name: [claim._asdict() for other, claim in claims if other == name] for name, _ in claims}
+    rows = new if rows.keys() <= new.keys() else rows | new  # a table of the whole study is in its order
 
     def write(file: Path) -> None:
         with file.open("w", newline="", encoding="utf-8") as opened:

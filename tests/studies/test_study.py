@@ -100,6 +100,13 @@ def test_the_table_of_claims_keeps_those_of_experiments_that_were_not_judged_aga
     assert [(row["experiment"], row["measured"]) for row in rows] == [("first", "2"), ("second", "1")]
 
 
+def test_a_table_of_the_whole_study_is_in_its_order(tmp_path):
+    claim = Claim("it is so, and so", "1", "1", "4", "holds")
+    path = write_claims([("second", claim)], tmp_path / "claims.csv")
+    write_claims([("first", claim), ("second", claim)], path)
+    assert [row["experiment"] for row in csv.DictReader(path.open())] == ["first", "second"]
+
+
 def test_a_study_lists_its_experiments():
     assert str(STUDY).splitlines() == [
         "small: nobody 2026",

@@ -44,12 +44,12 @@ def backwards(
     count: Int[Array, ""],
     at_times: PyTree,
     at_end: PyTree,
-) -> tuple[PyTree, PyTree, LinearState]:
+) -> tuple[PyTree, PyTree]:
     """The derivatives of a result with respect to θ(t0) and p, given those with respect to θ where it was used.
 
     **Arguments:** `gradient`: ∇F as a function of θ and p; `path`: as the run left it; `times`: of which `count` were
     reached; `at_times`: the derivatives with respect to θ at each of the times; `at_end`: that at the end of the run.
-    **Returns:** the two derivatives, NaN if the integration failed, and its last state.
+    **Returns:** the two derivatives; NaN if the integration failed.
     """
     begin, end = path.marks.begin, path.end
     horizon = (end - begin).astype(jax.tree.leaves(at_end)[0].dtype)
@@ -72,7 +72,7 @@ def backwards(
             t, state, slope = carry
             remaining = t - until
             state, piece = linear.step(field_at(now.path, t), state, remaining.astype(horizon.dtype))
-            slope = _add(slope, _spent(gradient, keeper, now.path, p, t, piece))
+            slope = add(slope, _spent(gradient, keeper, now.path, p, t, piece))
             t = jnp.where(piece.elapsed.astype(remaining.dtype) >= remaining, until, t - piece.elapsed)
             return t, state, slope
 
@@ -91,7 +91,7 @@ def backwards(
         time, jumps = next_jump(now)
         now = to(now, jnp.where(jumps, time, now.path.begin))
         more = jax.tree.map(lambda each: jnp.where(jumps, each[now.jumps - 1], 0), at_times)
-        mu = _add(now.linear.parameters, more)
+        mu = add(now.linear.parameters, more)
         again = lambda: linear.begin(field_at(now.path, now.t), mu, horizon, now.linear)
         state = jax.lax.cond(_is_zero(more), lambda: now.linear, again)
         return now._replace(linear=state, jumps=now.jumps - jumps, block=now.block - jnp.where(jumps, 0, 1))
@@ -100,7 +100,7 @@ def backwards(
     now = _Progress(path, path.last_block, end, still, jax.tree.map(jnp.zeros_like, p), count + 1)
     now = jax.lax.while_loop(lambda now: now.block >= 0, stage, now)
     honest = lambda leaf: jnp.where(now.linear.failed, jnp.nan, leaf)
-    return *jax.tree.map(honest, (now.linear.parameters, now.slope)), now.linear
+    return jax.tree.map(honest, (now.linear.parameters, now.slope))
 
 
 def _spent(gradient: Gradient, keeper: PathKeeper, path: Path, p: PyTree, t: Array, piece: Piece) -> PyTree:
@@ -121,14 +121,15 @@ def _spent(gradient: Gradient, keeper: PathKeeper, path: Path, p: PyTree, t: Arr
         low = jnp.maximum(path.rows.begin[row], begin)
         half = (high - low) / 2
         nodes, weights = (low + high) / 2 + half * _NODES, -half * _WEIGHTS
-        add = lambda slope, node: (_add(slope, jax.tree.map(lambda g: node[1].astype(g.dtype) * g, at(node[0]))), None)
-        return low, row - 1, jax.lax.scan(add, slope, (nodes, weights))[0]
+        more = lambda slope, node: (add(slope, jax.tree.map(lambda g: node[1].astype(g.dtype) * g, at(node[0]))), None)
+        return low, row - 1, jax.lax.scan(more, slope, (nodes, weights))[0]
 
     unfinished = lambda carry: (carry[0] > begin) & (carry[1] >= 0)
     return jax.lax.while_loop(unfinished, panel, (t, path.row_at(t), jax.tree.map(jnp.zeros_like, p)))[2]
 
 
-def _add(a: PyTree, b: PyTree) -> PyTree:
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """The sum of two trees."""
     return jax.tree.map(jnp.add, a, b)
 
 

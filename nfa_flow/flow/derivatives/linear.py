@@ -55,7 +55,8 @@ class Linear(eqx.Module):
         solver = solver.for_derivatives() if isinstance(solver, AbstractFlowSolver) else solver
         if isinstance(solver, diffrax.AbstractImplicitSolver) and problem.controller is not None:
             solver = with_tolerances(solver, problem.controller)
-        return cls(solver, problem.controller, constant_step, problem.max_steps)
+        most = 10 * jnp.minimum(problem.max_steps, 10**8) + 1000  # a solution that jumps begins anew each time
+        return cls(solver, problem.controller, constant_step, most)
 
     def nothing(self, field: Field, v: PyTree, horizon: Float[Array, ""]) -> LinearState:
         """The state before the start of any solution of the shape of `v`: zero, with which nothing is integrated."""
@@ -88,7 +89,8 @@ class Linear(eqx.Module):
         tried = attempted(equation, state, dt)
         keep = lambda new, old: jnp.where(tried.accepted, new, old)
         v, attempts = jax.tree.map(keep, tried.parameters, state.parameters), state.attempts + 1
-        failed = ~jnp.isfinite(tried.next_dt) | (attempts >= self.most) | (tried.solver_failed & tried.accepted)
+        stuck = jnp.asarray(self.controller is None) & ~tried.accepted
+        failed = stuck | ~jnp.isfinite(tried.next_dt) | (attempts >= self.most) | (tried.solver_failed & tried.accepted)
         after = LinearState(
             parameters=v,
             dt=tried.next_dt,

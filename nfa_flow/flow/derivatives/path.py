@@ -50,7 +50,7 @@ class Path(eqx.Module):
     @property
     def end(self) -> Float[Array, ""]:
         """The time at which the loaded block ends."""
-        return jnp.minimum(self.rows.end[self.count - 1], self.last_time)
+        return jnp.where(self.block == self.last_block, self.last_time, self.rows.end[self.count - 1])
 
     def row_at(self, time: Float[Array, ""]) -> Int[Array, ""]:
         """The step of the loaded block that ends at this time, or is the first to end later."""
@@ -81,7 +81,8 @@ class PathKeeper(eqx.Module):
         return jax.lax.while_loop(lambda carry: carry[0].status == RUNNING, add, (state, self._empty(state)))
 
     def at(self, path: Path, time: Float[Array, ""]) -> PyTree:
-        """The parameters at a time within the block that is loaded."""
+        """The parameters at a time within the block that is loaded; at its ends for times outside."""
+        time = jnp.clip(time, path.begin, path.end)
         at = path.row_at(time)
         row = jax.tree.map(lambda buffer: buffer[at], path.rows)
         return eqx.combine(row, self.rest).at(self.problem, time)
@@ -97,16 +98,16 @@ class PathKeeper(eqx.Module):
             at = jnp.where(accepted & (done >= first), done - first, size)
             return new, done + jnp.where(accepted, 1, 0), put(rows, at, eqx.filter(row, eqx.is_array))
 
-        mark = first // stride
+        mark, unfinished = first // stride, lambda carry: (carry[1] < last) & (carry[0].status == RUNNING)
         begun = path.marks[mark], mark * stride, path.rows
-        rows = jax.lax.while_loop(lambda carry: carry[1] < last, again, begun)[2]
+        rows = jax.lax.while_loop(unfinished, again, begun)[2]
         return dataclasses.replace(path, rows=rows, block=block)
 
     def _empty(self, state: FlowState) -> Path:
         first = without_record(self.problem, state)
         size = min(max(_MEMORY // bytes_of(self.shapes, first) // 2 * 2, _SHORTEST), _LONGEST)
         rows = jax.tree.map(lambda spec: jnp.zeros((size, *spec.shape), spec.dtype), self.shapes)
-        return Path(Marks.at(first, size, size), rows, block=jnp.zeros((), jnp.int32), last_time=state.t)
+        return Path(Marks.begun(first, size, size), rows, block=jnp.zeros((), jnp.int32), last_time=state.t)
 
     def _add(self, path: Path, state: FlowState, row: Row, accepted: Bool[Array, ""]) -> Path:
         """The path of a run that has made one more step, to `state`."""

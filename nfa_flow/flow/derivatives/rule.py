@@ -12,7 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ...numerics.switches import full_precision, usual_promotion
 from ...run.observation import Observer, Record
@@ -20,7 +20,7 @@ from ...run.status import COMPLETED, STOPPED
 from ..integrate import FlowProblem, FlowState, advance, loss_and_gradient
 from ..solvers.flow_solver import AbstractFlowSolver
 from ..stopping import Moment, excess
-from .adjoint import Gradient, backwards
+from .adjoint import Gradient, add, backwards
 from .linear import Linear
 from .path import Path, PathKeeper
 from .tangent import forwards
@@ -51,7 +51,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
             "does not locate them: use `solver=nf.flow.Smoothed(beta=...)`, a flow that is smooth."
         )
     d_problem, _, d_parameters, d_t0 = tangents
-    # Of the same numbers, but not constant: a second derivative must come by `_once`, and be refused there.
+    # Of the same numbers, but not constant: a second derivative must pass through `_once`, and be refused there.
     first = eqx.tree_at(lambda first: (first.t, first.parameters), first, (t0, parameters))
     keeper = PathKeeper.of(problem, first)
     state, path, thetas = _integrate(keeper, problem, first)
@@ -129,13 +129,13 @@ def _along(
 
     def solve(_: Any, b: tuple) -> tuple:
         v, dp, at_times, at_end = b
-        d_times, d_end, _ = forwards(*common, v, dp)
-        return v, dp, _sum(at_times, d_times), _sum(at_end, d_end)
+        d_times, d_end = forwards(*common, v, dp)
+        return v, dp, add(at_times, d_times), add(at_end, d_end)
 
     def transpose(_: Any, c: tuple) -> tuple:
         to_v, to_p, at_times, at_end = c
-        to_start, to_objective, _ = backwards(*common, at_times, at_end)
-        return _sum(to_v, to_start), _sum(to_p, to_objective), at_times, at_end
+        to_start, to_objective = backwards(*common, at_times, at_end)
+        return add(to_v, to_start), add(to_p, to_objective), at_times, at_end
 
     # All of b must come from the tangents for JAX to transpose it, also what is zero.
     zero = 0 * jnp.asarray(sum(jnp.sum(leaf) for leaf in jax.tree.leaves((v, dp))))
@@ -157,13 +157,15 @@ def _of_times(
         d_times = d_times.at[:-1].set(d_problem.save_times)
     if problem.stop:
         stopped, last = state.status == STOPPED, state.record.count - 1
-        inside = _of_stop(problem, d_problem, state.parameters, velocity, v)
+        inside = _of_stop(problem, d_problem, stopped, state.parameters, velocity, v)
         d_t = jnp.where(stopped, jnp.where(state.t > t0, inside, _materialized(d_t0, t0)), d_t)
         d_times = d_times.at[last].set(jnp.where(stopped, d_t, d_times[last]))
     return d_times, d_t
 
 
-def _of_stop(problem: FlowProblem, d_problem: Any, theta: PyTree, velocity: PyTree, v: PyTree) -> Float[Array, ""]:
+def _of_stop(
+    problem: FlowProblem, d_problem: Any, stopped: Bool[Array, ""], theta: PyTree, velocity: PyTree, v: PyTree
+) -> Float[Array, ""]:
     """The derivative of the time at which a stop rule is met; not a number for a rule that is only a condition."""
     parts = lambda problem: (problem.objective, problem.observer, problem.stop)
     moving = _perturbed(parts(problem), parts(d_problem))
@@ -174,7 +176,10 @@ def _of_stop(problem: FlowProblem, d_problem: Any, theta: PyTree, velocity: PyTr
         return excess(stop, Moment(objective, observer, theta, both), problem.t1.dtype)[0]
 
     by_time = jax.jvp(lambda theta: met(theta, moving), (theta,), (velocity,))[1]
-    return -jax.jvp(met, (theta, moving), (v, parts(d_problem)))[1] / by_time
+    # Backwards a division by zero would reach everything, also where no rule was met.
+    undefined = stopped & (by_time == 0)
+    by_time = jnp.where(stopped & ~undefined, by_time, 1)
+    return -jax.jvp(met, (theta, moving), (v, parts(d_problem)))[1] / by_time * jnp.where(undefined, jnp.nan, 1)
 
 
 def _of_values(problem: FlowProblem, d_problem: Any, state: FlowState, thetas: PyTree, d_thetas: PyTree) -> PyTree:
@@ -193,7 +198,7 @@ def _of_values(problem: FlowProblem, d_problem: Any, state: FlowState, thetas: P
             theta, v, is_filled = at
             function = lambda theta, moving: value(theta, *eqx.combine(moving, fixed))
             slope = jax.jvp(function, (theta, moving), (v, tangents))[1]
-            return jax.tree.map(lambda leaf: jnp.where(is_filled, leaf, jnp.zeros_like(leaf)), slope)
+            return jax.tree.map(lambda leaf: _if_any(leaf, is_filled), slope)
 
         return jax.lax.map(row, (thetas, d_thetas, filled))
 
@@ -206,6 +211,11 @@ def _of_values(problem: FlowProblem, d_problem: Any, state: FlowState, thetas: P
     return tuple(found), d_kept
 
 
+def _if_any(tangent: Any, is_filled: Bool[Array, ""]) -> Array | None:
+    """The tangent where there is a value; None for integers, which have none."""
+    return None if tangent.dtype == jax.dtypes.float0 else jnp.where(is_filled, tangent, jnp.zeros_like(tangent))
+
+
 def _perturbed(tree: PyTree, tangent: PyTree) -> PyTree:
     """What has a tangent in a tree."""
     return eqx.filter(tree, jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=lambda leaf: leaf is None))
@@ -215,10 +225,6 @@ def _materialized(tangent: PyTree, tree: PyTree) -> PyTree:
     """A tangent with zeros for None."""
     filled = lambda leaf, each: None if leaf is None else jnp.zeros_like(leaf) if each is None else each
     return jax.tree.map(filled, tree, tangent, is_leaf=lambda leaf: leaf is None)
-
-
-def _sum(a: PyTree, b: PyTree) -> PyTree:
-    return jax.tree.map(jnp.add, a, b)
 
 
 @jax.custom_jvp

@@ -30,13 +30,13 @@ def forwards(
     count: Int[Array, ""],
     v: PyTree,
     direction: PyTree,
-) -> tuple[PyTree, PyTree, LinearState]:
+) -> tuple[PyTree, PyTree]:
     """The derivatives of θ at the times, of which `count` were reached, and at the end of the run.
 
     **Arguments:** `gradient`: ∇F as a function of θ and p; `path`: as the run left it; `v`: the derivative of θ(t0);
     `direction`: that of p.
-    **Returns:** the derivatives at the times (each array leads with them) and at the end, NaN if the integration
-    failed, and its last state.
+    **Returns:** the derivatives at the times (each array leads with them) and at the end; NaN if the integration
+    failed.
     """
     begin, dtype = path.marks.begin, jax.tree.leaves(v)[0].dtype
     horizon = (path.end - begin).astype(dtype)
@@ -76,4 +76,4 @@ def forwards(
     last = path.last_block
     now = jax.lax.while_loop(lambda now: now.block <= last, block, now)
     honest = lambda leaf: jnp.where(now.linear.failed, jnp.nan, leaf)
-    return *jax.tree.map(honest, (now.found, now.linear.parameters)), now.linear
+    return jax.tree.map(honest, (now.found, now.linear.parameters))

@@ -40,6 +40,27 @@ def test_a_network_against_finite_differences():
     np.testing.assert_allclose(found[1], difference(lambda d: total(1.1, d, 1e-11), 0.01), rtol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"atol": 1e-9}, {"solver": diffrax.Euler(), "dt0": 0.05}], ids=["atol", "Euler"])
+def test_what_only_the_start_depends_on(options):
+    """Outside of `jax.jit`, where nothing but the network is traced."""
+    last = lambda sigma: tanh_loss(sigma, **options)[-1]
+    np.testing.assert_allclose(jax.grad(last)(1.1), difference(last, 1.1), rtol=0.1 if "dt0" in options else 1e-6)
+
+
+def test_rules_that_are_not_met_and_observables_without_derivatives():
+    """A condition, which has no slope, and counts beside the loss."""
+    active = lambda net, data: jnp.sum(net.weights[0] > 0)
+    observe = {"loss": nf.measure.loss, "active": active, "large": lambda net, data: active(net, data) > 100}
+    rule = nf.StopWhen("active", above=100.0)
+
+    def last(sigma, **options):
+        settings = {"solver": diffrax.Tsit5(), "save_at": [1.0, 5.0], "rtol": 1e-8} | QUIET | options
+        return nf.gradient_flow(scaled(TANH, sigma), DATA, 5.0, **settings).observed["loss"][-1]
+
+    found = jax.grad(lambda sigma: last(sigma, observe=observe, stop=rule))(1.1)
+    np.testing.assert_allclose(found, jax.grad(last)(1.1), rtol=1e-7)
+
+
 def test_the_path_in_many_blocks_is_the_same_path(monkeypatch):
     """Blocks of 8 steps and 8 marks, whose distance doubles twice: both directions compute steps again."""
     rtol = 1e-11
