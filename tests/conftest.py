@@ -63,9 +63,9 @@ settings.load_profile("nfa_flow")
 # an eighth of the time.
 gc.set_threshold(20_000, 20, 50)
 
-# JAX sets up the dialects of its compiler anew for each program, which takes as long as compiling a small one, a fifth
-# of all time. Here each thread does so once, and once more for programs that are compiled while another one is lowered.
-# Where another version of JAX hides this elsewhere, the tests are only slower.
+# JAX sets up the dialects of its compiler anew for each program, which takes as long as compiling a small one. Here
+# each thread does so once, and once more for programs that are compiled while another one is lowered. Where another
+# version of JAX hides this elsewhere, the tests are only slower.
 with contextlib.suppress(ImportError, AttributeError):
     from jax._src.interpreters import mlir
 

@@ -18,12 +18,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 RANK, PORT, FOLDER = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
+# Before anything that asks JAX for its devices, such as the data of the imports that follow.
 jax.distributed.initialize(f"127.0.0.1:{PORT}", num_processes=2, process_id=RANK)
 
-from mesh.problems import DATA, EVEN, LOSS, OBSERVE, X, Y, assert_same, descent, flow, net  # noqa: E402
+from mesh.problems import DATA, EVEN, LOSS, OBSERVE, X, Y, assert_same, descent, flow, net  # noqa: E402  (as said above)
 
-import nfa_flow as nf  # noqa: E402
-from nfa_flow.run import drive  # noqa: E402
+import nfa_flow as nf  # noqa: E402  (as said above)
+from nfa_flow.run import drive  # noqa: E402  (as said above)
 
 MESH = jax.make_mesh((4,), ("data",))
 OBSERVED = LOSS | {"alignment": OBSERVE["alignment"], "agop": nf.measure.agop}

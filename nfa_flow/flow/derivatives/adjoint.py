@@ -111,10 +111,7 @@ def _spent(gradient: Gradient, keeper: PathKeeper, path: Path, p: PyTree, t: Arr
 
     def at(time: Array) -> PyTree:
         theta, mu = keeper.at(path, time), piece.evaluate((t - time).astype(piece.elapsed.dtype))
-        inner = lambda p: sum(
-            jnp.vdot(g, m) for g, m in zip(*map(jax.tree.leaves, (gradient(theta, p), mu)), strict=True)
-        )
-        return jax.grad(inner)(p)
+        return jax.vjp(lambda p: gradient(theta, p), p)[1](mu)[0]
 
     def panel(carry: tuple[Array, Int[Array, ""], PyTree]) -> tuple[Array, Int[Array, ""], PyTree]:
         high, row, slope = carry

@@ -39,20 +39,26 @@ def closed(at):
     return {"weights": jnp.sqrt(s), "loss": loss, "end": jnp.sqrt(s[-1]), "end_time": at["t1"]}
 
 
+def given(at):
+    return {
+        "net": NET.with_weights([at["sigma"] * jnp.ones((1, 1))] * 2),
+        "data": nf.Dataset(at["x"][:, None], at["y"][:, None], weight=at["weight"]),
+        "t1": at["t1"],
+        "t0": at["t0"],
+        "weight_decay": at["decay"],
+        "mobility": (at["mobility"], at["mobility"]),
+        "progress": False,
+    }
+
+
 def flow(at, solver, loss, rtol):
     run = nf.gradient_flow(
-        NET.with_weights([at["sigma"] * jnp.ones((1, 1))] * 2),
-        nf.Dataset(at["x"][:, None], at["y"][:, None], weight=at["weight"]),
-        at["t1"],
-        t0=at["t0"],
-        weight_decay=at["decay"],
-        mobility=(at["mobility"], at["mobility"]),
+        **given(at),
         save_at=jnp.stack([at["between"], at["t1"]]),
         save_nets=True,
         solver=solver,
         loss=loss,
         rtol=rtol,
-        progress=False,
     )
     first = lambda net: net.weights[0].squeeze((-2, -1))
     return {"weights": first(run.nets), "loss": run.observed["loss"], "end": first(run.net), "end_time": run.end_time}
@@ -115,17 +121,11 @@ def test_a_located_stop_moves_with_everything():
 
     def stopped(at):
         run = nf.gradient_flow(
-            NET.with_weights([at["sigma"] * jnp.ones((1, 1))] * 2),
-            nf.Dataset(at["x"][:, None], at["y"][:, None], weight=at["weight"]),
-            at["t1"],
-            t0=at["t0"],
-            weight_decay=at["decay"],
-            mobility=(at["mobility"], at["mobility"]),
+            **given(at),
             observe={"s": product},
             save_at=at["t1"][None],
             stop=nf.StopWhen("s", above=at["bound"]),
             rtol=rtol,
-            progress=False,
         )
         return run.end_time, run.net.weights[0].squeeze()
 
