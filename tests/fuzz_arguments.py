@@ -100,6 +100,7 @@ GOOD = {
     "initial": ["NET"],
     "inputs": ["3"],
     "intercept": ["True", "False"],
+    "is_linear": ["False"],
     "keep_zeros": ["True", "False"],
     "key": ["KEY", "jax.random.PRNGKey(1)"],
     "label": ["None", "'a label'"],

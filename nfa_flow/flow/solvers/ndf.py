@@ -168,9 +168,9 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         return attempted
 
     def for_derivatives(self) -> "NDF":
-        """With exact products, which cost no more than differences where the field is linear."""
-        exact = dataclasses.replace(self.root_finder, exact_products=True)
-        return NDF(self.max_order, exact, self.root_find_max_steps)
+        """For linear equations, whose products cost no more exactly than as differences."""
+        of_linear = dataclasses.replace(self.root_finder, exact_products=True, is_linear=True)
+        return NDF(self.max_order, of_linear, self.root_find_max_steps)
 
     def work(self, state: _State) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
         return {

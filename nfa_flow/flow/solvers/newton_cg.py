@@ -42,12 +42,14 @@ class NewtonCG(eqx.Module):
     - `exact_products`: whether Hessian-vector products are exact derivatives or finite differences of gradients (which
       take about half as long). None: finite differences in float64 until their noise is too large; exact ones in
       float32.
+    - `is_linear`: whether F is linear, so that one iteration solves the equation.
     """
 
     rtol: Any
     atol: Any
     norm: Any
     exact_products: bool | None = eqx.field(static=True, default=None)
+    is_linear: bool = eqx.field(static=True, default=False)
 
     def scale(self, *ys: Float[Array, " P"]) -> Float[Array, " P"]:
         """The error that is tolerated in each component of a step between these values."""
@@ -92,7 +94,7 @@ class NewtonCG(eqx.Module):
             size, first = self.size(solution.x, scale), old.gradients == 0
             contraction = size / s.size
             rate = jnp.where(first, old.rate, contraction)
-            converged = solution.converged & (jnp.minimum(rate, 1) * size < share)
+            converged = solution.converged & (self.is_linear | (jnp.minimum(rate, 1) * size < share))
             failed = ~solution.converged | (~first & (contraction > 2)) | ~jnp.isfinite(size)
             products = old.products + solution.products
             return _Iterate(
