@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..checks import is_traced, require_instance
+from ..numerics.kernel import kernel
 from ..numerics.precision import at_least_single
 from .dataset import Dataset
 
@@ -22,19 +23,23 @@ def whiten(data: Dataset) -> Dataset:
     **Raises:** ValueError for anything but a `Dataset`.
     """
     wide = _factorizable(data)
-    root = jnp.sqrt(wide.sample_weight)[:, None]
+    return _with_inputs(data, *_whitened(wide.X, wide.sample_weight, wide.index))
+
+
+@kernel
+def _whitened(
+    rows: Float[Array, "n d"], weight: Float[Array, " n"], index: Float[Array, "d r"] | None
+) -> tuple[Float[Array, "n d"], Float[Array, "d r"] | None, Float[Array, ""]]:
+    """The new inputs, vectors that span the new index, and a bound on their singular values."""
+    root = jnp.sqrt(weight)[:, None]
     # √w x = P S Vᵀ: an eigendecomposition of S_xx would lose half of the digits in directions of little variance.
-    rows = wide.X
     P, S, Vt = jnp.linalg.svd(root * rows, full_matrices=False)
     spanned = S > max(rows.shape) * jnp.finfo(S.dtype).eps * S[0]
     # P Vᵀ / √w is S_xx^{−1/2} x to full precision; a sample of weight zero is not in P and needs the map itself.
     seen = root > 0
-    mapped = jnp.matmul(rows, Vt.T, precision="highest") * _inverse(S, spanned)[None, :]
-    x = jnp.matmul(
-        jnp.where(seen, jnp.where(spanned[None, :], P, 0) * _inverse(root, seen), mapped), Vt, precision="highest"
-    )
-    index = None if wide.index is None else Vt.T @ (S[:, None] * (Vt @ wide.index))
-    return _with_inputs(data, x, index, S[0])
+    mapped = (rows @ Vt.T) * _inverse(S, spanned)[None, :]
+    x = jnp.where(seen, jnp.where(spanned[None, :], P, 0) * _inverse(root, seen), mapped) @ Vt
+    return x, None if index is None else Vt.T @ (S[:, None] * (Vt @ index)), S[0]
 
 
 def standardize(data: Dataset) -> Dataset:
@@ -55,6 +60,7 @@ def standardize(data: Dataset) -> Dataset:
     return _with_inputs(data, x, index, jnp.max(relative))
 
 
+@kernel
 def standardized_columns(
     values: Float[Array, "n p"], weight: Float[Array, " n"]
 ) -> tuple[Float[Array, "n p"], Float[Array, " p"]]:

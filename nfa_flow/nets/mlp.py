@@ -1,5 +1,6 @@
 """Fully connected networks with an activation per layer; deep linear networks are one case."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -189,7 +190,12 @@ def _floating(dtype: DTypeLike | None) -> jnp.dtype:
 
 
 def _linear(weight: Float[Array, "fan_out fan_in"], bias: bool) -> eqx.nn.Linear:
-    fan_out, fan_in = weight.shape
-    shell = eqx.filter_eval_shape(eqx.nn.Linear, fan_in, fan_out, use_bias=bias, key=jax.random.key(0))
-    new = (weight, jnp.zeros(fan_out, weight.dtype)) if bias else (weight,)
+    shell = _shell(*weight.shape, bias)
+    new = (weight, jnp.zeros(len(weight), weight.dtype)) if bias else (weight,)
     return eqx.tree_at(lambda linear: (linear.weight, linear.bias) if bias else (linear.weight,), shell, new)
+
+
+@functools.cache
+def _shell(fan_out: int, fan_in: int, bias: bool) -> eqx.nn.Linear:
+    """A layer without numbers. Equinox would draw some, which takes longer than all else here."""
+    return eqx.filter_eval_shape(eqx.nn.Linear, fan_in, fan_out, use_bias=bias, key=jax.random.key(0))
