@@ -23,6 +23,7 @@ with _never_ignored():  # while JAX is imported, which takes seconds
     from .flow import LossBelow as LossBelow
     from .flow import StopAfter as StopAfter
     from .flow import StopWhen as StopWhen
+    from .flow import dynamics as dynamics
     from .flow import gradient_flow as gradient_flow
     from .flow import log_times as log_times
     from .problem.losses import TotalLoss as TotalLoss

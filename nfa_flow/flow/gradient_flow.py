@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
-from ..checks import is_traced, require_flag, require_integer, require_number, wrong
+from ..checks import is_traced, require_flag, require_instance, require_integer, require_number, wrong
 from ..data import Dataset
 from ..nets import MLP
 from ..numerics.meshes import on_automatic_axes
 from ..problem.half_precision import in_single_precision
 from ..problem.losses import Loss
 from ..problem.memory import within_memory
-from ..problem.mobility import Mobility, own_mobility
+from ..problem.mobility import Mobility, own_mobility, root_mobility
 from ..problem.objective import AbstractObjective, make_objective
 from ..problem.trained import Trainable
 from ..run.drive import beginning
@@ -32,15 +32,20 @@ from ..run.trajectory import Trajectory, conclude
 from ..run.trees import constant
 from .certify import certified, require_certifiable, with_balance_error
 from .driven import driven
+from .dynamics.abstract import AbstractDynamics
+from .dynamics.gradient import Gradient
+from .dynamics.motion import in_motion
 from .integrate import FlowProblem, start
 from .kinks.find import find_kinks
 from .kinks.pieces import count_kinks
 from .solvers.choice import choose_solver, default_rtol, ignored_kinks, warn_about_tolerance
 from .solvers.control import check_controller, check_solver, controlled, tolerances
+from .solvers.ndf import NDF
 from .stopping import AbstractStop, Stop, check_stop
 from .times import check_times
 
 _start = eqx.filter_jit(start)
+_GRADIENT = Gradient()
 
 
 def gradient_flow(
@@ -53,6 +58,7 @@ def gradient_flow(
     mobility: Mobility | None = None,
     trainable: Trainable | None = None,
     loss: Loss = "mse",
+    dynamics: AbstractDynamics = _GRADIENT,
     observe: Observe | None = None,
     save_at: Sequence[float] | Float[np.ndarray, " s"] | Float[Array, " s"] | None = None,
     save_nets: bool = False,
@@ -73,6 +79,8 @@ def gradient_flow(
 ) -> Trajectory:
     """Integrate dθ/dt = −m ∇_θ[ℒ(θ) + (λ/2)‖θ‖²] from `net` at time `t0` to time `t1`; m = 1 by default.
 
+    With `dynamics` it integrates the flow of an optimizer in the place of gradient flow.
+
     ℒ is the (weighted) mean of the per-sample loss. A linear `MLP` with the squared loss is integrated through the
     second moments of the data, at a cost that does not depend on the number of samples.
 
@@ -92,13 +100,16 @@ def gradient_flow(
     - `loss`: "mse" (½‖f − y‖²), "cross_entropy", or a function `(prediction, target) -> scalar` of one sample,
       whose prediction and target may be of different shapes; or `nf.TotalLoss(function)` with a function `(net, data)
       -> scalar` in the place of the mean over samples, whose kinks are not located.
+    - `dynamics`: what moves the parameters, such as `nf.dynamics.Adam(learning_rate=1e-3)`, the flow that follows Adam.
+      By default gradient flow. Its memory, such as a momentum, begins as that of the optimizer does.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
       memory grows with the number of observations only. By default the loss is observed. Use the same function objects
       in later calls to avoid recompilation.
     - `save_at`: increasing times in [t0, t1]; by default t0 and 60 log-spaced times up to t1.
     - `save_nets`: whether to keep also the network at each of these times.
     - `solver`: any one-step diffrax ODE solver, or `nf.flow.NDF`, `TSRKC3`, `RKC2` and `Piecewise`. By default `NDF` if
-      network and loss are smooth, `Piecewise` if they have kinks, and `TSRKC3` if the network is huge, or has kinks
+      network and loss are smooth, `Piecewise` if they have kinks (both for gradient flow), `diffrax.Tsit5` for dynamics
+      whose Jacobian is not symmetric, and `TSRKC3` if the network is huge, or has kinks
       that cannot be located or are more than 50 000 (samples times kinks per sample); `stats` has the solver and the
       reason.
     - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 across kinks
@@ -124,8 +135,9 @@ def gradient_flow(
       `parameter_error`: the relative distance of all parameters from a second run at a tenth of the tolerances, which
       ends where the first one did; NaN at times that the second run did not reach. `loss_identity_error`: |F(t0) − F(t)
       − ∫‖√m∇F‖² dt| / (F(t0) − F(t)) of F = ℒ + (λ/2)‖θ‖²; it grows when the flow moves by less than the tolerances.
-      `balance_error`, for an `MLP` with consecutive layers and identity, relu, leaky relu or |z| between them: the
-      distance of their balance from its law, relative to their weights. It needs memory for the networks at all times.
+      Other dynamics have an energy of their own in the place of F. `balance_error`, for gradient flow of an `MLP` with
+      consecutive layers and identity, relu, leaky relu or |z| between them: the distance of their balance from its law,
+      relative to their weights. It needs memory for the networks at all times.
       `stats` belong to the first run and leave out the four gradients that the loss identity takes per step and per
       time.
     - `resumable`: keep the state of the solver, so that `run.resume(t1)` goes on as if the run had not ended. It takes
@@ -140,7 +152,8 @@ def gradient_flow(
     - `progress`: show a progress bar on stderr.
     - `throw`: whether to raise an error when the run fails, or to return the part that was computed, with its `status`.
 
-    **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (None if the solver does not
+    **Returns:** a `Trajectory`. `stats`: `steps`, `rejected`, `gradient_evaluations` (of the velocity, which for some
+    dynamics takes a Hessian product too; None if the solver does not
     report it, as diffrax's implicit solvers), `hessian_vector_products` and a summary of the orders or stages for the
     solvers of this library, or of the kinks that `Piecewise` met, `seconds` (of all sessions, compilation included),
     `solver` and `reason`.
@@ -157,18 +170,25 @@ def gradient_flow(
         require_certifiable(solver, stepsize_controller, observe)
     if certify and resumable:
         raise wrong("resumable", "False with `certify=True`, whose second run would not go on", True)
-    mobility = _own_mobility(net) if mobility is None else mobility
-    parameters, objective = make_objective(net, data, loss, weight_decay, trainable=trainable, mobility=mobility)
+    require_instance("dynamics", dynamics, AbstractDynamics, "one such as `nf.dynamics.Modified(learning_rate=0.1)`")
+    mobility = _own_mobility(net, dynamics) if mobility is None else mobility
+    if mobility is not None and not dynamics.mobile:
+        raise wrong("mobility", f"None for {type(dynamics).__name__}, which has none", mobility)
+    parameters, objective, factors = _objective(
+        dynamics, net, data, loss, weight_decay, trainable=trainable, mobility=mobility
+    )
     observer = make_observer(observe, data, parameters, keep_parameters=save_nets or certify)
     t0, t1, save_times = check_times(t0, t1, save_at)
     kinks, dtype = find_kinks(net, data, loss, parameters), _dtype(parameters)
     objective = within_memory(objective, parameters, memory)
     parameters, objective = in_single_precision(parameters, objective)
-    reason, gates = "chosen by the user", 0 if kinks is None else count_kinks(objective, parameters)
+    reason, gates = "chosen by the user", 0 if kinks is None else _count_gates(dynamics, kinks, objective, parameters)
     if solver is None:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(parameters))
-        solver, reason = choose_solver(dtype, size, kinks, gates)
-    check_solver(solver, gates)
+        solver, reason = choose_solver(dtype, size, kinks, gates, symmetric=dynamics.symmetric, stiff=dynamics.stiff)
+    check_solver(solver, gates, symmetric=dynamics.symmetric)
+    if not dynamics.symmetric and isinstance(solver, NDF):
+        solver = solver.for_unsymmetric()
     check_controller(stepsize_controller, solver)
     kinks = ignored_kinks(solver, kinks)
     rtol, atol = tolerances(stepsize_controller, rtol, atol)
@@ -183,6 +203,8 @@ def gradient_flow(
     rules, deadline = check_stop(stop, observer.names)
     if certify and deadline < math.inf:
         raise wrong("stop", "without `StopAfter` with `certify=True`, whose second run takes longer", "one with it")
+    if not isinstance(dynamics, Gradient):
+        parameters, objective = in_motion(_as_arrays(dynamics, dtype), objective, parameters, factors)
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=rules, deadline=deadline)
     flow = partial(
         flow,
@@ -210,16 +232,43 @@ def gradient_flow(
         checkpoint=checkpoint,
         throw=throw,
     )
-    run = with_balance_error(run, net, t0, weight_decay, mobility, objective.trainable)
+    if isinstance(dynamics, Gradient):  # whose law it is
+        run = with_balance_error(run, net, t0, weight_decay, mobility, objective.trainable)
     return conclude(run if save_nets else dataclasses.replace(run, nets=None), throw)
 
 
-def _own_mobility(net: Any) -> Mobility | None:
-    """The mobilities that the parametrization of a network gives to its flow; those for Adam give none."""
+def _own_mobility(net: Any, dynamics: AbstractDynamics) -> Mobility | None:
+    """The mobilities that the parametrization of a network gives to its flow, if they are for this dynamics."""
     parametrization = net.parametrization if isinstance(net, MLP) else None
-    if parametrization is not None and parametrization.rule != "sgd":
-        raise wrong("mobility", f"given for a network whose {parametrization.name} is meant for Adam", "None")
-    return own_mobility(net)
+    if parametrization is None:
+        return None
+    if parametrization.rule != dynamics.rule:
+        meant = f"{parametrization.name} is meant for {'SGD' if parametrization.rule == 'sgd' else 'Adam'}"
+        raise wrong("mobility", f"given for a network whose {meant}", f"None with {type(dynamics).__name__}")
+    return net.mobility
+
+
+def _objective(
+    dynamics: AbstractDynamics, *problem: Any, mobility: Mobility | None, **options: Any
+) -> tuple[PyTree, AbstractObjective, PyTree | None]:
+    """Parameters, their objective, and mobilities that are not in the objective, but multiply the velocity."""
+    if mobility is None or dynamics.symmetric:
+        return *make_objective(*problem, mobility=mobility, **options), None
+    parameters, objective = make_objective(*problem, **options)
+    roots = root_mobility(mobility, problem[0], parameters)
+    return parameters, objective, jax.tree.map(jnp.square, roots)
+
+
+def _count_gates(dynamics: AbstractDynamics, kinks: str, objective: AbstractObjective, parameters: PyTree) -> int | str:
+    """The number of kinks that can be located, or a word for those that cannot."""
+    if isinstance(dynamics, Gradient):
+        return count_kinks(objective, parameters)
+    return f"the {kinks} under another dynamics than gradient flow"
+
+
+def _as_arrays(dynamics: AbstractDynamics, dtype: DTypeLike) -> AbstractDynamics:
+    """With arrays for numbers, so that another learning rate does not compile again."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if eqx.is_array_like(leaf) else leaf, dynamics)
 
 
 def _flow(

@@ -21,7 +21,8 @@ from ..numerics.switches import full_precision, usual_promotion
 from ..problem.objective import AbstractObjective
 from ..run.observation import Observer, Record, empty_record
 from ..run.status import COMPLETED, DIVERGED, MAX_STEPS, NO_GRADIENT, RUNNING, SOLVER_FAILED, STEP_UNDERFLOW, STOPPED
-from .invariants import LOSS_IDENTITY_ERROR, LossBudget, dissipation, loss_budget, objective_value
+from .dynamics.motion import MovingObjective
+from .invariants import LOSS_IDENTITY_ERROR, LossBudget, dissipation, loss_budget, squared
 from .locate import first_positive
 from .solvers.choice import evaluations_per_step
 from .solvers.flow_solver import AbstractFlowSolver
@@ -44,16 +45,16 @@ class FlowProblem(eqx.Module):
 
     @property
     def terms(self) -> diffrax.ODETerm:
-        return diffrax.ODETerm(GradientField(self.objective))
+        return diffrax.ODETerm(Velocity(self.objective))
 
 
-class GradientField(eqx.Module):
-    """The vector field of gradient flow, which a solver may ask for its objective."""
+class Velocity(eqx.Module):
+    """The vector field of a flow, which a solver may ask for its objective."""
 
     objective: AbstractObjective
 
     def __call__(self, t: Any, y: PyTree, args: Any) -> PyTree:
-        return jax.tree.map(jnp.negative, self.objective.gradient(y))
+        return self.objective.velocity(y)
 
 
 class FlowState(eqx.Module):
@@ -242,9 +243,16 @@ def _spent(
     """The budget after a part of a step."""
     if (budget := state.budget) is None:
         return None
-    gradient = lambda parameters: loss_and_gradient(problem, state.solver_state, parameters)[1]
-    amount = lambda: dissipation(gradient, interpolation.evaluate, duration)
+    rate = lambda parameters: _power(problem, state.solver_state, parameters)
+    amount = lambda: dissipation(rate, interpolation.evaluate, duration)
     return budget.spend(jax.lax.cond(accepted & budget.checks, amount, lambda: jnp.zeros_like(budget.dissipated)))
+
+
+def _power(problem: FlowProblem, solver_state: PyTree, parameters: PyTree) -> Float[Array, ""]:
+    """How fast the energy of the flow falls."""
+    if isinstance(problem.objective, MovingObjective):
+        return problem.objective.power(parameters)
+    return squared(loss_and_gradient(problem, solver_state, parameters)[1])
 
 
 def loss_and_gradient(problem: FlowProblem, solver_state: PyTree, parameters: PyTree) -> tuple[Array, PyTree]:
@@ -257,11 +265,11 @@ def loss_and_gradient(problem: FlowProblem, solver_state: PyTree, parameters: Py
 def _known(problem: FlowProblem, solver_state: PyTree, parameters: PyTree, budget: LossBudget | None) -> dict:
     """What the run knows and observables may use."""
     known = {}
-    if isinstance(problem.solver, AbstractFlowSolver):
+    if isinstance(problem.solver, AbstractFlowSolver) and not isinstance(problem.objective, MovingObjective):
         sharpness = problem.solver.sharpness(solver_state)
         known = {} if sharpness is None else {"sharpness": sharpness}
     if budget is not None:
-        known |= {LOSS_IDENTITY_ERROR: budget.error(objective_value(problem.objective, parameters))}
+        known |= {LOSS_IDENTITY_ERROR: budget.error(problem.objective.energy(parameters))}
     return known
 
 

@@ -89,27 +89,22 @@ def loss_budget(observer: Observer, objective: AbstractObjective, parameters: Py
     """The budget at the start of a flow; None if it is not needed."""
     if not isinstance(observer, CertifyingObserver):
         return None
-    value, slope = objective_value(objective, parameters), _square(objective.gradient(parameters))
-    rounding = _ROUNDING * jnp.finfo(value.dtype).eps * (jnp.abs(value) + jnp.sqrt(slope * _square(parameters)))
+    value, slope = objective.energy(parameters), squared(objective.gradient(parameters))
+    rounding = _ROUNDING * jnp.finfo(value.dtype).eps * (jnp.abs(value) + jnp.sqrt(slope * squared(parameters)))
     return LossBudget(observer.checks, value, rounding, jnp.zeros_like(value), jnp.zeros_like(value))
 
 
-def objective_value(objective: AbstractObjective, parameters: PyTree) -> Float[Array, ""]:
-    """F = ℒ + (λ/2)‖θ‖²."""
-    decay = objective.weight_decay  # in the dtype of the parameters, which a user's loss may leave
-    return objective.loss(parameters).astype(decay.dtype) + decay / 2 * _square(objective.natural(parameters))
-
-
 def dissipation(
-    gradient: Callable[[PyTree], PyTree], path: Callable[[Any], PyTree], end: Float[Array, ""]
+    rate: Callable[[PyTree], Float[Array, ""]], path: Callable[[Any], PyTree], end: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """∫‖∇F(path(s))‖² ds from 0 to `end`, by Gauss-Legendre quadrature."""
+    """∫rate(path(s)) ds from 0 to `end`, by Gauss-Legendre quadrature."""
     nodes = end * jnp.asarray((1 + _NODES) / 2, end.dtype)
-    squares = jax.lax.map(lambda s: _square(gradient(path(s))), nodes)
-    return end / 2 * (jnp.asarray(_WEIGHTS, end.dtype) @ squares)
+    rates = jax.lax.map(lambda s: rate(path(s)), nodes)
+    return end / 2 * (jnp.asarray(_WEIGHTS, end.dtype) @ rates)
 
 
-def _square(tree: PyTree) -> Float[Array, ""]:
+def squared(tree: PyTree) -> Float[Array, ""]:
+    """‖tree‖²."""
     return jnp.asarray(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
 
 

@@ -70,6 +70,25 @@ class AbstractObjective(eqx.Module):
         """H v, the Hessian of ℒ + (λ/2)‖θ‖² times a direction in the structure of the parameters."""
         return jax.jvp(self.gradient, (parameters,), (direction,))[1]
 
+    def energy(self, parameters: PyTree) -> Float[Array, ""]:
+        """F = ℒ + (λ/2)‖θ‖², which a flow brings down."""
+        decay = self.weight_decay  # in the dtype of the parameters, which a user's loss may leave
+        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(self.natural(parameters)))
+        return self.loss(parameters).astype(decay.dtype) + decay / 2 * squares
+
+    def velocity(self, parameters: PyTree) -> PyTree:
+        """−∇F: how a flow moves its parameters."""
+        return jax.tree.map(jnp.negative, self.gradient(parameters))
+
+    def gauss_newton(self, parameters: PyTree) -> Callable[[PyTree], PyTree]:
+        """The product v ↦ G v, G = mean of Jᵀ ∇²ℓ J with the Jacobian J of the prediction.
+
+        **Raises:** ValueError naming `dynamics` for a loss that is no mean over samples, and for half precision.
+        """
+        raise wrong(
+            "dynamics", "one that needs no Gauss-Newton matrix for this loss and precision", "`NaturalGradient`"
+        )
+
     def with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
         pull = _times(self.root_mobility, self.natural(parameters))
         return jax.tree.map(lambda g, p: g + self.weight_decay.astype(p.dtype) * p, gradient, pull)
@@ -104,6 +123,13 @@ class SampleObjective(AbstractDataObjective):
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
         return data_loss(self.loss_function, self.net(parameters), self.data, at_once=self.at_once)
 
+    def gauss_newton(self, parameters: PyTree) -> Callable[[PyTree], PyTree]:
+        data = self.data
+        weight = jnp.full(data.samples, 1 / data.samples, data.dtype) if data.weight is None else data.weight
+        predict = lambda parameters: jax.vmap(self.net(parameters))(data.x)
+        loss = lambda predictions: weight @ jax.vmap(self.loss_function)(predictions, data.y)
+        return _gauss_newton(predict, loss, parameters)
+
 
 class TotalObjective(AbstractDataObjective):
     """Any function of the network and the data."""
@@ -134,12 +160,18 @@ class MomentObjective(AbstractObjective):
     at_once: int | None = eqx.field(static=True, default=None)  # by what is observed: the loss needs no samples
 
     def loss(self, parameters: PyTree) -> Float[Array, ""]:
+        return _half_square(self._residual(parameters))
+
+    def gauss_newton(self, parameters: PyTree) -> Callable[[PyTree], PyTree]:
+        return _gauss_newton(self._residual, _half_square, parameters)
+
+    def _residual(self, parameters: PyTree) -> Float[Array, "r c"]:
         A, c = self.net(parameters).affine()
         inputs, outputs = A.shape[1], A.shape[0]
         residual = self.factor[:, :inputs] @ A.T - self.factor[:, -outputs:]
         if c is not None:
             residual = residual + jnp.outer(self.factor[:, inputs], c)
-        return 0.5 * jnp.sum(residual**2)
+        return residual
 
 
 def make_objective(
@@ -190,6 +222,19 @@ def make_objective(
     if isinstance(loss_function, TotalLoss):
         return parameters, TotalObjective(frozen, decay, root, data=data, loss_function=loss_function)
     return parameters, SampleObjective(frozen, decay, root, data=data, loss_function=loss_function)
+
+
+def _gauss_newton(
+    predict: Callable[[PyTree], PyTree], loss: Callable[[PyTree], Float[Array, ""]], parameters: PyTree
+) -> Callable[[PyTree], PyTree]:
+    predictions, push = jax.linearize(predict, parameters)
+    pull = jax.linear_transpose(push, parameters)
+    curve = lambda u: jax.jvp(jax.grad(loss), (predictions,), (u,))[1]
+    return lambda v: pull(curve(push(v)))[0]
+
+
+def _half_square(residual: Array) -> Float[Array, ""]:
+    return 0.5 * jnp.sum(residual**2)
 
 
 def _times(root: PyTree | None, parameters: PyTree) -> PyTree:

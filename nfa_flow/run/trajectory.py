@@ -283,7 +283,7 @@ def make_trajectory(
 
     **Arguments:** `parameters`: at the end; `began`: the reading of `time.perf_counter` at the start of the call.
     """
-    branches = frozen_branches(parameters, objective.frozen)
+    branches = frozen_branches(objective.natural(parameters), objective.frozen)
     notes = {**notes, "frozen": ", ".join(branches)} if branches else notes
     if not is_traced(record.count):
         record, end_time, status = jax.tree.map(complete, (record.cut(), end_time, status))

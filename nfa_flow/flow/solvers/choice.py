@@ -25,12 +25,18 @@ _FINEST = 8  # rounding errors, below which a tolerance asks for more than there
 
 
 def choose_solver(
-    dtype: DTypeLike, parameter_bytes: int, kinks: Kinks, gates: int | str = 0
+    dtype: DTypeLike,
+    parameter_bytes: int,
+    kinks: Kinks,
+    gates: int | str = 0,
+    *,
+    symmetric: bool = True,
+    stiff: bool = True,
 ) -> tuple[diffrax.AbstractSolver, str]:
     """A solver for this flow, and the reason in words.
 
     **Arguments:** `kinks`: where there are some; `gates`: the number of kinks of all samples, or a word for those that
-    cannot be gated.
+    cannot be gated; `symmetric`: whether the Jacobian is, as that of gradient flow; `stiff`: whether others need an implicit method.
 
     It depends only on properties that all runs of a sweep share, so that each gets the solver that it would get alone.
 
@@ -41,6 +47,11 @@ def choose_solver(
     """
     if is_half(dtype):
         return diffrax.Tsit5(), f"{dtype} is too coarse for anything but an explicit pair"
+    if not symmetric:
+        across = "" if kinks is None else f", across kinks in the {kinks} that it does not locate"
+        if stiff and kinks is None and dtype == jnp.float64:
+            return NDF(), "stiff, with a Jacobian that is not symmetric"
+        return diffrax.Tsit5(), f"an explicit pair, as the Jacobian is not symmetric{across}"
     if kinks is not None:
         return _across_kinks(kinks, gates)
     if parameter_bytes * NDF_VECTORS > _NDF_BYTES:

@@ -17,8 +17,8 @@ _OF_NDF = diffrax.PIDController(1.0, 1.0)  # whose coefficients NDF needs
 _COEFFICIENTS = ("pcoeff", "icoeff", "dcoeff", "factormin", "factormax", "safety", "error_order")
 
 
-def check_solver(solver: Any, gates: int | str) -> None:
-    """Raise ValueError for what is no solver, or not of this flow; `gates` as in `choose_solver`."""
+def check_solver(solver: Any, gates: int | str, *, symmetric: bool = True) -> None:
+    """Raise ValueError for what is no solver, or not of this flow; `gates`, `symmetric` as in `choose_solver`."""
     if not isinstance(solver, diffrax.AbstractSolver):
         raise wrong("solver", "a diffrax solver such as `diffrax.Tsit5()`", repr(solver))
     # The leapfrog remembers absolute times, which the loop does not have; others solve split or stochastic equations.
@@ -27,6 +27,8 @@ def check_solver(solver: Any, gates: int | str) -> None:
     if isinstance(solver, Piecewise | Smoothed) and (gates == 0 or isinstance(gates, str)):
         kinks = f"kinks in {gates}, which it cannot gate" if gates else "a network and a loss without kinks"
         raise wrong("solver", f"another one for {kinks}", type(solver).__name__)
+    if not symmetric and isinstance(solver, AbstractFlowSolver) and not isinstance(solver, NDF):
+        raise wrong("solver", "one for a Jacobian that is not symmetric", type(solver).__name__)
 
 
 def check_controller(controller: Any, solver: diffrax.AbstractSolver) -> None:

@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ...checks import wrong
 from .backward_differences import BackwardDifferenceInterpolation, Differences, after_step, change_of_step, combine
 from .flow_solver import AbstractFlowSolver
-from .newton_cg import NewtonCG
+from .newton_bicgstab import NewtonBiCGStab
+from .newton_cg import AbstractNewton, NewtonCG
 
 # By order k = 0 … 6. Orders 5 and 6 are plain backward differentiation: κ = 0.
 _KAPPA = np.array([0, -0.185, -1 / 9, -0.0823, -0.0415, 0, 0])
@@ -65,21 +66,21 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
 
     For long horizons: its cost grows with the logarithm of the time rather than with λ_max·t. It needs gradients and
     Hessian-vector products only, and keeps `max_order` + 2 vectors of parameters between steps. The Jacobian of the
-    vector field must be symmetric, as that of a gradient flow is.
+    vector field must be symmetric, as that of a gradient flow is, or `root_finder` a `NewtonBiCGStab`.
 
     It selects order and step itself. The error that it returns makes the controller choose the selected step: use
     `diffrax.PIDController(rtol, atol)` with its default coefficients.
 
     **Arguments:**
     - `max_order`: highest order, 1 to 6.
-    - `root_finder`: a `NewtonCG`; by default with the tolerances of the step size controller.
+    - `root_finder`: a `NewtonCG` or `NewtonBiCGStab`; by default with the tolerances of the step size controller.
     - `root_find_max_steps`: number of Newton iterations after which a step is tried again at half its length.
 
     **Source:** Klopfenstein 1971; Shampine & Reichelt 1997 (numerical differentiation formulas, quasi-constant steps).
     """
 
     max_order: int = eqx.field(static=True, default=6)
-    root_finder: NewtonCG = diffrax.with_stepsize_controller_tols(NewtonCG)()  # pyright: ignore  (not of optimistix)
+    root_finder: AbstractNewton = diffrax.with_stepsize_controller_tols(NewtonCG)()  # pyright: ignore  (not of optimistix)
     root_find_max_steps: int = 4
 
     term_structure: ClassVar = diffrax.AbstractTerm
@@ -88,8 +89,8 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
     def __check_init__(self):
         if type(self.max_order) is not int or not 1 <= self.max_order <= 6:
             raise wrong("max_order", "an integer from 1 to 6", repr(self.max_order))
-        if not isinstance(self.root_finder, NewtonCG):
-            raise wrong("root_finder", "a `NewtonCG`", type(self.root_finder).__name__)
+        if not isinstance(self.root_finder, AbstractNewton):
+            raise wrong("root_finder", "a `NewtonCG` or `NewtonBiCGStab`", type(self.root_finder).__name__)
 
     def order(self, terms: Any) -> int:
         return self.max_order
@@ -168,9 +169,15 @@ class NDF(AbstractFlowSolver[_State], diffrax.AbstractImplicitSolver[_State]):
         return attempted
 
     def for_derivatives(self) -> "NDF":
-        """For linear equations, whose products cost no more exactly than as differences."""
-        of_linear = dataclasses.replace(self.root_finder, exact_products=True, is_linear=True)
-        return NDF(self.max_order, of_linear, self.root_find_max_steps)
+        """For linear equations."""
+        return NDF(self.max_order, self.root_finder.for_linear(), self.root_find_max_steps)
+
+    def for_unsymmetric(self) -> "NDF":
+        """For a vector field whose Jacobian is not symmetric."""
+        finder = self.root_finder
+        if isinstance(finder, NewtonCG):
+            finder = NewtonBiCGStab(finder.rtol, finder.atol, finder.norm)
+        return NDF(self.max_order, finder, self.root_find_max_steps)
 
     def work(self, state: _State) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
         return {

@@ -1,5 +1,7 @@
-"""Newton's method for the implicit step of a gradient flow, its linear systems solved by conjugate gradients."""
+"""Newton's method for the implicit step of a flow, whose linear systems are solved by products with the Jacobian."""
 
+import abc
+import dataclasses
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -33,23 +35,13 @@ class _Iterate(NamedTuple):
     failed: Bool[Array, ""]
 
 
-class NewtonCG(eqx.Module):
-    """Solves d = a·F(y + d) − ψ for d, where F is a step times minus a gradient, to a fraction of a tolerance.
+class AbstractNewton(eqx.Module):
+    """Solves d = a·F(y + d) − ψ for d, where F is a step times a velocity, to a fraction of a tolerance."""
 
-    **Arguments:**
-    - `rtol`, `atol`, `norm`: in which errors are measured; `diffrax.with_stepsize_controller_tols(NewtonCG)()` takes
-      those of the step size controller.
-    - `exact_products`: whether Hessian-vector products are exact derivatives or finite differences of gradients (which
-      take about half as long). None: finite differences in float64 until their noise is too large; exact ones in
-      float32.
-    - `is_linear`: whether F is linear, so that one iteration solves the equation.
-    """
-
-    rtol: Any
-    atol: Any
-    norm: Any
-    exact_products: bool | None = eqx.field(static=True, default=None)
-    is_linear: bool = eqx.field(static=True, default=False)
+    rtol: eqx.AbstractVar[Any]
+    atol: eqx.AbstractVar[Any]
+    norm: eqx.AbstractVar[Any]
+    is_linear: eqx.AbstractVar[bool]
 
     def scale(self, *ys: Float[Array, " P"]) -> Float[Array, " P"]:
         """The error that is tolerated in each component of a step between these values."""
@@ -78,19 +70,14 @@ class NewtonCG(eqx.Module):
         decides whether one iteration can be trusted; `exact`: whether finite differences have proven too noisy; `most`:
         iterations to spend.
         """
-        is_small = lambda residual: self.size(residual, scale) < _LINEAR_SHARE * share
 
         def iterate(s: _Iterate) -> _Iterate:
             old = s.correction
             base = y + old.d
             at_base = field(base)
-            solution, exact = self._linear_solve(
-                lambda v: v - a * jax.jvp(field, (base,), (v,))[1],
-                lambda v: v - a * _difference(field, base, at_base, v),
-                a * at_base - psi - old.d,
-                is_small,
-                old.exact,
-            )
+            right = a * at_base - psi - old.d
+            system = LinearSystem(field, base, at_base, a, right, scale, _LINEAR_SHARE * share)
+            solution, exact = self.linear_solve(system, old.exact)
             size, first = self.size(solution.x, scale), old.gradients == 0
             contraction = size / s.size
             rate = jnp.where(first, old.rate, contraction)
@@ -107,16 +94,69 @@ class NewtonCG(eqx.Module):
         start = _Iterate(nothing, jnp.ones((), y.dtype), jnp.asarray(False))
         return jax.lax.while_loop(unfinished, iterate, start).correction
 
-    def _linear_solve(self, exact_product, difference, right, is_small, exact) -> tuple[Solution, Bool[Array, ""]]:
+    @abc.abstractmethod
+    def for_linear(self) -> "AbstractNewton":
+        """For a linear F, for which one iteration solves the equation."""
+
+    @abc.abstractmethod
+    def linear_solve(self, system: "LinearSystem", exact: Bool[Array, ""]) -> tuple[Solution, Bool[Array, ""]]:
         """The solution, and whether it needed exact products although finite differences were tried."""
+
+
+class LinearSystem(NamedTuple):
+    """(I − a J) x = right with the Jacobian J of the field at `base`, to a tolerance in units of `scale`."""
+
+    field: Callable[[Float[Array, " P"]], Float[Array, " P"]]
+    base: Float[Array, " P"]
+    at_base: Float[Array, " P"]
+    a: Float[Array, ""]
+    right: Float[Array, " P"]
+    scale: Float[Array, " P"]
+    tolerance: Float[Array, ""]
+
+    def product(self, v: Float[Array, " P"]) -> Float[Array, " P"]:
+        """(I − a J) v."""
+        return v - self.a * jax.jvp(self.field, (self.base,), (v,))[1]
+
+    def difference(self, v: Float[Array, " P"]) -> Float[Array, " P"]:
+        """(I − a J) v by a finite difference of the field."""
+        return v - self.a * _difference(self.field, self.base, self.at_base, v)
+
+
+class NewtonCG(AbstractNewton):
+    """`AbstractNewton` by conjugate gradients, for the symmetric Jacobian of a gradient flow.
+
+    **Arguments:**
+    - `rtol`, `atol`, `norm`: in which errors are measured; `diffrax.with_stepsize_controller_tols(NewtonCG)()` takes
+      those of the step size controller.
+    - `exact_products`: whether Hessian-vector products are exact derivatives or finite differences of gradients (which
+      take about half as long). None: finite differences in float64 until their noise is too large; exact ones in
+      float32.
+    - `is_linear`: whether F is linear, so that one iteration solves the equation.
+    """
+
+    rtol: Any
+    atol: Any
+    norm: Any
+    exact_products: bool | None = eqx.field(static=True, default=None)
+    is_linear: bool = eqx.field(static=True, default=False)
+
+    def for_linear(self) -> "NewtonCG":
+        """For a linear F, of which exact products cost no more than differences."""
+        return dataclasses.replace(self, exact_products=True, is_linear=True)
+
+    def linear_solve(self, system: LinearSystem, exact: Bool[Array, ""]) -> tuple[Solution, Bool[Array, ""]]:
+        """The solution, and whether it needed exact products although finite differences were tried."""
+        right = system.right
         always_exact = right.dtype != jnp.float64 if self.exact_products is None else self.exact_products
+        is_small = lambda residual: self.size(residual, system.scale) < system.tolerance
         solve = partial(conjugate_gradients, right=right, is_small=is_small, most=_MOST_PRODUCTS)
         if always_exact:
-            return solve(exact_product), exact
-        cheap = solve(difference, skip=exact)
+            return solve(system.product), exact
+        cheap = solve(system.difference, skip=exact)
         if self.exact_products is False:
             return cheap, exact
-        better = solve(exact_product, skip=cheap.converged, otherwise=cheap.x)
+        better = solve(system.product, skip=cheap.converged, otherwise=cheap.x)
         # Where both failed the curvature is to blame, not the noise.
         needed = better.converged & ~cheap.converged
         return Solution(better.x, cheap.products + better.products, cheap.converged | better.converged), needed

@@ -1,0 +1,87 @@
+"""The limits of sign descent and of Muon for small steps, made smooth."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ...checks import require_number, wrong
+from ...problem.objective import AbstractObjective
+from .abstract import AbstractDynamics
+
+
+class Sign(AbstractDynamics):
+    """dθ/dt = −g/√(g² + eps²), entry by entry: the smooth limit of sign descent, and of Adam for short memories.
+
+    With `eps` far below the entries of the gradient, each parameter moves at the speed 1 or −1, so t is the learning
+    rate times the number of steps. `eps` = 0 is refused: the velocity would jump where a gradient changes its sign.
+
+    **Source:** Bernstein et al. 2018 (sign descent); Ma, Wu & E 2022 (limits of Adam).
+    """
+
+    eps: float | Float[Array, ""]
+
+    stiff: ClassVar[bool] = True
+    rule: ClassVar[str | None] = "adam"
+
+    def __check_init__(self):
+        require_number("eps", self.eps, above=0)
+
+    def velocity(self, objective: AbstractObjective, parameters: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
+        """−g/√(g² + eps²)."""
+        return jax.tree.map(lambda g: -g / jnp.sqrt(g**2 + self.eps**2), objective.gradient(parameters)), None
+
+
+class Muon(AbstractDynamics):
+    """dW/dt = −√max(1, rows/columns) · G(GᵀG + eps²I)^{−1/2}: the smooth limit of Muon, for networks of matrices.
+
+    With `eps` far below the singular values of the gradient G, every direction of it moves at the same speed, up to the
+    factor of `optax.contrib.muon`; t is the learning rate times the number of steps. Optax approximates the root by a
+    polynomial whose values lie between .7 and 1.2, and averages gradients; this limit does neither.
+
+    **Raises:** ValueError naming `net` for arrays that are no matrices, such as biases: freeze them by `trainable`.
+    **Source:** Jordan et al. 2024 (Muon); Bernstein & Newhouse 2024 (its limit).
+    """
+
+    eps: float | Float[Array, ""]
+
+    stiff: ClassVar[bool] = True
+
+    def __check_init__(self):
+        require_number("eps", self.eps, above=0)
+
+    def start(self, objective: AbstractObjective, parameters: PyTree) -> None:
+        """No memory; it checks that there are only matrices."""
+        for leaf in jax.tree.leaves(parameters):
+            if leaf.ndim != 2:
+                must_be = "one whose trained arrays are matrices for `Muon` (freeze biases by `trainable`)"
+                raise wrong("net", must_be, f"one with an array of shape {leaf.shape}")
+
+    def velocity(self, objective: AbstractObjective, parameters: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
+        """−√max(1, rows/columns) · G(GᵀG + eps²I)^{−1/2}."""
+
+        def move(G: Array) -> Array:
+            rows, columns = G.shape
+            if rows < columns:  # the smaller of two equal forms
+                return _inverse_root(G @ G.T + self.eps**2 * jnp.eye(rows, dtype=G.dtype)) @ G
+            return G @ _inverse_root(G.T @ G + self.eps**2 * jnp.eye(columns, dtype=G.dtype))
+
+        scaled = lambda G: -(max(1.0, G.shape[0] / G.shape[1]) ** 0.5) * move(G)
+        return jax.tree.map(scaled, objective.gradient(parameters)), None
+
+
+@jax.custom_jvp
+def _inverse_root(A: Float[Array, "k k"]) -> Float[Array, "k k"]:
+    """A^{−1/2} of a positive definite matrix."""
+    values, Q = jnp.linalg.eigh(A)
+    return (Q / jnp.sqrt(values)) @ Q.T
+
+
+@_inverse_root.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """Also where eigenvalues coincide, where the derivatives of eigenvectors do not exist."""
+    values, Q = jnp.linalg.eigh(primals[0])
+    root = jnp.sqrt(values)
+    slopes = -1 / (jnp.outer(root, root) * jnp.add.outer(root, root))  # divided differences of λ^{−1/2}
+    return (Q / root) @ Q.T, Q @ (slopes * (Q.T @ tangents[0] @ Q)) @ Q.T
