@@ -21,7 +21,7 @@ from ..numerics.meshes import on_automatic_axes
 from ..problem.half_precision import in_single_precision
 from ..problem.losses import Loss
 from ..problem.memory import within_memory
-from ..problem.mobility import Mobility, own_mobility, root_mobility
+from ..problem.mobility import Mobility, root_mobility
 from ..problem.objective import AbstractObjective, make_objective
 from ..problem.trained import Trainable
 from ..run.drive import beginning

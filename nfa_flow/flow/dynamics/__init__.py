@@ -9,5 +9,5 @@ from .heavy_ball import HeavyBall as HeavyBall
 from .natural_gradient import NaturalGradient as NaturalGradient
 from .normalized import Muon as Muon
 from .normalized import Sign as Sign
-from .rmsprop import RMSProp as RMSProp
 from .recognize import of as of
+from .rmsprop import RMSProp as RMSProp

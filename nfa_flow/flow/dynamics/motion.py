@@ -97,7 +97,7 @@ def in_motion(
     unit = lambda size: jnp.where(size > 0, size / _size(jax.tree.leaves(parameters)), 1)
     units = jax.tree.map(lambda leaf: unit(_size([leaf])), memory)
     moving = Moving(parameters, jax.tree.map(jnp.divide, memory, units))
-    return moving, MovingObjective(objective, dynamics, factors, units)
+    return moving, MovingObjective(objective, dynamics, factors, units)  # pyright: ignore[reportCallIssue]
 
 
 def _size(leaves: list[Array]) -> Float[Array, ""]:

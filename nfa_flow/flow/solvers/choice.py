@@ -36,7 +36,8 @@ def choose_solver(
     """A solver for this flow, and the reason in words.
 
     **Arguments:** `kinks`: where there are some; `gates`: the number of kinks of all samples, or a word for those that
-    cannot be gated; `symmetric`: whether the Jacobian is, as that of gradient flow; `stiff`: whether others need an implicit method.
+    cannot be gated; `symmetric`: whether the Jacobian is, as that of gradient flow; `stiff`: whether those that are not
+    need an implicit method.
 
     It depends only on properties that all runs of a sweep share, so that each gets the solver that it would get alone.
 

@@ -38,7 +38,8 @@ class NewtonBiCGStab(AbstractNewton):
             return system.product(system.scale * u) / system.scale
 
         operator = lx.FunctionLinearOperator(product, jax.eval_shape(lambda: system.right))
-        solver = lx.BiCGStab(rtol=0.0, atol=system.tolerance, norm=self.norm, max_steps=_MOST_STEPS)
+        tolerance: Any = system.tolerance  # an array, which lineax takes too
+        solver = lx.BiCGStab(rtol=0.0, atol=tolerance, norm=self.norm, max_steps=_MOST_STEPS)
         found = lx.linear_solve(operator, system.right / system.scale, solver, throw=False)
         converged = found.result == lx.RESULTS.successful
         products = jnp.asarray(2 * found.stats["num_steps"], jnp.int32)
