@@ -44,6 +44,11 @@ class FlowProblem(eqx.Module):
     unlocated: str | None = eqx.field(static=True)  # where there are kinks that the solver does not locate
 
     @property
+    def symmetric(self) -> bool:
+        """Whether the Jacobian of the velocity is symmetric."""
+        return not isinstance(self.objective, MovingObjective) or self.objective.dynamics.symmetric
+
+    @property
     def terms(self) -> diffrax.ODETerm:
         return diffrax.ODETerm(Velocity(self.objective))
 

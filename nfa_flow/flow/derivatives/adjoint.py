@@ -44,11 +44,14 @@ def backwards(
     count: Int[Array, ""],
     at_times: PyTree,
     at_end: PyTree,
+    *,
+    symmetric: bool,
 ) -> tuple[PyTree, PyTree]:
     """The derivatives of a result with respect to θ(t0) and p, given those with respect to θ where it was used.
 
     **Arguments:** `gradient`: ∇F as a function of θ and p; `path`: as the run left it; `times`: of which `count` were
-    reached; `at_times`: the derivatives with respect to θ at each of the times; `at_end`: that at the end of the run.
+    reached; `at_times`: the derivatives with respect to θ at each of the times; `at_end`: that at the end of the run;
+    `symmetric`: whether H is.
     **Returns:** the two derivatives; NaN if the integration failed.
     """
     begin, end = path.marks.begin, path.end
@@ -60,7 +63,9 @@ def backwards(
     def field_at(path: Path, t: Array) -> Field:
         def field(tau: Array, mu: PyTree) -> PyTree:
             theta = keeper.at(path, t - tau)
-            product = jax.jvp(lambda theta: gradient(theta, p), (theta,), (mu,))[1]
+            along = lambda theta: gradient(theta, p)
+            # The product with H is the cheaper one of two that are equal if H is symmetric.
+            product = jax.jvp(along, (theta,), (mu,))[1] if symmetric else jax.vjp(along, theta)[1](mu)[0]
             return jax.tree.map(jnp.negative, product)
 
         return field

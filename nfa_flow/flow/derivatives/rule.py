@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ...numerics.switches import full_precision, usual_promotion
 from ...run.observation import Observer, Record
 from ...run.status import COMPLETED, STOPPED
+from ..dynamics.motion import MovingObjective
 from ..integrate import FlowProblem, FlowState, advance, loss_and_gradient
 from ..solvers.flow_solver import AbstractFlowSolver
 from ..stopping import Moment, excess
@@ -106,10 +107,13 @@ def _integrate(keeper: PathKeeper, problem: FlowProblem, first: FlowState) -> tu
 
 
 def _gradient(problem: FlowProblem, dp: PyTree) -> tuple[Gradient, PyTree]:
-    """∇F as a function of θ and of those arrays p of the objective that have a tangent, and their values."""
+    """Minus the velocity, ∇F for gradient flow, as a function of θ and of those arrays p of the objective that have a
+    tangent, and their values."""
 
     def gradient(theta: PyTree, p: PyTree) -> PyTree:
         changed = dataclasses.replace(problem, objective=eqx.combine(p, problem.objective))
+        if isinstance(changed.objective, MovingObjective):
+            return jax.tree.map(jnp.negative, changed.objective.velocity(theta))
         return loss_and_gradient(changed, None, theta)[1]
 
     return gradient, _perturbed(problem.objective, dp)
@@ -124,7 +128,7 @@ def _along(
     the flow makes of b, with the identity in the place of a matrix that is never used.
     """
     path, p, record = _once((path, p, record))
-    times, count = record.times, record.count
+    times, count, symmetric = record.times, record.count, keeper.problem.symmetric
     common = gradient, keeper, path, linear, p, times, count
 
     def solve(_: Any, b: tuple) -> tuple:
@@ -134,7 +138,7 @@ def _along(
 
     def transpose(_: Any, c: tuple) -> tuple:
         to_v, to_p, at_times, at_end = c
-        to_start, to_objective = backwards(*common, at_times, at_end)
+        to_start, to_objective = backwards(*common, at_times, at_end, symmetric=symmetric)
         return add(to_v, to_start), add(to_p, to_objective), at_times, at_end
 
     # All of b must come from the tangents for JAX to transpose it, also what is zero.
