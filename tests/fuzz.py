@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 
 import nfa_flow as nf
 
-MODULES = "nf nf.data nf.nets nf.measure nf.flow nf.descent nf.one_step nf.width nf.theory nf.plot".split()
+MODULES = "nf nf.data nf.nets nf.measure nf.flow nf.dynamics nf.descent nf.one_step nf.width nf.theory nf.plot".split()
 # Of results, and with names of the caller's own.
 METHODS = (
     "nf.Trajectory.load RUN.save RUN.net_at DATA.astype NET.with_weights HERMITE.has FIT.test ABC.at_depth ABC.shift"

@@ -15,7 +15,7 @@ from typing import Any
 import nfa_flow as nf
 
 LIST = Path(__file__).with_name("public_surface.txt")
-PACKAGES = "data nets flow descent measure theory one_step width plot studies".split()
+PACKAGES = "data nets flow dynamics descent measure theory one_step width plot studies".split()
 PLAIN = str | int | float | tuple | None
 
 

@@ -3,6 +3,7 @@
 from .gradient_flow import gradient_flow as gradient_flow
 from .solvers.flow_solver import AbstractFlowSolver as AbstractFlowSolver
 from .solvers.ndf import NDF as NDF
+from .solvers.newton_bicgstab import NewtonBiCGStab as NewtonBiCGStab
 from .solvers.newton_cg import NewtonCG as NewtonCG
 from .solvers.piecewise import Piecewise as Piecewise
 from .solvers.rkc2 import RKC2 as RKC2

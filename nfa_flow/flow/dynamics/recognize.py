@@ -1,6 +1,6 @@
 """The dynamics that follows a given optax optimizer, which is recognized by what it does."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ from .rmsprop import RMSProp
 _LARGE, _SMALL = 1e9, 1e-12  # gradients far above and far below any eps
 _AGREES = 1e-7  # of an update
 _DIGITS = 10
+
+_Pair = tuple[AbstractDynamics, optax.GradientTransformation]
 
 
 def of(optimizer: optax.GradientTransformation) -> AbstractDynamics:
@@ -44,8 +46,7 @@ def of(optimizer: optax.GradientTransformation) -> AbstractDynamics:
 def _recognized(optimizer: optax.GradientTransformation) -> AbstractDynamics | None:
     if _has_schedule(optimizer.init(np.ones(1))):  # whose first updates do not say how it goes on
         return None
-    candidates = _candidates(lambda *steps: _updates(optimizer, steps))
-    return next((dynamics for dynamics, twin in candidates if _behaves_like(optimizer, twin)), None)
+    return next((dynamics for dynamics, twin in _candidates(optimizer) if _behaves_like(optimizer, twin)), None)
 
 
 def _has_schedule(state: Any) -> bool:
@@ -63,15 +64,20 @@ def _updates(optimizer: optax.GradientTransformation, steps: Sequence[tuple[Any,
     return np.stack(found)
 
 
-def _candidates(
-    updates: Callable[..., np.ndarray],
-) -> Iterator[tuple[AbstractDynamics, optax.GradientTransformation]]:
-    """Dynamics, with their optimizers, that would give some of these updates.
+def _candidates(optimizer: optax.GradientTransformation) -> Iterator[_Pair]:
+    """Dynamics, with their optimizers, that would give some of these updates: at θ = 0, for these gradients."""
+    at_zero = lambda *gradients: [float(u[0]) for u in _updates(optimizer, [(g, 0.0) for g in gradients])]
+    yield from _momenta(*at_zero(1.0, 0.0, 0.0))
+    one, again = at_zero(_LARGE, _LARGE)
+    (tiny,) = at_zero(_SMALL)
+    if one < 0 and tiny < 0:
+        yield from _root_mean_squares(one, again, tiny)
+        back, double = at_zero(_LARGE, -_LARGE)[1], at_zero(_LARGE, 2 * _LARGE)[1]
+        yield from _adams(one, tiny, back, double, decay=-float(_updates(optimizer, [(0.0, 1.0)])[0, 0]))
 
-    The formulas are the updates of each optimizer at θ = 0 for gradients G, G; G, −G; G, 2G; and G, 0, 0.
-    """
-    at_zero = lambda *gradients: [float(u[0]) for u in updates(*((g, 0.0) for g in gradients))]
-    first, second, third = at_zero(1.0, 0.0, 0.0)
+
+def _momenta(first: float, second: float, third: float) -> Iterator[_Pair]:
+    """From the updates for the gradients 1, 0, 0."""
     rate, beta = _rounded(-first), _rounded(third / second) if second else 0.0
     if rate > 0 and beta == 0:
         yield Modified(rate), optax.sgd(rate)
@@ -80,27 +86,33 @@ def _candidates(
         rate = _rounded(rate / (1 + beta))
         yield HeavyBall(rate, beta, nesterov=True), optax.sgd(rate, beta, nesterov=True)
 
-    one, again = at_zero(_LARGE, _LARGE)
-    (tiny,) = at_zero(_SMALL)
-    if one < 0 and tiny < 0 and (b := _rounded((one / again) ** 2 - 1)) < 1 and b >= 0:
-        rate = _rounded(-one * (1 - b) ** 0.5)
-        root = -rate * _SMALL / tiny
-        for in_sqrt, eps in ((True, root**2), (False, root - (1 - b) ** 0.5 * _SMALL)):
-            if (eps := _rounded(eps)) > 0:
-                yield RMSProp(rate, b, eps, eps_in_sqrt=in_sqrt), optax.rmsprop(rate, b, eps, eps_in_sqrt=in_sqrt)
 
-    rate, back, double = _rounded(-one), at_zero(_LARGE, -_LARGE)[1], at_zero(_LARGE, 2 * _LARGE)[1]
-    if rate > 0 and tiny < 0 and back > -rate and double < 0:
-        b1 = _rounded(max(0.0, (rate - back) / (rate + back)))
-        y = (rate * (2 + b1) / (1 + b1) / double) ** 2
-        b2, eps = _rounded((4 - y) / (y - 1)), _rounded(-rate * _SMALL / tiny - _SMALL)
-        if 0 <= b1 < 1 and 0 <= b2 < 1 and eps > 0:
-            decay = _rounded(float(-updates((0.0, 1.0))[0, 0]) / rate)
-            yield Adam(rate, b1, b2, eps), optax.adam(rate, b1, b2, eps)
-            within = _rounded((rate * _SMALL / tiny) ** 2)
-            yield RMSProp(rate, b2, within, bias_correction=True), optax.rmsprop(rate, b2, within, bias_correction=True)
-            if decay > 0:
-                yield AdamW(rate, b1, b2, eps, weight_decay=decay), optax.adamw(rate, b1, b2, eps, weight_decay=decay)
+def _root_mean_squares(one: float, again: float, tiny: float) -> Iterator[_Pair]:
+    """From the updates for a large gradient and the same again, and for a tiny one."""
+    beta = round((one / again) ** 2 - 1, _DIGITS)
+    if not 0 <= beta < 1:
+        return
+    rate = _rounded(-one * (1 - beta) ** 0.5)
+    root = -rate * _SMALL / tiny
+    for in_sqrt, eps in ((True, root**2), (False, root - (1 - beta) ** 0.5 * _SMALL)):
+        if (eps := _rounded(eps)) > 0:
+            yield RMSProp(rate, beta, eps, eps_in_sqrt=in_sqrt), optax.rmsprop(rate, beta, eps, eps_in_sqrt=in_sqrt)
+
+
+def _adams(one: float, tiny: float, back: float, double: float, *, decay: float) -> Iterator[_Pair]:
+    """From the first update for a large and a tiny gradient, the second for G, −G and G, 2G, and that of θ = 1."""
+    rate = _rounded(-one)
+    if back <= -rate or double >= 0:
+        return
+    b1 = round((rate - back) / (rate + back), _DIGITS)
+    y = (rate * (2 + b1) / (1 + b1) / double) ** 2
+    b2, root = round((4 - y) / (y - 1), _DIGITS), -rate * _SMALL / tiny
+    eps, within, decay = _rounded(root - _SMALL), _rounded(root**2), _rounded(decay / rate)
+    if 0 <= b1 < 1 and 0 <= b2 < 1 and eps > 0:
+        yield Adam(rate, b1, b2, eps), optax.adam(rate, b1, b2, eps)
+        yield RMSProp(rate, b2, within, bias_correction=True), optax.rmsprop(rate, b2, within, bias_correction=True)
+        if decay > 0:
+            yield AdamW(rate, b1, b2, eps, weight_decay=decay), optax.adamw(rate, b1, b2, eps, weight_decay=decay)
 
 
 def _behaves_like(optimizer: optax.GradientTransformation, twin: optax.GradientTransformation) -> bool:

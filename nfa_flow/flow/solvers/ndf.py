@@ -5,7 +5,6 @@ differentiation is stable at any step there, and its linear systems, I + cH with
 positive definite unless the curvature is negative: conjugate gradients solve them with a few Hessian-vector products.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
