@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .pieces import Contact, Piece, Pieces, factor_of, groups, in_blocks
+from .pieces import Contact, Piece, Pieces, block_of, factor_of, groups, in_blocks
 from .tally import Tally
 
 _STILL = 1e4  # roundings of the speed: slower than this, a kink is not approached
@@ -192,8 +192,9 @@ def velocity_and_share(
 
 def falls_of(pieces: Pieces, y: Float[Array, " p"], gates: Float[Array, "n k"], contact: Contact) -> Float[Array, " c"]:
     """By how much the velocity along the unit normal falls from the negative to the positive side of each surface."""
-    one = lambda i, e, at: pieces.fall(y, gates[i], i, e, contact.normal[contact.leader[at]])
-    each = lambda at: [jax.vmap(one)(contact.sample[at], contact.entry[at], at)]
+    one = lambda i, e, leader: pieces.fall(y, gates[i], i, e, contact.normal[leader])
+    lists = contact.sample, contact.entry, contact.leader
+    each = lambda first: [jax.vmap(one)(*(block_of(each, first) for each in lists))]
     (falls,) = in_blocks(each, contact.is_used, y.dtype, ())
     return contact.members() @ jnp.where(contact.is_along, falls, -falls)
 

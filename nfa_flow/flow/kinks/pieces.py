@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from ...problem.losses import LOSSES
 from ...problem.objective import AbstractObjective, SampleObjective, TotalObjective
@@ -23,6 +23,7 @@ from .find import loss_has_kinks
 from .gates import CannotGate, count_gates, frozen, gated
 
 _BLOCK = 16  # kinks of a list at a time
+_FIRST = np.uint32(0)  # unsigned, as all places: JAX need not ask whether they count from the end
 _MOST_ITERATIONS = 20  # of conjugate gradients, which need a few
 _JITTER = 50  # roundings, of the diagonal of the Gram matrix of unit normals, which a refinement removes
 
@@ -47,8 +48,8 @@ class Contact(NamedTuple):
     """The kinks of a list at one point: their unit normals, and which of them have one surface."""
 
     touching: Int[Array, " c"]
-    sample: Int[Array, " c"]
-    entry: Int[Array, " c"]
+    sample: UInt[Array, " c"]
+    entry: UInt[Array, " c"]
     is_used: Bool[Array, " c"]
     normal: Float[Array, "c p"]  # of length 1, zero where there is none
     length: Float[Array, " c"]
@@ -65,16 +66,15 @@ class Contact(NamedTuple):
 
     def along_normals(self, vector: Float[Array, " p"]) -> Float[Array, " c"]:
         """The components of a vector along all unit normals."""
-        return in_blocks(lambda at: [self.rows(at) @ vector], self.is_used, vector.dtype, ())[0]
+        return in_blocks(lambda at: [block_of(self.normal, at) @ vector], self.is_used, vector.dtype, ())[0]
 
     def combined(self, weights: Float[Array, " c"]) -> Float[Array, " p"]:
         """The sum of all unit normals with these weights."""
-        add = lambda block, total: total + weights[at := block * _BLOCK + jnp.arange(_BLOCK)] @ self.rows(at)
-        return jax.lax.fori_loop(0, _blocks(self.is_used), add, jnp.zeros_like(self.normal[0]))
 
-    def rows(self, at: Int[Array, " b"]) -> Float[Array, "b p"]:
-        """The unit normals of one block of the list."""
-        return jax.lax.dynamic_slice_in_dim(self.normal, at[0], _BLOCK)
+        def add(block: UInt[Array, ""], total: Array) -> Array:
+            return total + block_of(weights, block * _BLOCK) @ block_of(self.normal, block * _BLOCK)
+
+        return jax.lax.fori_loop(_FIRST, _blocks(self.is_used), add, jnp.zeros_like(self.normal[0]))
 
     def tangential(
         self, slides: Bool[Array, " c"], factor: Float[Array, "c c"], vector: Float[Array, " p"]
@@ -184,8 +184,9 @@ class Pieces:
         """The switching functions of all kinks."""
         return jax.vmap(lambda g, row: self._of(y, g, row)[1])(gates, self._rows)
 
-    def _place(self, at: Int[Array, "..."]) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
-        """The sample and the entry of flat positions, which are not negative: `jnp.divmod` is ten times as large."""
+    def _place(self, at: Int[Array, "..."]) -> tuple[UInt[Array, "..."], UInt[Array, "..."]]:
+        """The sample and the entry of flat positions, which are not negative: so division and indexing are short."""
+        at = at.astype(jnp.uint32)
         entries = jnp.full_like(at, self.shape[1])
         return jax.lax.div(at, entries), jax.lax.rem(at, entries)
 
@@ -213,7 +214,7 @@ class Pieces:
     ) -> tuple[Contact, Float[Array, "c c"]]:
         """Any list of kinks, grouped by their surfaces, and the Gram matrix of their normals."""
         contact = self._contact(y, gates, touching)
-        rows = contact.rows
+        rows = lambda at: block_of(contact.normal, at)
         columns = lambda at: in_blocks(lambda to: [rows(to) @ rows(at).T], contact.is_used, y.dtype, (_BLOCK,))
         (gram,) = in_blocks(lambda at: [columns(at)[0].T], contact.is_used, y.dtype, touching.shape)
         leader, is_along = groups(gram)
@@ -228,7 +229,7 @@ class Pieces:
             length = jnp.linalg.norm(normal)
             return normal / jnp.where(length == 0, 1, length), length
 
-        units = lambda at: jax.vmap(unit_normal)(sample[at], entry[at])
+        units = lambda at: jax.vmap(unit_normal)(block_of(sample, at), block_of(entry, at))
         normal, length = in_blocks(units, is_used, y.dtype, y.shape, ())
         return Contact(touching, sample, entry, is_used, normal, length, jnp.arange(len(touching)), is_used)
 
@@ -250,23 +251,32 @@ class Pieces:
 
 
 def in_blocks(rows: Callable, is_used: Bool[Array, " c"], dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
-    """`rows` of the places of a list, in blocks, as many as are used; zero in the rest. One array for each shape."""
+    """`rows` of the places of a list, in blocks, as many as are used; zero in the rest. One array for each shape.
 
-    def add(block: Int[Array, ""], found: list[Array]) -> list[Array]:
+    `rows` is called with the first place of each block.
+    """
+
+    def add(block: UInt[Array, ""], found: list[Array]) -> list[Array]:
         first = block * _BLOCK
-        at = first + jnp.arange(_BLOCK)
+        used, zero = block_of(is_used, first), jnp.zeros_like(first)
 
         def put(old: Array, new: Array) -> Array:  # a scatter of the same would take longer than they do
-            new = jnp.where(is_used[at].reshape(-1, *[1] * (new.ndim - 1)), new, 0)
-            return jax.lax.dynamic_update_slice(old, new, (first, *[jnp.zeros_like(first)] * (new.ndim - 1)))
+            new = jnp.where(used.reshape(-1, *[1] * (new.ndim - 1)), new, 0)
+            return jax.lax.dynamic_update_slice(old, new, (first, *[zero] * (new.ndim - 1)))
 
-        return [put(*pair) for pair in zip(found, rows(at), strict=True)]
+        return [put(*pair) for pair in zip(found, rows(first), strict=True)]
 
-    return jax.lax.fori_loop(0, _blocks(is_used), add, [jnp.zeros((len(is_used), *shape), dtype) for shape in shapes])
+    nothing = [jnp.zeros((len(is_used), *shape), dtype) for shape in shapes]
+    return jax.lax.fori_loop(_FIRST, _blocks(is_used), add, nothing)
 
 
-def _blocks(is_used: Bool[Array, " c"]) -> Int[Array, ""]:
-    return jax.lax.div(jnp.sum(is_used, dtype=jnp.int32) + (_BLOCK - 1), jnp.int32(_BLOCK))
+def block_of(array: Shaped[Array, "c ..."], first: UInt[Array, ""]) -> Shaped[Array, "b ..."]:
+    """The block of a list that begins at a place."""
+    return jax.lax.dynamic_slice_in_dim(array, first, _BLOCK)
+
+
+def _blocks(is_used: Bool[Array, " c"]) -> UInt[Array, ""]:
+    return jax.lax.div(jnp.sum(is_used, dtype=jnp.uint32) + jnp.uint32(_BLOCK - 1), jnp.uint32(_BLOCK))
 
 
 def groups(gram: Float[Array, "c c"]) -> tuple[Int[Array, " c"], Bool[Array, " c"]]:

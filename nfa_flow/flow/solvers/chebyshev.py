@@ -112,7 +112,9 @@ class AbstractChebyshevSolver(AbstractFlowSolver[ChebyshevState]):
         y, unravel = ravel_pytree(y0)
         field = _field(terms, t0, t1, y0, args)
         state = _with_spectral_radius(solver_state, lambda y: field(t0, y), y)
-        slope = jax.lax.cond(made_jump, lambda: field(t0, y), lambda: state.slope)
+        slope = state.slope
+        if made_jump is not False:
+            slope = jax.lax.cond(made_jump, lambda: field(t0, y), lambda: state.slope)
 
         h = _exact(t1 - t0)
         q = jnp.where(made_jump, 0, state.last_step / h)
