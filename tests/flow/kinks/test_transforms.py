@@ -12,15 +12,15 @@ import nfa_flow as nf
 from nfa_flow.run import drive
 
 SEEDS = (2, 4)  # of which both flows slide
-DATA = Problem(0).data
 COUNTS = ("steps", "gradient_evaluations", "crossings", "slides", "releases", "pivots", "most_slides")
 
 
 def one_run(key, checkpoint=None, throw=True):
     """The flow of a network drawn from a key."""
     W, a = jax.random.normal(key, (4, 3)) / 3**0.5, jax.random.normal(jax.random.fold_in(key, 1), (4,)) / 2
-    options = {"save_at": [0.0, 1.0, 6.0], "throw": throw, "progress": False}
-    return nf.gradient_flow(TwoLayers(W, a), DATA, 6.0, weight_decay=0.02, rtol=1e-6, checkpoint=checkpoint, **options)
+    problem = Problem(0, decay=0.02)
+    problem.net = TwoLayers(W, a)
+    return problem.flow(6.0, rtol=1e-6, checkpoint=checkpoint, throw=throw)
 
 
 @pytest.fixture(scope="module")
