@@ -1,10 +1,7 @@
 """Settings and fixtures shared by all tests: float64, as everything that is called exact needs it."""
 
 import atexit
-import contextlib
 import fcntl
-import functools
-import gc
 import itertools
 import os
 import shutil
@@ -12,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 # Two test processes on two cores leave nothing for BLAS threads, which would spin against each other.
@@ -30,6 +26,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Programs do not say which line of Python each of their operations comes from, which is one part in thirty of the time.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
+import haste as haste
 import jax
 import matplotlib
 import pytest
@@ -58,20 +55,6 @@ matplotlib.use("Agg")
 # Compilation makes the first example of a property slow, and its time says nothing.
 settings.register_profile("nfa_flow", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("nfa_flow")
-
-# Traced programs are millions of objects that stay: with Python's own thresholds, going through them again and again is
-# an eighth of the time.
-gc.set_threshold(20_000, 20, 50)
-
-# JAX sets up the dialects of its compiler anew for each program, which takes as long as compiling a small one. Here
-# each thread does so once, and once more for programs that are compiled while another one is lowered. Where another
-# version of JAX hides this elsewhere, the tests are only slower.
-with contextlib.suppress(ImportError, AttributeError):
-    from jax._src.interpreters import mlir
-
-    set_up = mlir.make_ir_context
-    context_of = functools.cache(lambda thread, around: set_up())
-    mlir.make_ir_context = lambda: context_of(threading.get_ident(), mlir.ir.Context.current)
 
 # Every compiled program keeps some memory maps, of which Linux grants 65 530: a process without any left crashes.
 _MANY_MAPS = 30_000
@@ -153,6 +136,7 @@ _LONG_EXPERIMENTS = {"nfa": ("relu-digits",)}
 
 _WITH_TYPE_CHECKS = """
 import sys
+import haste
 from jaxtyping import install_import_hook
 install_import_hook("nfa_flow", "beartype.beartype")
 from nfa_flow.cli import main
@@ -167,7 +151,9 @@ def _run_optimized(arguments: list[str]):
     """
     flags = os.environ["XLA_FLAGS"].replace("optimization_level=0", "optimization_level=1")
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", _WITH_TYPE_CHECKS, *arguments]
-    subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags, "MPLBACKEND": "Agg"}, check=True)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"XLA_FLAGS": flags, "MPLBACKEND": "Agg", "PYTHONPATH": path}
+    subprocess.run(command, env=environment, check=True)
 
 
 @pytest.fixture

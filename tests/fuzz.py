@@ -25,6 +25,7 @@ from typing import Any
 
 os.environ["JAXTYPING_DISABLE"] = "1"  # users have no run-time type checks
 
+import haste as haste
 import hypothesis
 import jax
 import matplotlib.pyplot

@@ -1,5 +1,6 @@
 """Small problems, and the distance of two runs, for the scripts that run on several devices."""
 
+import haste as haste
 import jax
 import numpy as np
 
