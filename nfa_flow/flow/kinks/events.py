@@ -56,6 +56,7 @@ def first_event(
     **Arguments:** values and slopes at 0 and 1, positive on the right side; `allowed`: what counts as zero; `one`: from
     a kink and a time to its value; `every`: from a time to all values.
     """
+    allowed = jnp.maximum(allowed, -start)  # a kink on the wrong side, after a dip that was not seen, may return
     begin, suspected, until = _suspects(start, slope, end, end_slope, allowed)
 
     def try_first(search: _Search) -> _Search:

@@ -27,7 +27,8 @@ from .flow_solver import AbstractFlowSolver, objective_of
 from .ndf import NDF
 
 _FURTHER = 1.5  # times the distance of the next kink, by linear extrapolation, that a step goes
-_PATIENCE = 15  # steps on one piece that stability limited, after which it counts as stiff
+_PATIENCE = 15  # steps on one piece, one after another, that stability limited, after which it counts as stiff
+_LENGTHENING = 1.1  # at most, from step to step, of the longest one: what is damped does not show how stiff it is
 _STALLS = 1000  # events at one time, after which there is no hope of another one
 
 
@@ -37,7 +38,8 @@ class PiecewiseState(eqx.Module):
     piece: Piece
     sight: Sight
     late: ChebyshevState  # of the solver for stiff flows
-    stiff: Int[Array, ""]  # accepted steps on this piece that stability limited; −1 before the first step
+    stiff: Int[Array, ""]  # last steps on this piece as long as the pair allows, or longer; −1 before the first step
+    longest: Float[Array, ""]  # step with which the pair damps stiff directions
     elapsed: Float[Array, ""]  # of the last step, until the event that ended it
     stalls: Int[Array, ""]  # events one after another at the same time
     trouble: Int[Array, ""]
@@ -103,6 +105,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             sight=see(pieces, y, piece, velocity, share),
             late=late_state(y, jnp.zeros((), y.dtype)),
             stiff=count(-1),
+            longest=jnp.asarray(jnp.inf, y.dtype),
             elapsed=jnp.zeros((), y.dtype),
             stalls=count(0),
             trouble=count(RUNNING),
@@ -112,11 +115,16 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         )
 
     def reach(self, state: PiecewiseState, dt: Float[Array, ""]) -> Float[Array, ""]:
-        """The step, but not much further than to the next kink: what lies behind it belongs to another piece."""
+        """The step, but not much further than to the next kink: what lies behind it belongs to another piece.
+
+        With the explicit pair no longer than stiff directions allow: errors there that are small in the parameters are
+        not in the velocity, on which it depends whether a slide ends.
+        """
         side, is_held = sides(state.piece, dt.dtype)
         approach, distance = (-side * state.sight.rate).ravel(), (side * state.sight.h).ravel()
         is_near = (approach > 0) & (distance > 0) & ~is_held
         when = jnp.where(is_near, distance / jnp.where(is_near, approach, 1), jnp.inf)
+        dt = jnp.where(state.stiff < _PATIENCE, jnp.minimum(dt, state.longest), dt)
         return jnp.minimum(dt, _FURTHER * jnp.min(when, initial=jnp.inf).astype(dt.dtype))
 
     def elapsed(self, state: PiecewiseState, dt: Float[Array, ""]) -> Float[Array, ""]:
@@ -126,7 +134,9 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         pieces, (y, unravel) = Pieces(objective_of(terms), y0), ravel_pytree(y0)
         state, h = solver_state, jnp.asarray(t1 - t0)
         piece = state.piece
-        leg = leg_from(pieces, y, h, piece, state.sight, state.late, state.stiff >= _PATIENCE)
+        is_late = state.stiff >= _PATIENCE
+        leg = leg_from(pieces, y, h, piece, state.sight, state.late, is_late)
+        longest = jnp.where(is_late, state.longest, jnp.minimum(leg.longest, _LENGTHENING * state.longest))
         path = lambda x: along(leg, y, h, x)
         event, tries = _first_event(pieces, state, leg, h, path)
         begins = state.stiff < 0
@@ -154,7 +164,8 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             piece=after,
             sight=sight,
             late=jax.tree.map(partial(jnp.where, happens), LATE.begun_anew(leg.late), leg.late),
-            stiff=jnp.where(happens, 0, state.stiff + jnp.where(leg.is_stiff, 1, 0)),
+            stiff=jnp.where(happens | (h < state.longest), 0, state.stiff + 1),
+            longest=longest,
             elapsed=elapsed,
             stalls=stalls,
             trouble=jnp.where(state.trouble == RUNNING, trouble, state.trouble),

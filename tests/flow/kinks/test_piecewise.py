@@ -169,6 +169,13 @@ def test_a_horizon_that_outlives_all_events_is_reached():
     assert run.stats["largest_h"] < 1e-10
 
 
+def test_at_a_loose_tolerance_a_stiff_flow_meets_the_same_kinks():
+    """Its slides do not end by errors in stiff directions, which are small in the parameters but not in velocities."""
+    loose, exact = (Problem(7).flow(1e3, rtol=rtol, max_steps=5_000).stats for rtol in (1e-4, 1e-6))
+    assert exact["slides"] >= 7
+    assert all(loose[name] == exact[name] for name in ("crossings", "slides", "releases"))
+
+
 def test_flows_of_one_shape_share_their_compiled_programs(compilations):
     Problem(0, low=0.2, weight=weights(np.random.default_rng(0))).flow(0.1)
     compilations()
