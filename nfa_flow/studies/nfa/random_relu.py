@@ -184,5 +184,5 @@ RANDOM_RELU = Experiment(
         ),
     },
     note="95 % Wilson intervals of fractions",
-    seconds=(10, 440),
+    seconds=(10, 570),
 )

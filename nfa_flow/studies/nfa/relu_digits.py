@@ -70,5 +70,5 @@ RELU_DIGITS = Experiment(
         f"scale {{scale}}: {what}, untrained → at the end": Reported(partial(_through_training, name), each="scale")
         for what, name in _REPORTS.items()
     },
-    seconds=(20, 120),
+    seconds=(45, 90),
 )
