@@ -121,8 +121,8 @@ def quick_study(studies_folder):
                 if name in _LONG_STUDIES:
                     _run_optimized(arguments)
                 else:
-                    for experiment in _LONG_EXPERIMENTS.get(name, ()):
-                        _run_optimized([*arguments, "--figure", experiment])
+                    if name in _LONG_EXPERIMENTS:
+                        _run_optimized([*arguments, "--figure", *_LONG_EXPERIMENTS[name]])
                     main(arguments)
         return out
 
@@ -132,7 +132,7 @@ def quick_study(studies_folder):
 
 # What runs longer than it compiles.
 _LONG_STUDIES = ("spectral", "rich-features")
-_LONG_EXPERIMENTS = {"nfa": ("relu-digits",)}
+_LONG_EXPERIMENTS = {"nfa": ("initialization", "relu-digits")}
 
 _WITH_TYPE_CHECKS = """
 import sys

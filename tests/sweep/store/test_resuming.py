@@ -23,14 +23,14 @@ from nfa_flow.sweep.store import store as store_module
 
 GRID = nf.Grid(weight_decay=[0, 0.1], seed=range(4))
 
-# 200 runs of some milliseconds each.
+# 100 runs of some milliseconds each.
 SCRIPT = """
 import sys
 import nfa_flow as nf
 from nfa_flow.sweep.store import keeper
 from sweep.problems import slow
 keeper._FLUSH_SECONDS = 0.1
-dataset = nf.sweep(slow, nf.Grid(weight_decay=[0, 0.1], seed=range(100)), store=sys.argv[1], progress=False)
+dataset = nf.sweep(slow, nf.Grid(weight_decay=[0, 0.1], seed=range(50)), store=sys.argv[1], progress=False)
 """
 
 
@@ -48,7 +48,7 @@ def parts(store):
 def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp_path, environment):
     whole, killed, moments = tmp_path / "whole.zarr", tmp_path / "killed.zarr", random.Random(0)
     call = lambda store: subprocess.Popen([sys.executable, "-c", SCRIPT, str(store)], env=environment)
-    nf.sweep(slow, nf.Grid(weight_decay=[0, 0.1], seed=range(100)), store=whole, progress=False)
+    nf.sweep(slow, nf.Grid(weight_decay=[0, 0.1], seed=range(50)), store=whole, progress=False)
     kept, interrupted, count = set(), 0, 0
     for _ in range(3):
         process = call(killed)
@@ -64,17 +64,17 @@ def test_a_sweep_killed_at_three_random_moments_ends_as_an_uninterrupted_one(tmp
         kept = parts(killed)
         finished = nf.load_sweep(killed)  # without running it again
         assert finished["loss_at_end"].notnull().equals(finished["status"] == "completed")
-        assert finished["loss_at_end"].notnull().any() and finished.sizes["seed"] == 100
+        assert finished["loss_at_end"].notnull().any() and finished.sizes["seed"] == 50
         shown = xarray.open_zarr(killed)
         if "status" in shown:  # as it was when that sweep began, or just ended
-            assert int((shown["status"] == "completed").sum()) in (count, 200)
+            assert int((shown["status"] == "completed").sum()) in (count, 100)
         count = int((finished["status"] == "completed").sum())
     assert interrupted
     both = call(killed), call(killed)  # two processes on one store
     assert [process.wait() for process in both] == [0, 0]
     assert kept <= parts(killed)  # equal where the last kill came after the last run
     assert nf.load_sweep(killed).identical(nf.load_sweep(whole))
-    assert nf.load_sweep(whole).sizes["seed"] == 100
+    assert nf.load_sweep(whole).sizes["seed"] == 50
 
 
 def test_a_finished_sweep_computes_nothing_and_added_values_compute_only_themselves(tmp_path, compilations):
