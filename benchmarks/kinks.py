@@ -30,7 +30,7 @@ RTOLS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 REFERENCE_RTOL = 1e-12
 BETAS = (1e2, 1e3, 1e4, 1e5, 1e6)
 SMOOTHED_RTOL = 1e-8
-HORIZONS = (1.0, 10.0, 100.0, 1000.0)
+HORIZONS = (1.0, 10.0, 100.0, 1000.0, 2000.0)
 SIZES = ((10, 100), (20, 200), (32, 500), (64, 1000), (100, 2000))  # widths and samples
 COST_RTOL = 1e-6
 
