@@ -8,21 +8,20 @@ else p in the objective has the derivative −∫ ∂_p⟨∇F(θ), μ⟩ dt.
 Source: Pontryagin et al. 1962; Chen et al. 2018 (neural ODEs), with θ(t) from the path that was kept.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .linear import Field, Linear, LinearState, Piece
 from .path import Path, PathKeeper
+from .variation import Variation
 
 # Exact to degree three on every panel between the ends of steps of the path and of μ.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(2)
-
-Gradient = Callable[[PyTree, PyTree], PyTree]  # of θ and p
 
 
 class _Progress(NamedTuple):
@@ -30,28 +29,26 @@ class _Progress(NamedTuple):
     block: Int[Array, ""]
     t: Float[Array, ""]
     linear: LinearState
+    begins: Bool[Array, ""]  # a solution, here
     slope: PyTree  # with respect to p
     jumps: Int[Array, ""]  # still to come
+    rows: Int[Array, ""]  # of the block at whose ends are the events that are still to come
 
 
 def backwards(
-    gradient: Gradient,
+    variation: Variation,
     keeper: PathKeeper,
     path: Path,
     linear: Linear,
-    p: PyTree,
     times: Float[Array, " s"],
     count: Int[Array, ""],
     at_times: PyTree,
     at_end: PyTree,
-    *,
-    symmetric: bool,
 ) -> tuple[PyTree, PyTree]:
     """The derivatives of a result with respect to θ(t0) and p, given those with respect to θ where it was used.
 
-    **Arguments:** `gradient`: ∇F as a function of θ and p; `path`: as the run left it; `times`: of which `count` were
-    reached; `at_times`: the derivatives with respect to θ at each of the times; `at_end`: that at the end of the run;
-    `symmetric`: whether H is.
+    **Arguments:** `path`: as the run left it; `times`: of which `count` were reached; `at_times`: the derivatives with
+    respect to θ at each of the times; `at_end`: that at the end of the run.
     **Returns:** the two derivatives; NaN if the integration failed.
     """
     begin, end = path.marks.begin, path.end
@@ -60,24 +57,23 @@ def backwards(
     one_more = lambda buffer, last: jnp.concatenate([buffer, last[None]]).at[count].set(last)
     at_times = jax.tree.map(one_more, at_times, at_end)
 
-    def field_at(path: Path, t: Array) -> Field:
+    def field_at(path: Path, t: Array, last: Array) -> Field:
+        first = variation.last_event(path, last) + 1
+
         def field(tau: Array, mu: PyTree) -> PyTree:
-            theta = keeper.at(path, t - tau)
-            along = lambda theta: gradient(theta, p)
-            # The product with H is the cheaper one of two that are equal if H is symmetric.
-            product = jax.jvp(along, (theta,), (mu,))[1] if symmetric else jax.vjp(along, theta)[1](mu)[0]
-            return jax.tree.map(jnp.negative, product)
+            dense, theta = keeper.at(path, t - tau, first, last)
+            return variation.backwards(dense, theta, mu)[0]
 
         return field
 
     def to(now: _Progress, until: Array) -> _Progress:
-        """Back to a time within the loaded block."""
+        """Back to a time within the loaded block, and not before the next event."""
 
         def step(carry: tuple[Array, LinearState, PyTree]) -> tuple[Array, LinearState, PyTree]:
             t, state, slope = carry
             remaining = t - until
-            state, piece = linear.step(field_at(now.path, t), state, remaining.astype(horizon.dtype))
-            slope = add(slope, _spent(gradient, keeper, now.path, p, t, piece))
+            state, piece = linear.step(field_at(now.path, t, now.rows), state, remaining.astype(horizon.dtype))
+            slope = add(slope, _spent(variation, keeper, now, t, piece))
             t = jnp.where(piece.elapsed.astype(remaining.dtype) >= remaining, until, t - piece.elapsed)
             return t, state, slope
 
@@ -85,49 +81,61 @@ def backwards(
         _, state, slope = jax.lax.while_loop(unfinished, step, (now.t, now.linear, now.slope))
         return now._replace(t=until, linear=state, slope=slope)
 
-    def next_jump(now: _Progress) -> tuple[Array, Array]:
-        """Its time, and whether it is in this block."""
-        time = times[now.jumps - 1]
-        return time, (now.jumps > 0) & (time >= now.path.begin)
-
     def stage(now: _Progress) -> _Progress:
-        """To the next jump, or to the begin of the block if there is none in it."""
+        """To the next jump or event, or to the begin of the block if there is none in it."""
         now = now._replace(path=keeper.load(now.path, now.block))
-        time, jumps = next_jump(now)
-        now = to(now, jnp.where(jumps, time, now.path.begin))
+        now = now._replace(rows=jnp.minimum(now.rows, now.path.inner_ends))
+        anew = lambda: linear.begin(field_at(now.path, now.t, now.rows), now.linear.parameters, horizon, now.linear)
+        now = now._replace(linear=jax.lax.cond(now.begins, anew, lambda: now.linear))
+        event, time = variation.last_event(now.path, now.rows), times[now.jumps - 1]
+        until = jnp.where(event < 0, now.path.begin, now.path.rows.end[event])
+        jumps = (now.jumps > 0) & (time >= until)
+        turns, ends = ~jumps & (event >= 0), ~jumps & (event < 0)
+        now = to(now, jnp.where(jumps, time, until))
         more = jax.tree.map(lambda each: jnp.where(jumps, each[now.jumps - 1], 0), at_times)
         mu = add(now.linear.parameters, more)
-        again = lambda: linear.begin(field_at(now.path, now.t), mu, horizon, now.linear)
-        state = jax.lax.cond(_is_zero(more), lambda: now.linear, again)
-        return now._replace(linear=state, jumps=now.jumps - jumps, block=now.block - jnp.where(jumps, 0, 1))
+        across = lambda: variation.jump_backwards(*keeper.on(now.path, event, now.t), mu)
+        mu, of_p = jax.lax.cond(turns, across, lambda: (mu, nothing))
+        return now._replace(
+            block=now.block - ends,
+            linear=dataclasses.replace(now.linear, parameters=mu),
+            begins=~_is_zero(mu) & (turns | ~_is_zero(more)),
+            slope=add(now.slope, of_p),
+            jumps=now.jumps - jumps,
+            rows=jnp.where(turns, event, jnp.where(ends, path.size, now.rows)),
+        )
 
-    still = linear.nothing(field_at(path, end), at_end, horizon)
-    now = _Progress(path, path.last_block, end, still, jax.tree.map(jnp.zeros_like, p), count + 1)
+    still = linear.nothing(field_at(path, end, path.inner_ends), at_end, horizon)
+    nothing = jax.tree.map(jnp.zeros_like, variation.p)
+    now = _Progress(path, path.last_block, end, still, jnp.asarray(False), nothing, count + 1, path.inner_ends)
     now = jax.lax.while_loop(lambda now: now.block >= 0, stage, now)
     honest = lambda leaf: jnp.where(now.linear.failed, jnp.nan, leaf)
     return jax.tree.map(honest, (now.linear.parameters, now.slope))
 
 
-def _spent(gradient: Gradient, keeper: PathKeeper, path: Path, p: PyTree, t: Array, piece: Piece) -> PyTree:
+def _spent(variation: Variation, keeper: PathKeeper, now: _Progress, t: Array, piece: Piece) -> PyTree:
     """−∫ ∂_p⟨∇F(θ), μ⟩ dt over a step of μ that ends at `t`, by Gauss-Legendre quadrature between steps of the path."""
-    if not jax.tree.leaves(p):
-        return p
+    if not jax.tree.leaves(variation.p):
+        return variation.p
     begin = t - piece.elapsed
-
-    def at(time: Array) -> PyTree:
-        theta, mu = keeper.at(path, time), piece.evaluate((t - time).astype(piece.elapsed.dtype))
-        return jax.vjp(lambda p: gradient(theta, p), p)[1](mu)[0]
 
     def panel(carry: tuple[Array, Int[Array, ""], PyTree]) -> tuple[Array, Int[Array, ""], PyTree]:
         high, row, slope = carry
-        low = jnp.maximum(path.rows.begin[row], begin)
+        low = jnp.maximum(now.path.rows.begin[row], begin)
         half = (high - low) / 2
-        nodes, weights = (low + high) / 2 + half * _NODES, -half * _WEIGHTS
-        more = lambda slope, node: (add(slope, jax.tree.map(lambda g: node[1].astype(g.dtype) * g, at(node[0]))), None)
+        nodes, weights = (low + high) / 2 + half * _NODES, half * _WEIGHTS
+
+        def more(slope: PyTree, node: tuple[Array, Array]) -> tuple[PyTree, None]:
+            (time, weight), mu = node, piece.evaluate((t - node[0]).astype(piece.elapsed.dtype))
+            dense, theta = keeper.on(now.path, row, time)
+            of_p = variation.backwards(dense, theta, mu)[1]
+            return add(slope, jax.tree.map(lambda g: weight.astype(g.dtype) * g, of_p)), None
+
         return low, row - 1, jax.lax.scan(more, slope, (nodes, weights))[0]
 
     unfinished = lambda carry: (carry[0] > begin) & (carry[1] >= 0)
-    return jax.lax.while_loop(unfinished, panel, (t, path.row_at(t), jax.tree.map(jnp.zeros_like, p)))[2]
+    first = t, jnp.minimum(now.path.row_at(t), now.rows), jax.tree.map(jnp.zeros_like, variation.p)
+    return jax.lax.while_loop(unfinished, panel, first)[2]
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:

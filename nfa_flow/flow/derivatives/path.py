@@ -5,6 +5,7 @@ from marks. A run that fits into one block is computed once.
 """
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -41,6 +42,11 @@ class Path(eqx.Module):
     def count(self) -> Int[Array, ""]:
         """Steps in the block that is loaded."""
         return jnp.clip(self.marks.steps - self.block * self.size, 1, self.size)
+
+    @property
+    def inner_ends(self) -> Int[Array, ""]:
+        """The steps of the loaded block without the last one of the run, at whose end nothing can happen any more."""
+        return self.count - jnp.where(self.block == self.last_block, 1, 0)
 
     @property
     def begin(self) -> Float[Array, ""]:
@@ -80,12 +86,18 @@ class PathKeeper(eqx.Module):
 
         return jax.lax.while_loop(lambda carry: carry[0].status == RUNNING, add, (state, self._empty(state)))
 
-    def at(self, path: Path, time: Float[Array, ""]) -> PyTree:
-        """The parameters at a time within the block that is loaded; at its ends for times outside."""
+    def at(self, path: Path, time: Float[Array, ""], first: Any = 0, last: Any = _LONGEST) -> tuple[PyTree, PyTree]:
+        """What is kept of the step at a time within the block that is loaded, and the parameters; at its ends outside.
+
+        **Arguments:** `first`, `last`: steps between which the step is; of those that meet at an event, the right one.
+        """
         time = jnp.clip(time, path.begin, path.end)
-        at = path.row_at(time)
-        row = jax.tree.map(lambda buffer: buffer[at], path.rows)
-        return eqx.combine(row, self.rest).at(self.problem, time)
+        return self.on(path, jnp.clip(path.row_at(time), first, last), time)
+
+    def on(self, path: Path, row: Int[Array, ""], time: Float[Array, ""]) -> tuple[PyTree, PyTree]:
+        """The same on a step of the block."""
+        kept = eqx.combine(jax.tree.map(lambda buffer: buffer[row], path.rows), self.rest)
+        return kept.dense, kept.at(self.problem, time)
 
     def load(self, path: Path, block: Int[Array, ""]) -> Path:
         """The path with the steps of another block, computed again from the last mark before it."""

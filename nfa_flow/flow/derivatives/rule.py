@@ -17,14 +17,16 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ...numerics.switches import full_precision, usual_promotion
 from ...run.observation import Observer, Record
 from ...run.status import COMPLETED, STOPPED
-from ..dynamics.motion import MovingObjective
 from ..integrate import FlowProblem, FlowState, advance, loss_and_gradient
-from ..solvers.flow_solver import AbstractFlowSolver
+from ..marks import unobserved
+from ..solvers.piecewise import Piecewise
 from ..stopping import Moment, excess
-from .adjoint import Gradient, add, backwards
+from .across_kinks import AcrossKinks
+from .adjoint import add, backwards
 from .linear import Linear
 from .path import Path, PathKeeper
 from .tangent import forwards
+from .variation import Variation
 
 
 @eqx.filter_custom_jvp
@@ -32,8 +34,8 @@ def integrated(problem: FlowProblem, first: FlowState, parameters: PyTree, t0: F
     """The last state of a flow from `first`, the state at `parameters` and `t0`.
 
     It has derivatives of parameters, times and observations with respect to `parameters`, `t0`, and the objective, the
-    observables, the times and the stop rules of `problem`. They are NaN if the run failed or met a kink. Counts, and
-    all that says how the run was integrated, have none.
+    observables, the times and the stop rules of `problem`. They are NaN if the run failed or began on a kink. Counts,
+    and all that says how the run was integrated, have none.
 
     **Raises:** NotImplementedError for derivatives of a flow with kinks that the solver does not locate, and for second
     derivatives.
@@ -57,17 +59,19 @@ def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
     keeper = PathKeeper.of(problem, first)
     state, path, thetas = _integrate(keeper, problem, first)
     record, dp = state.record, d_problem.objective
-    gradient, p = _gradient(problem, dp)
+    of_start = Variation(unobserved(problem), _perturbed(problem.objective, dp))  # which is on no kinks
+    variation = AcrossKinks(of_start.problem, of_start.p) if isinstance(problem.solver, Piecewise) else of_start
+    moved = lambda v, velocity, dt: jax.tree.map(lambda v, f: v + f * dt.astype(f.dtype), v, velocity)
     v = _materialized(d_parameters, parameters)
     if d_t0 is not None:
-        v = jax.tree.map(lambda v, g: v + g * d_t0.astype(g.dtype), v, gradient(parameters, p))
-    d_thetas, d_end = _along(keeper, path, gradient, Linear.of(problem, first.dt), p, record, v, dp)
-    moved = lambda v, velocity, dt: jax.tree.map(lambda v, f: v + f * dt.astype(f.dtype), v, velocity)
-    velocity = lambda theta: jax.tree.map(jnp.negative, gradient(theta, p))
-    d_times, d_t = _of_times(problem, d_problem, state, t0, d_t0, velocity(state.parameters), d_end)
+        v = moved(v, of_start.velocity(None, parameters), -d_t0)
+    d_thetas, d_end = _along(keeper, path, variation, Linear.of(problem, first.dt), record, v, dp)
+    dense, _ = keeper.at(path, state.t)
+    at_end, is_held = variation.velocity(dense, state.parameters), variation.is_held(dense)
+    d_times, d_t = _of_times(problem, d_problem, state, t0, d_t0, at_end, is_held, d_end)
     if d_times is not None:
-        d_thetas = jax.lax.map(lambda row: moved(row[0], velocity(row[1]), row[2]), (d_thetas, thetas, d_times))
-        d_end = moved(d_end, velocity(state.parameters), d_t)
+        d_thetas = jax.vmap(moved)(d_thetas, variation.velocities(keeper, path, record.times, thetas), d_times)
+        d_end = moved(d_end, at_end, d_t)
     d_values = _of_values(problem, d_problem, state, thetas, d_thetas)
     d_state = eqx.tree_at(
         lambda state: (state.t, state.parameters, state.record.times, state.record.values),
@@ -76,8 +80,6 @@ def _(primals: tuple, tangents: tuple) -> tuple[FlowState, PyTree]:
         is_leaf=lambda leaf: leaf is None,
     )
     defined = (state.status == COMPLETED) | (state.status == STOPPED)
-    if isinstance(problem.solver, AbstractFlowSolver):
-        defined &= problem.solver.has_derivative(state.solver_state)
     undefined = jnp.where(defined, 1, jnp.nan)
     return state, jax.tree.map(lambda tangent: tangent * undefined.astype(tangent.dtype), d_state)
 
@@ -106,30 +108,17 @@ def _integrate(keeper: PathKeeper, problem: FlowProblem, first: FlowState) -> tu
     return dataclasses.replace(state, record=dataclasses.replace(state.record, values=values)), path, thetas
 
 
-def _gradient(problem: FlowProblem, dp: PyTree) -> tuple[Gradient, PyTree]:
-    """Minus the velocity, ∇F for gradient flow, as a function of θ and of those arrays p of the objective that have a
-    tangent, and their values."""
-
-    def gradient(theta: PyTree, p: PyTree) -> PyTree:
-        changed = dataclasses.replace(problem, objective=eqx.combine(p, problem.objective))
-        if isinstance(changed.objective, MovingObjective):
-            return jax.tree.map(jnp.negative, changed.objective.velocity(theta))
-        return loss_and_gradient(changed, None, theta)[1]
-
-    return gradient, _perturbed(problem.objective, dp)
-
-
 def _along(
-    keeper: PathKeeper, path: Path, gradient: Gradient, linear: Linear, p: PyTree, record: Record, v: PyTree, dp: PyTree
+    keeper: PathKeeper, path: Path, variation: Variation, linear: Linear, record: Record, v: PyTree, dp: PyTree
 ) -> tuple[PyTree, PyTree]:
     """The derivatives of θ at the recorded times and at the end, as a linear map of those of θ(t0) and p.
 
     JAX can transpose, and batch, the solution of a linear system with a solver of the user's own: here x = b plus what
     the flow makes of b, with the identity in the place of a matrix that is never used.
     """
-    path, p, record = _once((path, p, record))
-    times, count, symmetric = record.times, record.count, keeper.problem.symmetric
-    common = gradient, keeper, path, linear, p, times, count
+    path, p, record = _once((path, variation.p, record))
+    variation = dataclasses.replace(variation, p=p)
+    common = variation, keeper, path, linear, record.times, record.count
 
     def solve(_: Any, b: tuple) -> tuple:
         v, dp, at_times, at_end = b
@@ -138,12 +127,12 @@ def _along(
 
     def transpose(_: Any, c: tuple) -> tuple:
         to_v, to_p, at_times, at_end = c
-        to_start, to_objective = backwards(*common, at_times, at_end, symmetric=symmetric)
+        to_start, to_objective = backwards(*common, at_times, at_end)
         return add(to_v, to_start), add(to_p, to_objective), at_times, at_end
 
     # All of b must come from the tangents for JAX to transpose it, also what is zero.
     zero = 0 * jnp.asarray(sum(jnp.sum(leaf) for leaf in jax.tree.leaves((v, dp))))
-    many = lambda leaf: jnp.zeros((len(times), *leaf.shape), leaf.dtype)
+    many = lambda leaf: jnp.zeros((len(record.times), *leaf.shape), leaf.dtype)
     b = jax.tree.map(
         lambda leaf: leaf + zero.astype(leaf.dtype), (v, dp, jax.tree.map(many, v), jax.tree.map(jnp.zeros_like, v))
     )
@@ -151,9 +140,19 @@ def _along(
 
 
 def _of_times(
-    problem: FlowProblem, d_problem: Any, state: FlowState, t0: Array, d_t0: Any, velocity: PyTree, v: PyTree
+    problem: FlowProblem,
+    d_problem: Any,
+    state: FlowState,
+    t0: Array,
+    d_t0: Any,
+    velocity: PyTree,
+    is_held: bool | Bool[Array, ""],
+    v: PyTree,
 ) -> tuple[Any, Any]:
-    """The derivatives of the recorded times, and of the last one; None if there are none. `v`: of θ at the end."""
+    """The derivatives of the recorded times, and of the last one; None if there are none.
+
+    **Arguments:** at the end: `velocity`; `is_held`: whether it is a projection; `v`: the derivative of θ.
+    """
     if d_problem.save_times is None and d_problem.t1 is None and not problem.stop:
         return None, None
     d_times, d_t = jnp.zeros_like(state.record.times), _materialized(d_problem.t1, state.t)
@@ -161,14 +160,20 @@ def _of_times(
         d_times = d_times.at[:-1].set(d_problem.save_times)
     if problem.stop:
         stopped, last = state.status == STOPPED, state.record.count - 1
-        inside = _of_stop(problem, d_problem, stopped, state.parameters, velocity, v)
+        inside = _of_stop(problem, d_problem, stopped, state.parameters, velocity, is_held, v)
         d_t = jnp.where(stopped, jnp.where(state.t > t0, inside, _materialized(d_t0, t0)), d_t)
         d_times = d_times.at[last].set(jnp.where(stopped, d_t, d_times[last]))
     return d_times, d_t
 
 
 def _of_stop(
-    problem: FlowProblem, d_problem: Any, stopped: Bool[Array, ""], theta: PyTree, velocity: PyTree, v: PyTree
+    problem: FlowProblem,
+    d_problem: Any,
+    stopped: Bool[Array, ""],
+    theta: PyTree,
+    velocity: PyTree,
+    is_held: bool | Bool[Array, ""],
+    v: PyTree,
 ) -> Float[Array, ""]:
     """The derivative of the time at which a stop rule is met; not a number for a rule that is only a condition."""
     parts = lambda problem: (problem.objective, problem.observer, problem.stop)
@@ -176,7 +181,12 @@ def _of_stop(
 
     def met(theta: PyTree, moving: PyTree) -> Array:
         objective, observer, stop = eqx.combine(moving, parts(problem))
-        both = lambda: loss_and_gradient(dataclasses.replace(problem, objective=objective), None, theta)
+
+        def both() -> tuple[Array, PyTree]:
+            loss, gradient = loss_and_gradient(dataclasses.replace(problem, objective=objective), None, theta)
+            free = jnp.where(is_held, jnp.nan, 1)  # of rules about the norm of a projected gradient there is none
+            return loss, jax.tree.map(lambda g: g * free.astype(g.dtype), gradient)
+
         return excess(stop, Moment(objective, observer, theta, both), problem.t1.dtype)[0]
 
     by_time = jax.jvp(lambda theta: met(theta, moving), (theta,), (velocity,))[1]

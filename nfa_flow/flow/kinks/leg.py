@@ -46,6 +46,16 @@ class Leg(NamedTuple):
     products: Int[Array, ""]
 
 
+class Turn(NamedTuple):
+    """The event that ended a leg."""
+
+    happens: Bool[Array, ""]
+    changes: Bool[Array, ""]  # whether the flow goes on on another piece; of a start, whether it is on kinks
+    at: Int[Array, ""]  # the flat position of the kink that was reached; n·k if there is none
+    before: Float[Array, " p"]  # velocities
+    after: Float[Array, " p"]
+
+
 class _Proposal(NamedTuple):
     """A step before its end is put on the surfaces; its error lacks the last stage, which is the look from there."""
 
@@ -133,6 +143,8 @@ class LegInterpolation(diffrax.AbstractLocalInterpolation):
     leg: Leg
     y: Float[Array, " p"]
     unravel: Callable
+    piece: Piece
+    turn: Turn
 
     def evaluate(self, t0: Any, t1: Any | None = None, left: bool = True) -> PyTree:
         """The solution at `t0`, or its increment from `t0` to `t1`."""

@@ -4,7 +4,7 @@ import abc
 from typing import Any, TypeVar
 
 import diffrax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ...checks import wrong
 from ...problem.objective import AbstractObjective, SampleObjective
@@ -69,10 +69,6 @@ class AbstractFlowSolver(diffrax.AbstractAdaptiveSolver[_State]):
     def for_derivatives(self) -> diffrax.AbstractSolver:
         """The solver of the linear equations that the derivatives of a flow obey along its path."""
         return self
-
-    def has_derivative(self, state: _State) -> bool | Bool[Array, ""]:
-        """Whether the solution until here is that of one smooth equation, so that its derivative obeys another one."""
-        return True
 
     def trouble(self, state: _State) -> int | Int[Array, ""]:
         """The status (`run.status`) with which a run ends after this step; RUNNING if it can go on."""

@@ -10,14 +10,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ...checks import require_integer
 from ...problem.objective import SampleObjective
 from ...run.status import FULL, RUNNING, STEP_UNDERFLOW, UNRESOLVED
 from ..kinks.contact import resolve
 from ..kinks.events import Event, first_event
-from ..kinks.leg import LATE, ORDER, Leg, LegInterpolation, along, late_state, leg_from
+from ..kinks.leg import LATE, ORDER, Leg, LegInterpolation, Turn, along, late_state, leg_from
 from ..kinks.pieces import Piece, Pieces, groups
 from ..kinks.sight import Sight, see, sides, zero_of
 from ..kinks.slide_end import first_slide_end
@@ -145,7 +145,7 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
         elapsed = jnp.where(happens, event.when * h, h)
         stalls = jnp.where(elapsed > 0, 0, state.stalls + 1)
 
-        def another_piece() -> tuple[Array, Piece, Sight, Tally, Array]:
+        def another_piece() -> tuple[Array, Piece, Sight, Tally, Array, Array]:
             reached = pieces.on_surfaces(path(event.when), piece)
             touching, is_full = _touching(pieces, reached, piece, event.at)
             found = resolve(pieces, reached, piece, event.at, touching, state.tally)
@@ -154,10 +154,13 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             tally = dataclasses.replace(
                 found.tally, repelling=jnp.where(begins, found.repelling, state.tally.repelling)
             )
-            return new, found.piece, sight, tally, _trouble(is_full, found.is_consistent, stalls)
+            # A small change of a start on kinks puts it on this or that side of them.
+            changes = jnp.where(begins, jnp.any(touching < piece.gates.size), tally.pivots > state.tally.pivots)
+            return new, found.piece, sight, tally, changes, _trouble(is_full, found.is_consistent, stalls)
 
-        same_piece = lambda: (leg.end, piece, leg.sight, state.tally, jnp.asarray(RUNNING, jnp.int32))
-        new, after, sight, tally, trouble = jax.lax.cond(happens, another_piece, same_piece)
+        nothing = jnp.asarray(False), jnp.asarray(RUNNING, jnp.int32)
+        same_piece = lambda: (leg.end, piece, leg.sight, state.tally, *nothing)
+        new, after, sight, tally, changes, trouble = jax.lax.cond(happens, another_piece, same_piece)
         on_slides = sight.h.ravel().at[after.touching].get(mode="fill", fill_value=0)
         resolving = jnp.where(happens, tally.pivots - state.tally.pivots + 1, 0)
         new_state = PiecewiseState(
@@ -174,7 +177,9 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
             products=state.products + leg.products + jnp.where(happens, 1, 0),
         )
         error = jnp.where(jnp.all(jnp.isfinite(new)), leg.error, jnp.inf)
-        dense = dict(leg=leg, y=y, unravel=unravel)
+        # Only derivatives use this, and without them XLA does not compute it.
+        turn = Turn(happens, changes, event.at, pieces.velocity(path(event.when), piece), sight.velocity)
+        dense = dict(leg=leg, y=y, unravel=unravel, piece=piece, turn=turn)
         return unravel(new), unravel(error), dense, new_state, diffrax.RESULTS.successful
 
     def loss_and_gradient(
@@ -188,10 +193,6 @@ class Piecewise(AbstractFlowSolver[PiecewiseState]):
 
     def for_derivatives(self) -> NDF:
         return NDF().for_derivatives()
-
-    def has_derivative(self, state: PiecewiseState) -> Bool[Array, ""]:
-        """Only without events, at which derivatives jump."""
-        return (state.tally.crossings == 0) & (state.tally.slides == 0)
 
     def trouble(self, state: PiecewiseState) -> Int[Array, ""]:
         return state.trouble
