@@ -6,6 +6,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,14 @@ def kinks_are_located_as_on_one_device():
     runs = [flow(data, net("relu", 4), 0.3, observe=LOSS) for data in (EVEN.on(MESH), EVEN)]
     assert runs[0].stats["solver"] == "Piecewise" and runs[0].stats["crossings"] == runs[1].stats["crossings"] > 0
     assert_same(*runs)
+
+
+def derivatives_are_those_of_one_device():
+    def last(decay, data):
+        return flow(data, net(), observe=LOSS, weight_decay=decay, solver=diffrax.Tsit5()).observed["loss"][-1]
+
+    slopes = [jax.grad(last)(0.01, data) for data in (EVEN.on(MESH), EVEN)]
+    np.testing.assert_allclose(*slopes, rtol=1e-11)
 
 
 def labels_images_and_total_losses_are_divided_too():
@@ -196,6 +205,7 @@ for fact in (
     a_flow_is_that_of_one_device_whether_or_not_the_mesh_divides_the_samples,
     the_moments_of_a_linear_network_are_those_of_all_devices,
     kinks_are_located_as_on_one_device,
+    derivatives_are_those_of_one_device,
     labels_images_and_total_losses_are_divided_too,
     descent_is_that_of_one_device_also_on_minibatches,
     arrays_of_a_wide_network_stay_divided,
