@@ -1,4 +1,4 @@
-"""What the gradient of a result of a flow costs beside the run: in time, side by side, and in gradients and products.
+"""What the gradient of a result of a flow costs beside the run: in processor time, and in memory that XLA sets aside.
 
 python benchmarks/derivatives.py
 python benchmarks/derivatives.py --solver TSRKC3 --widths 20 32 1 --t1 100
@@ -28,16 +28,19 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     n, widths = arguments.samples, arguments.widths
-    print(f"tanh {'-'.join(map(str, widths))}, {n} samples, rtol {arguments.rtol:g}; times the run itself:\n")
-    print("solver  horizon    steps   run, s   jvp: scale   grad: scale   grad: scale, decay, data   at 30 times")
+    print(f"tanh {'-'.join(map(str, widths))}, {n} samples, rtol {arguments.rtol:g}:\n")
+    print(" " * 29 + "run   jvp: scale   grad: scale   grad: scale, decay, data   of losses at 30 times")
     for name in arguments.solver:
         for t1 in arguments.t1:
-            row = costs(SOLVERS[name], n, widths, t1, arguments.rtol)
-            print(f"{name:8} {t1:7g} {row[0]:8d} {row[1]:8.2f}" + "".join(f"{c:12.1f}" for c in row[2:]), flush=True)
+            steps, seconds, memory = costs(SOLVERS[name], n, widths, t1, arguments.rtol)
+            row = lambda numbers: "{:8.2f}{:13.1f}{:14.1f}{:27.1f}{:24.1f}".format(*numbers)
+            print(f"{name} to t = {t1:g} in {steps} steps")
+            print(f"{'  time: s, runs':24}" + row([seconds[0], *(seconds[1:] / seconds[0])]))
+            print(f"{'  memory: MiB':24}" + row(memory / 2**20), flush=True)
 
 
-def costs(solver, n: int, widths: list[int], t1: float, rtol: float) -> list[float]:
-    """Steps and seconds of the run, and the seconds of derivatives in units of it."""
+def costs(solver, n: int, widths: list[int], t1: float, rtol: float) -> tuple[int, np.ndarray, np.ndarray]:
+    """The steps of the run, and the seconds and bytes of the run and of its derivatives."""
     keys = jax.random.split(jax.random.key(0), 3)
     net = nf.nets.MLP(widths, key=keys[0], activation="tanh")
     x = jax.random.normal(keys[1], (n, widths[0]))
@@ -61,7 +64,8 @@ def costs(solver, n: int, widths: list[int], t1: float, rtol: float) -> list[flo
     )
     compiled = [jax.jit(program).lower(*at).compile() for program in programs]
     seconds = np.array([[timed(program, at) for program in compiled] for _ in range(3)]).min(axis=0)
-    return [losses(*at).stats["steps"], seconds[0], *(seconds[1:] / seconds[0])]
+    memory = np.array([program.memory_analysis().temp_size_in_bytes for program in compiled])
+    return losses(*at).stats["steps"], seconds, memory
 
 
 def timed(program, at) -> float:
