@@ -3,6 +3,7 @@
 from .methods import OPTIMIZERS as OPTIMIZERS
 from .methods import Descent as Descent
 from .methods import ExactFlow as ExactFlow
+from .methods import FlowOf as FlowOf
 from .methods import Optimizer as Optimizer
 from .methods import Rates as Rates
 from .methods import Untrained as Untrained

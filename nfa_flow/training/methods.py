@@ -1,4 +1,4 @@
-"""Methods of training, called with (net, data, key) and options of a run: the exact flow, and optimizers by name."""
+"""Methods of training, called with (net, data, key) and options of a run: exact flows, and optimizers by name."""
 
 import functools
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..data import Dataset
 from ..descent import gradient_descent
 from ..flow import gradient_flow
+from ..flow.dynamics import of as dynamics_of
 from ..run.trajectory import Trajectory
 
 Rates = Sequence[float | Float[Array, ""]] | Float[Array, " L"]  # one per layer
@@ -51,14 +52,38 @@ class Descent:
     ) -> Trajectory:
         """The run. The key draws the minibatches; `mobility` multiplies the updates of each layer of an MLP."""
         batch_size = None if self.batch_size is None else min(self.batch_size, data.samples)
-        time_per_step = self.rate / (1 - MOMENTUM) if self.name == "momentum" else self.rate
-        batch = {"batch_size": batch_size, "key": key, "time_per_step": time_per_step}
-        optimizer = _optimizer(self.name, self.rate, self.adamw_decay)
-        optimizer = optimizer if mobility is None else optax.chain(optimizer, scale_layers(mobility))
+        batch = {"batch_size": batch_size, "key": key, "time_per_step": self.time_per_step}
+        optimizer = self.optimizer if mobility is None else optax.chain(self.optimizer, scale_layers(mobility))
         return gradient_descent(net, data, optimizer, self.steps, **batch, **options)
+
+    @property
+    def time_per_step(self) -> float:
+        """The time of one step on the axis of the flows."""
+        return self.rate / (1 - MOMENTUM) if self.name == "momentum" else self.rate
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of optax."""
+        return _optimizer(self.name, self.rate, self.adamw_decay)
 
     def __str__(self) -> str:
         return f"{OPTIMIZERS[self.name]}, {self.steps:,} steps of {self.rate:g}"
+
+
+@dataclass(frozen=True)
+class FlowOf:
+    """Trains a network by the flow that an optimizer follows, on the full batch and to the same time."""
+
+    descent: Descent
+    rtol: float | None = None
+
+    def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
+        """The run, which does not use the key."""
+        t1, dynamics = self.descent.steps * self.descent.time_per_step, dynamics_of(self.descent.optimizer)
+        return gradient_flow(net, data, t1, dynamics=dynamics, rtol=self.rtol, **options)
+
+    def __str__(self) -> str:
+        return f"flow of {self.descent}"
 
 
 @dataclass(frozen=True)

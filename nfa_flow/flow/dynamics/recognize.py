@@ -34,7 +34,7 @@ def of(optimizer: optax.GradientTransformation) -> AbstractDynamics:
         raise wrong("optimizer", "an optax optimizer such as `optax.adam(1e-3)`", repr(optimizer))
     must_be = "`optax.sgd`, `rmsprop`, `adam` or `adamw` with numbers (of others, construct the dynamics yourself)"
     try:
-        with jax.enable_x64(True), np.errstate(all="ignore"):
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True), np.errstate(all="ignore"):
             found = _recognized(optimizer)
     except Exception as error:  # of whatever kind: it needs other arguments, or holds numbers that are traced
         raise wrong("optimizer", must_be, f"one that raises {type(error).__name__}") from error

@@ -9,6 +9,7 @@ from .initialization import INITIALIZATION
 from .label_noise import LABEL_NOISE
 from .lambda_balanced import LAMBDA_BALANCED
 from .linear_layers import LINEAR_LAYERS
+from .optimizer_flows import OPTIMIZER_FLOWS
 from .random_relu import RANDOM_RELU
 from .real_data import REAL_DATA
 from .relu_digits import RELU_DIGITS
@@ -21,6 +22,7 @@ neural_feature_ansatz = Study(
     experiments=(
         DEPTH,
         STEP_SIZE,
+        OPTIMIZER_FLOWS,
         WEIGHT_DECAY,
         LAMBDA_BALANCED,
         INITIALIZATION,

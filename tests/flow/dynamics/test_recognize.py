@@ -50,3 +50,7 @@ def test_others_are_refused_in_a_sentence(optimizer):
 def test_a_rate_that_is_traced_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="construct the dynamics yourself"):
         jax.jit(lambda rate: D.of(optax.adam(rate)).time_per_step)(0.1)
+
+
+def test_inside_of_jit_an_optimizer_with_numbers_is_recognized():
+    assert jax.jit(lambda x: x * D.of(optax.sgd(0.01, 0.9)).time_per_step)(1.0) == pytest.approx(0.1)
