@@ -107,10 +107,10 @@ def _distance(net: nets.MLP, other: nets.MLP) -> Float[Array, ""]:
 
 
 def _derive(runs: Runs) -> Runs:
-    """Add how far the error of each flow, and of the theory, is from that of the optimizer, relative to this."""
+    """Add how far the error of each flow, and of the theory, is from that of the optimizer; name optimizers in full."""
     error = lambda name: runs[f"error.{name}_at_end"]
     off = {f"off.{name}": abs(error(name) / error(OPTIMIZER) - 1) for name in (ITS_FLOW, FIRST_ORDER)}
-    return runs.assign(off)
+    return runs.assign(off).assign_coords(optimizer=[OPTIMIZERS[name] for name in runs["optimizer"].values])
 
 
 _SMALLEST = 0.25  # fraction
@@ -124,12 +124,12 @@ def _linear(problems: Any) -> Any:
 
 def _off(optimizer: Optimizer, limit: float, name: str = ITS_FLOW) -> AtMost:
     expected = f"within {{}} of the error after {OPTIMIZERS[optimizer]}, η = {_SMALLEST * _LARGEST[optimizer]:g}"
-    of = {"optimizer": optimizer, "problem": _linear, "fraction": _SMALLEST}
+    of = {"optimizer": OPTIMIZERS[optimizer], "problem": _linear, "fraction": _SMALLEST}
     return AtMost(f"off.{name}", limit, expected, of=of, each="problem")
 
 
 def _approach(optimizer: Optimizer, name: str, power: float, within: float) -> PowerLaw:
-    of = {"optimizer": optimizer, "problem": _linear}
+    of = {"optimizer": OPTIMIZERS[optimizer], "problem": _linear}
     return PowerLaw(f"distance.{name}_at_end", "fraction", power, within, of=of, each="problem")
 
 
@@ -155,14 +155,14 @@ OPTIMIZER_FLOWS = Experiment(
         ],
         [
             _error(
-                of={"problem": _EXAMPLE, "optimizer": ["gd"]},
+                of={"problem": _EXAMPLE, "optimizer": [OPTIMIZERS["gd"]]},
                 law=f"error.{FIRST_ORDER}",
                 theory="first order in $\\eta$",
                 title=f"{_EXAMPLE}: gradient descent",
             ),
             _apart(
                 f"distance.{GRADIENT_FLOW}",
-                of={"problem": _EXAMPLE, "optimizer": ["gd", "momentum"]},
+                of={"problem": _EXAMPLE, "optimizer": [OPTIMIZERS["gd"], OPTIMIZERS["momentum"]]},
                 law=Slope(1.0),
                 theory="slope 1",
                 title=f"{_EXAMPLE}: from gradient flow",
@@ -187,7 +187,7 @@ OPTIMIZER_FLOWS = Experiment(
         "SGD momentum, {problem}: distance from gradient flow ∝ η": _approach("momentum", GRADIENT_FLOW, 1.0, 0.1),
         "SGD momentum, {problem}: distance from its flow ∝ η²": _approach("momentum", ITS_FLOW, 2.0, 0.3),
         "Adam's flow, {problem}, smallest η: error of the ansatz": Reported(
-            _FLOW_AT_END, of={"optimizer": "adam", "fraction": _SMALLEST}, each="problem"
+            _FLOW_AT_END, of={"optimizer": OPTIMIZERS["adam"], "fraction": _SMALLEST}, each="problem"
         ),
     },
     seconds=(60, 400),
