@@ -19,6 +19,8 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "The run completed at t = 30" in output and "untrained networks score" in output
     assert float(names["score"]) > names["null"].mean + names["null"].spread > 0
     assert names["flow"].observed["error"].max() < 1e-8 < 1e-2 < names["adam"].observed["error"][-1]
+    in_steps, in_time = (names[name].observed["error"] for name in ("in_steps", "in_time"))
+    assert abs(in_time[-1] / in_steps[-1] - 1) < 0.005 and in_steps[-1] > 0.1 > 1e-8 > in_steps[0]
     assert abs(names["together"].observed["loss"] - names["alone"].observed["loss"]).max() < 1e-12
     assert [round(float(names["history"][k]), 2) for k in (0, -1)] == [1.50, 0.35]
     names["figure"].savefig(tmp_path / "figure.png")
