@@ -1,5 +1,6 @@
 """Shared by the commands: settings of a run; data, network and method for these settings; cells and figures."""
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -9,11 +10,12 @@ from typing import Any, Literal
 
 from ..run.files import require_parents, write_file
 from ..run.status import finished
-from ..training import Descent, ExactFlow
+from ..training import Descent, ExactFlow, FlowOf
 from .cache import Cache, keep_programs
 
 Init = Literal["balanced", "gaussian", "orthogonal", "lambda_balanced"]
 KINKS = "The activation has kinks: the exact flow locates each, or where there are more than 50,000 is not certified."
+FLOW_OF = "flow of "
 PANELS = ("loss", "cosine", "relative_error", "exponent.exponent")
 
 _FORMS = {"loss": "{:.3e}", "cosine": "{:.6f}", "relative_error": "{:.2e}", "exponent.exponent": "{:.4f}"}
@@ -204,10 +206,13 @@ def try_out(net: Any, data: Any, loss: str, observe: dict[str, Callable], memory
         eqx.filter_eval_shape(observable, net, data)
 
 
-def make_method(settings: Training, name: str) -> ExactFlow | Descent:
-    """The training method: "flow" or an optimizer."""
+def make_method(settings: Training, name: str) -> ExactFlow | Descent | FlowOf:
+    """The training method: "flow", an optimizer, or "flow of" an optimizer."""
     if name == "flow":
         return ExactFlow(settings.t1, settings.rtol)
+    if name.startswith(FLOW_OF):
+        descent: Any = make_method(settings, name.removeprefix(FLOW_OF))
+        return FlowOf(dataclasses.replace(descent, batch_size=None), settings.rtol)
     rates = {"gd": settings.gd_rate, "momentum": settings.momentum_rate}
     return Descent(
         name,  # pyright: ignore[reportArgumentType]

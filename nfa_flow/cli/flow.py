@@ -11,6 +11,7 @@ from ..run.files import standing
 from ..training import OPTIMIZERS, Optimizer
 from . import folder
 from .common import (
+    FLOW_OF,
     PANELS,
     Init,
     Teacher,
@@ -36,7 +37,10 @@ _OWN = {  # settings that affect only this run
     "adam": ("steps", "adam_rate"),
     "adamw": ("steps", "adam_rate", "adamw_decay"),
 }
-_DECIDES_NOTHING = {"optimizers", "memory", "out", "accept", "overwrite", "progress", "cache", "debug"}
+_FLOWS = {f"{FLOW_OF}{name}": name for name in OPTIMIZERS}
+_OWN |= {run: (*(setting for setting in _OWN[name] if setting != "batch_size"), "rtol") for run, name in _FLOWS.items()}
+_LABELS = OPTIMIZERS | {run: f"{FLOW_OF}{OPTIMIZERS[name]}" for run, name in _FLOWS.items()}
+_DECIDES_NOTHING = {"optimizers", "flows", "memory", "out", "accept", "overwrite", "progress", "cache", "debug"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ class Flow(Training):
     weight_decay: float = 0.0
     optimizers: tuple[Optimizer, ...] = ("gd", "momentum", "adam", "adamw")
     """optimizers to compare with"""
+    flows: bool = False
+    """also compute the flow that each of these optimizers follows, on the full batch and to the same end"""
     seed: int = 0
     """random seed of data, weights and minibatches"""
     out: Path = Path("runs/flow")
@@ -81,6 +87,7 @@ class Flow(Training):
         observe = observables(power, self.loss)
         try_out(net, data, self.loss, observe, memory_in_bytes(self))
         methods = {FLOW: "flow"} | {name: name for name in self.optimizers}
+        methods |= {run: run for run, name in _FLOWS.items() if self.flows and name in self.optimizers}
         folder.claim(
             self.out, self._settings(data), wanted=tuple(methods), accept=self.accept, overwrite=self.overwrite
         )
@@ -140,7 +147,7 @@ def draw(runs: dict[str, Any], panels: tuple[str, ...], path: Path) -> Path:
     """The figure of these runs."""
     import nfa_flow as nf
 
-    labeled = {OPTIMIZERS.get(name, name): run for name, run in runs.items()}
+    labeled = {_LABELS.get(name, name): run for name, run in runs.items()}
     return save_figure(lambda: nf.plot.overview(labeled, panels), path)
 
 
@@ -165,7 +172,7 @@ def _table(runs: dict[str, Any]) -> Any:
     names = ("final loss", "cosine", "relative error", "exponent", "gradients + products", "seconds")
     rows = table(("run", *names), left=1)
     for name, run in runs.items():
-        observed, label = flatten(run.observed), OPTIMIZERS.get(name, name)
+        observed, label = flatten(run.observed), _LABELS.get(name, name)
         cells = [cell(panel, observed[panel][-1]) for panel in PANELS]
         cells += [_work(run.stats), f"{run.stats['seconds']:.1f}"]
         rows.add_row(label if run.succeeded else f"{label} ({run.status})", *cells)

@@ -27,6 +27,7 @@ from ..run.suspend import current_replay
 from ..run.trajectory import AbstractContinuation, Trajectory, conclude, make_trajectory
 from .dense import Dense, Followed, advance_followed
 from .derivatives.rule import integrated
+from .dynamics.motion import MovingObjective
 from .integrate import FlowProblem, FlowState, advance, as_before, begun_again, observed_at_end
 from .solvers.choice import evaluations_per_step
 from .solvers.flow_solver import AbstractFlowSolver
@@ -198,8 +199,8 @@ def _counts(state: FlowState, solver: diffrax.AbstractSolver) -> dict[str, Any]:
 
 
 def _notes(problem: FlowProblem, reason: str) -> dict[str, str]:
-    return {
-        "solver": type(problem.solver).__name__,
-        "reason": reason,
-        "data_enters_as": "second moments" if isinstance(problem.objective, MomentObjective) else "samples",
-    }
+    objective, dynamics = problem.objective, {}
+    if isinstance(objective, MovingObjective):
+        objective, dynamics = objective.objective, {"dynamics": type(objective.dynamics).__name__}
+    enters = "second moments" if isinstance(objective, MomentObjective) else "samples"
+    return {"solver": type(problem.solver).__name__, "reason": reason, "data_enters_as": enters} | dynamics

@@ -181,6 +181,15 @@ def test_overwrite_replaces_the_runs_of_other_settings_only(npz, copy, capsys):
     assert all((copy / name).read_text() == "mine" for name in ours)
 
 
+def test_flows_of_optimizers_run_beside_them_and_are_kept(npz, copy, capsys):
+    call = [*npz, "--optimizers", "gd", "--flows", "--out", str(copy)]
+    main(call)
+    out = capsys.readouterr().out
+    assert "gd: already in" in out and "flow of GD" in out
+    main(call)
+    assert "flow of gd: already in" in capsys.readouterr().out
+
+
 def test_another_rate_of_one_optimizer_trains_that_one_again(npz, copy, capsys):
     before = contents(copy)
     main([*npz, "--gd-rate", "0.1", "--out", str(copy), "--overwrite"])

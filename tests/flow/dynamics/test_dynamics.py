@@ -88,6 +88,10 @@ def test_natural_gradient_keeps_the_balance_of_linear_layers_and_the_modified_fl
 # What every run can do.
 
 
+def test_a_run_says_what_moved_it(run):
+    assert run.stats["dynamics"] == "Adam" and run.stats["data_enters_as"] == "samples"
+
+
 def test_the_stiff_solver_follows_the_same_flow(net, data, run):
     other = nf.gradient_flow(net, data, 1.0, dynamics=ADAM, solver=nf.flow.NDF(), **SHORT)
     np.testing.assert_allclose(weights_of(other.net), weights_of(run.net), rtol=1e-5, atol=1e-6)
