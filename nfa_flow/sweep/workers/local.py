@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from ...numerics.programs import make_room_for_programs
 from ..engines.choice import engine_for
 from ..engines.compiled import device_of_thread, switches_of_thread
 from ..engines.engine import Lane
@@ -77,6 +78,7 @@ class LocalWorkers:
                 stack.enter_context(jax.default_device(device))
                 while (job := self._next_job()) is not None:
                     self._run(job)
+                    make_room_for_programs()  # of a looped setting, which no other one needs
         except BaseException as error:  # raised again by `run`: nobody sees an error of a thread
             self._raised = error
             self._cancelled.set()
