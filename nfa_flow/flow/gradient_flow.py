@@ -204,7 +204,7 @@ def gradient_flow(
     if certify and deadline < math.inf:
         raise wrong("stop", "without `StopAfter` with `certify=True`, whose second run takes longer", "one with it")
     if not isinstance(dynamics, Gradient):
-        parameters, objective = in_motion(_as_arrays(dynamics, dtype), objective, parameters, factors)
+        parameters, objective = in_motion(_as_arrays(dynamics, _dtype(parameters)), objective, parameters, factors)
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=rules, deadline=deadline)
     flow = partial(
         flow,
