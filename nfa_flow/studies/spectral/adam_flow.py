@@ -71,7 +71,7 @@ ADAM_FLOW = Experiment(
         "width": looped([64, 128, 256, 512], [32, 64, 128], [16, 32, 64], label="width $n$"),
         "scheme": batched(places(SCHEMES)),
         "training": looped(TRAININGS),
-        "seed": seeds(8, 4),
+        "seed": seeds(8),
     },
     one_run=one_run,
     derive=_derive,
