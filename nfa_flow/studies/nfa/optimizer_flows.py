@@ -22,7 +22,7 @@ from ...training import OPTIMIZERS, Descent, FlowOf, Optimizer
 from ..axes import looped, seeds
 from ..experiment import Experiment
 from ..judgments import AtMost, PowerLaw, Reported
-from ..panels import AtEnd, Slope
+from ..panels import AtEnd, Axes, Slope
 from ..runs import Runs
 from .common import ERROR_AT
 
@@ -134,7 +134,18 @@ def _approach(optimizer: Optimizer, name: str, power: float, within: float) -> P
     return PowerLaw(f"distance.{name}_at_end", "fraction", power, within, of=of, each="problem")
 
 
-_panel = partial(AtEnd, against="fraction", hue="optimizer", axis={"xscale": "log", "yscale": "log"})
+class _AgainstRate(AtEnd):
+    """Against the learning rate, both logarithmic."""
+
+    def _finish(self, ax: Axes, runs: Runs, against: str, xlabel: str) -> None:
+        rates = runs[against].values
+        ax.set(xscale="log", yscale="log")
+        ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        ax.set_xticks([], minor=True)
+        super()._finish(ax, runs, against, xlabel)
+
+
+_panel = partial(_AgainstRate, against="fraction", hue="optimizer")
 _error = partial(_panel, f"error.{OPTIMIZER}", label=ERROR_AT.format("1/L"))
 _apart = partial(_panel, label="relative distance of all parameters")
 
