@@ -101,17 +101,18 @@ def gradient_flow(
       whose prediction and target may be of different shapes; or `nf.TotalLoss(function)` with a function `(net, data)
       -> scalar` in the place of the mean over samples, whose kinks are not located.
     - `dynamics`: what moves the parameters, such as `nf.dynamics.Adam(learning_rate=1e-3)`, the flow that follows Adam.
-      By default gradient flow. Its memory, such as a momentum, begins as that of the optimizer does.
+      By default gradient flow. Its memory, such as a momentum, begins as that of the optimizer does. Observables of the
+      Hessian see no mobilities if its Jacobian is not symmetric.
     - `observe`: name → function `(net, data) -> array` (or tree of arrays), evaluated inside the compiled solve, so
       memory grows with the number of observations only. By default the loss is observed. Use the same function objects
       in later calls to avoid recompilation.
     - `save_at`: increasing times in [t0, t1]; by default t0 and 60 log-spaced times up to t1.
     - `save_nets`: whether to keep also the network at each of these times.
     - `solver`: any one-step diffrax ODE solver, or `nf.flow.NDF`, `TSRKC3`, `RKC2` and `Piecewise`. By default `NDF` if
-      network and loss are smooth, `Piecewise` if they have kinks (both for gradient flow), `diffrax.Tsit5` for dynamics
-      whose Jacobian is not symmetric, and `TSRKC3` if the network is huge, or has kinks
-      that cannot be located or are more than 50 000 (samples times kinks per sample); `stats` has the solver and the
-      reason.
+      network and loss are smooth, `Piecewise` if they have kinks, and `TSRKC3` if the network is huge, or has kinks
+      that cannot be located or are more than 50 000 (samples times kinks per sample). For dynamics whose Jacobian is
+      not symmetric `diffrax.Tsit5`, or `NDF` if they are stiff (`RMSProp`, `Sign`, `Muon`); only gradient flow locates
+      kinks. `stats` has the solver and the reason.
     - `rtol`, `atol`: tolerances of the error of a step per parameter. By default `rtol` = 1e-6, and 1e-3 across kinks
       that the solver does not locate (larger if the floating-point type requires it); `atol` = rtol/1000 times the root
       mean square of the initial parameters (1 at most), because errors made near a small initialization grow while the
@@ -126,7 +127,8 @@ def gradient_flow(
     - `memory`: how many bytes gradients and Hessian products may take on a device, beside data and parameters. If it is
       less than they take for all samples at once, these are evaluated in chunks, one after another, with the same
       result up to rounding, and so are loss and accuracy where they are observed. By default an eighth of the memory of
-      the device. `Piecewise` and `Smoothed` do not use it.
+      the device. `Piecewise`, `Smoothed` and
+      `nf.dynamics.NaturalGradient` do not use it.
     - `stop`: rules such as `LossBelow(1e-8)` or `StopWhen("accuracy", above=0.99)`. If one of them is met at the end of
       a step, the time at which it was met is located within the step, with an error like that of all observations, and
       the flow ends there and observes that moment; at `t0` if it is met there. `StopAfter(seconds=60)` ends it when the
@@ -170,7 +172,9 @@ def gradient_flow(
         require_certifiable(solver, stepsize_controller, observe)
     if certify and resumable:
         raise wrong("resumable", "False with `certify=True`, whose second run would not go on", True)
-    require_instance("dynamics", dynamics, AbstractDynamics, "one such as `nf.dynamics.Modified(learning_rate=0.1)`")
+    require_instance(
+        "dynamics", dynamics, AbstractDynamics, "one such as `nf.dynamics.Adam(1e-3)`, or `nf.dynamics.of(optimizer)`"
+    )
     mobility = _own_mobility(net, dynamics) if mobility is None else mobility
     if mobility is not None and not dynamics.mobile:
         raise wrong("mobility", f"None for {type(dynamics).__name__}, which has none", mobility)
@@ -203,7 +207,7 @@ def gradient_flow(
     rules, deadline = check_stop(stop, observer.names)
     if certify and deadline < math.inf:
         raise wrong("stop", "without `StopAfter` with `certify=True`, whose second run takes longer", "one with it")
-    if not isinstance(dynamics, Gradient):
+    if type(dynamics) is not Gradient:
         parameters, objective = in_motion(_as_arrays(dynamics, _dtype(parameters)), objective, parameters, factors)
     flow = partial(_flow, objective, parameters, t0=t0, t1=t1, save_times=save_times, stop=rules, deadline=deadline)
     flow = partial(
@@ -232,7 +236,7 @@ def gradient_flow(
         checkpoint=checkpoint,
         throw=throw,
     )
-    if isinstance(dynamics, Gradient):  # whose law it is
+    if type(dynamics) is Gradient:  # whose law it is
         run = with_balance_error(run, net, t0, weight_decay, mobility, objective.trainable)
     return conclude(run if save_nets else dataclasses.replace(run, nets=None), throw)
 
@@ -245,6 +249,9 @@ def _own_mobility(net: Any, dynamics: AbstractDynamics) -> Mobility | None:
     if parametrization.rule != dynamics.rule:
         meant = f"{parametrization.name} is meant for {'SGD' if parametrization.rule == 'sgd' else 'Adam'}"
         raise wrong("mobility", f"given for a network whose {meant}", f"None with {type(dynamics).__name__}")
+    if not dynamics.mobile:
+        must_be = f"one with mobilities for a network with those of {parametrization.name}"
+        raise wrong("dynamics", must_be, f"{type(dynamics).__name__}, which has none")
     return net.mobility
 
 
@@ -261,7 +268,7 @@ def _objective(
 
 def _count_gates(dynamics: AbstractDynamics, kinks: str, objective: AbstractObjective, parameters: PyTree) -> int | str:
     """The number of kinks that can be located, or a word for those that cannot."""
-    if isinstance(dynamics, Gradient):
+    if type(dynamics) is Gradient:
         return count_kinks(objective, parameters)
     return f"the {kinks} under another dynamics than gradient flow"
 

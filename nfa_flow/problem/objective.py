@@ -85,9 +85,7 @@ class AbstractObjective(eqx.Module):
 
         **Raises:** ValueError naming `dynamics` for a loss that is no mean over samples, and for half precision.
         """
-        raise wrong(
-            "dynamics", "one that needs no Gauss-Newton matrix for this loss and precision", "`NaturalGradient`"
-        )
+        raise wrong("dynamics", "one without a Gauss-Newton matrix for a `TotalLoss` or half precision", "one with it")
 
     def with_decay(self, gradient: PyTree, parameters: PyTree) -> PyTree:
         pull = _times(self.root_mobility, self.natural(parameters))

@@ -79,7 +79,8 @@ class FlowOf:
 
     def __call__(self, net: Any, data: Dataset, key: PRNGKeyArray, **options: Any) -> Trajectory:
         """The run, which does not use the key."""
-        t1, dynamics = self.descent.steps * self.descent.time_per_step, dynamics_of(self.descent.optimizer)
+        dynamics: Any = dynamics_of(self.descent.optimizer)
+        t1 = self.descent.steps * dynamics.time_per_step
         return gradient_flow(net, data, t1, dynamics=dynamics, rtol=self.rtol, **options)
 
     def __str__(self) -> str:

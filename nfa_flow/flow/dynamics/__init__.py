@@ -1,4 +1,4 @@
-"""What moves the parameters of a flow: the gradient, or the equations that optimizers follow."""
+"""Equations of motion for the parameters of a flow: that of the gradient, and those that optimizers follow."""
 
 from .abstract import AbstractDynamics as AbstractDynamics
 from .adam import Adam as Adam

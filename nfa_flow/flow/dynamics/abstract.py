@@ -1,4 +1,4 @@
-"""What the equations that follow optimizers have in common."""
+"""The base class of the equations that optimizers follow."""
 
 import abc
 from typing import ClassVar
@@ -25,6 +25,9 @@ class AbstractDynamics(eqx.Module):
     `objective` is F = ℒ + (λ/2)‖θ‖², with `loss(parameters)` for ℒ, `gradient(parameters)` and
     `hessian_product(parameters, direction)` for F, and `net(parameters)`. An equation that depends on time keeps the
     time in its memory.
+
+    Numbers in its fields become arrays, so that another value does not compile again; others must be declared by
+    `equinox.field(static=True)`.
 
     With mobilities m, dθ/dt is m times this velocity. If it is `symmetric`, the parameters are θ/√m instead, and the
     objective is a function of them.
@@ -57,5 +60,5 @@ class AbstractDynamics(eqx.Module):
         """dθ/dt and dμ/dt, in the structures of θ and μ."""
 
     def energy(self, objective: AbstractObjective, parameters: PyTree, memory: PyTree) -> Float[Array, ""]:
-        """What `certify` balances in its loss identity; F unless the dynamics has an energy of its own."""
+        """The function whose fall `certify` compares with the integral of its rate: F, or an energy of the dynamics."""
         return objective.energy(parameters)

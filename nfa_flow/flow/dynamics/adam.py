@@ -63,7 +63,7 @@ class _AdamLike(AbstractDynamics):
         """dθ/dt, and the rates at which the averages change."""
         g, c_m, c_v = objective.gradient(parameters), memory.c_m, memory.c_v
         a, b = averages.rate(self.b1) / self.learning_rate, averages.rate(self.b2) / self.learning_rate
-        move = lambda m, v: -(m / c_m) / (jnp.sqrt(v / c_v + self.eps_root) + self.eps)
+        move = lambda m, v: -(m / c_m) / (averages.root(v / c_v + self.eps_root) + self.eps)
         further = Moments(
             jax.tree.map(lambda g, m: a * (g - m), g, memory.m),
             jax.tree.map(lambda g, v: b * (g**2 - v), g, memory.v),
@@ -92,7 +92,8 @@ class Adam(_AdamLike):
 class AdamW(_AdamLike):
     """dθ/dt = −(û + λθ)(1 + ηλ/2) with û of `Adam`: the flow of `optax.adamw(…, weight_decay=λ)`.
 
-    The last factor makes a step of length η of a decay in continuous time, to the order η. One step is the time η.
+    The last factor makes a step of length η of a decay in continuous time, to the order η; mobilities are not in it, so
+    with both, the distance from the optimizer is of the order η. One step is the time η.
 
     **Source:** Loshchilov & Hutter 2019; as for `Adam`.
     """

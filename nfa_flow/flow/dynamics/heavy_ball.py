@@ -63,6 +63,6 @@ class HeavyBall(AbstractDynamics):
         return (1 - beta + 2 * beta**2) / (1 + beta) if self.nesterov else 1.0
 
     def energy(self, objective: AbstractObjective, parameters: PyTree, memory: PyTree) -> Float[Array, ""]:
-        """F + (T/2)‖u‖², which falls by ‖u‖² per time without Nesterov's momentum."""
+        """F + (T/2)‖u‖², which falls by ‖u‖² per time without Nesterov's momentum and without mobilities."""
         squares = sum(jnp.sum(u**2) for u in jax.tree.leaves(memory))
         return super().energy(objective, parameters, memory) + self.averaging_time / 2 * squares

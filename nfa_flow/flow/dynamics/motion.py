@@ -12,13 +12,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ...checks import wrong
 from ...numerics.switches import full_precision, usual_promotion
 from ...problem.objective import AbstractObjective
 from .abstract import AbstractDynamics
 
+_SMALLEST = 1e-12  # size of parameters, for those that are all zero
+
 
 class Moving(NamedTuple):
-    """What moves: the parameters, and the memory in units in which it has their size at the start.
+    """The parameters, and the memory in units in which it has their size at the start.
 
     So the absolute tolerance of a step, which is made for the parameters, fits the memory too.
     """
@@ -62,7 +65,7 @@ class MovingObjective(AbstractObjective):
         return self.objective.natural(parameters.parameters)
 
     def mobility(self, parameters: Moving) -> PyTree:
-        return self.objective.mobility(parameters.parameters)
+        return self.objective.mobility(parameters.parameters) if self.factors is None else self.factors
 
     def loss_and_gradient(self, parameters: Moving) -> tuple[Float[Array, ""], Moving]:
         loss, gradient = self.objective.loss_and_gradient(parameters.parameters)
@@ -93,12 +96,32 @@ def in_motion(
     dynamics: AbstractDynamics, objective: AbstractObjective, parameters: PyTree, factors: PyTree | None
 ) -> tuple[Moving, MovingObjective]:
     """What moves at the start, and the objective that the loop of a flow uses for it."""
-    memory = dynamics.start(objective, parameters)
-    unit = lambda size: jnp.where(size > 0, size / _size(jax.tree.leaves(parameters)), 1)
+    memory = jax.tree.map(jnp.asarray, dynamics.start(objective, parameters))
+    _check(dynamics, objective, parameters, memory)
+    scale = jnp.maximum(_size(jax.tree.leaves(parameters)), _SMALLEST)
+    unit = lambda size: jnp.where(size > 0, size / scale, 1)
     units = jax.tree.map(lambda leaf: unit(_size([leaf])), memory)
     moving = Moving(parameters, jax.tree.map(jnp.divide, memory, units))
     return moving, MovingObjective(objective, dynamics, factors, units)  # pyright: ignore[reportCallIssue]
 
 
+def _check(dynamics: AbstractDynamics, objective: AbstractObjective, parameters: PyTree, memory: PyTree) -> None:
+    """Raise ValueError naming `dynamics` for a memory or a velocity that the loop cannot use."""
+    name = type(dynamics).__name__
+    if dynamics.symmetric and jax.tree.leaves(memory):
+        raise wrong("dynamics", "one without a memory if it is `symmetric`", f"{name} with one")
+    moves = eqx.filter_eval_shape(dynamics.velocity, objective, parameters, memory)
+    must_be = "one whose `velocity` returns a pair in the structures and shapes of parameters and memory"
+    if not isinstance(moves, tuple) or jax.tree.structure(moves) != jax.tree.structure((parameters, memory)):
+        raise wrong("dynamics", must_be, f"{name} with another structure")
+    kinds = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    for found, wanted in zip(kinds(moves), kinds((parameters, memory)), strict=True):
+        if found != wanted:
+            was = f"{name} with an array of {found[1]} and shape {found[0]} for one of {wanted[1]} and {wanted[0]}"
+            raise wrong("dynamics", must_be, was)
+
+
 def _size(leaves: list[Array]) -> Float[Array, ""]:
+    """The root mean square, without a derivative: a unit changes no result."""
+    leaves = [jax.lax.stop_gradient(leaf) for leaf in leaves]
     return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves))

@@ -15,7 +15,8 @@ class Sign(AbstractDynamics):
     """dθ/dt = −g/√(g² + eps²), entry by entry: the smooth limit of sign descent, and of Adam for short memories.
 
     With `eps` far below the entries of the gradient, each parameter moves at the speed 1 or −1, so t is the learning
-    rate times the number of steps. `eps` = 0 is refused: the velocity would jump where a gradient changes its sign.
+    rate times the number of steps. The smaller `eps`, the stiffer is the flow where gradients are small, and the more
+    steps it takes. `eps` = 0 is refused: the velocity would jump where a gradient changes its sign.
 
     **Source:** Bernstein et al. 2018 (sign descent); Ma, Wu & E 2022 (limits of Adam).
     """
@@ -30,7 +31,7 @@ class Sign(AbstractDynamics):
 
     def velocity(self, objective: AbstractObjective, parameters: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
         """−g/√(g² + eps²)."""
-        return jax.tree.map(lambda g: -g / jnp.sqrt(g**2 + self.eps**2), objective.gradient(parameters)), None
+        return jax.tree.map(lambda g: -g / jnp.hypot(g, self.eps), objective.gradient(parameters)), None
 
 
 class Muon(AbstractDynamics):
@@ -63,25 +64,27 @@ class Muon(AbstractDynamics):
 
         def move(G: Array) -> Array:
             rows, columns = G.shape
-            if rows < columns:  # the smaller of two equal forms
-                return _inverse_root(G @ G.T + self.eps**2 * jnp.eye(rows, dtype=G.dtype)) @ G
-            return G @ _inverse_root(G.T @ G + self.eps**2 * jnp.eye(columns, dtype=G.dtype))
+            shift = jnp.asarray(self.eps**2, G.dtype)
+            # The smaller of two equal forms.
+            return _inverse_root(G @ G.T, shift) @ G if rows < columns else G @ _inverse_root(G.T @ G, shift)
 
         scaled = lambda G: -(max(1.0, G.shape[0] / G.shape[1]) ** 0.5) * move(G)
         return jax.tree.map(scaled, objective.gradient(parameters)), None
 
 
 @jax.custom_jvp
-def _inverse_root(A: Float[Array, "k k"]) -> Float[Array, "k k"]:
-    """A^{−1/2} of a positive definite matrix."""
+def _inverse_root(A: Float[Array, "k k"], shift: Float[Array, ""]) -> Float[Array, "k k"]:
+    """(A + shift I)^{−1/2} of a matrix without negative eigenvalues but rounding errors, and shift > 0."""
     values, Q = jnp.linalg.eigh(A)
-    return (Q / jnp.sqrt(values)) @ Q.T
+    return (Q / jnp.sqrt(jnp.maximum(values, 0) + shift)) @ Q.T
 
 
 @_inverse_root.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """Also where eigenvalues coincide, where the derivatives of eigenvectors do not exist."""
-    values, Q = jnp.linalg.eigh(primals[0])
-    root = jnp.sqrt(values)
+    (A, shift), (dA, d_shift) = primals, tangents
+    values, Q = jnp.linalg.eigh(A)
+    root = jnp.sqrt(jnp.maximum(values, 0) + shift)
+    change = Q.T @ dA @ Q + d_shift * jnp.eye(len(A), dtype=A.dtype)
     slopes = -1 / (jnp.outer(root, root) * jnp.add.outer(root, root))  # divided differences of λ^{−1/2}
-    return (Q / root) @ Q.T, Q @ (slopes * (Q.T @ tangents[0] @ Q)) @ Q.T
+    return (Q / root) @ Q.T, Q @ (slopes * change) @ Q.T

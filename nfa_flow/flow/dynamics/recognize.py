@@ -37,7 +37,7 @@ def of(optimizer: optax.GradientTransformation) -> AbstractDynamics:
         with jax.ensure_compile_time_eval(), jax.enable_x64(True), np.errstate(all="ignore"):
             found = _recognized(optimizer)
     except Exception as error:  # of whatever kind: it needs other arguments, or holds numbers that are traced
-        raise wrong("optimizer", must_be, f"one that raises {type(error).__name__}") from error
+        raise wrong("optimizer", must_be, "another one") from error
     if found is None:
         raise wrong("optimizer", must_be, "another one")
     return found
@@ -50,8 +50,9 @@ def _recognized(optimizer: optax.GradientTransformation) -> AbstractDynamics | N
 
 
 def _has_schedule(state: Any) -> bool:
-    parts = state if isinstance(state, tuple) else ()
-    return isinstance(state, optax.ScaleByScheduleState) or any(map(_has_schedule, parts))
+    # Optax has one such state for schedules in a chain, and a private one for those in `inject_hyperparams`.
+    is_schedule = lambda node: type(node).__name__.endswith("ScheduleState")
+    return any(map(is_schedule, jax.tree.leaves(state, is_leaf=is_schedule)))
 
 
 def _updates(optimizer: optax.GradientTransformation, steps: Sequence[tuple[Any, Any]]) -> np.ndarray:

@@ -24,7 +24,8 @@ class RMSProp(AbstractDynamics):
     """dθ/dt = −(g + (η/2) H û)/√(v + eps), û = g/√(v + eps): the flow of `optax.rmsprop`.
 
     v is the average of squared gradients. The term with the Hessian is half a step's delay of the gradient, as in
-    `Modified`, so that the distance from the optimizer is of the order η². One step is the time η. It has no
+    `Modified`, so that the distance from the optimizer is of the order η² with bias correction. Without it the first
+    steps, in which v grows from `initial_scale`, leave a distance of the order η. One step is the time η. It has no
     mobilities.
 
     **Arguments:** those of `optax.rmsprop`, without `centered` and momentum: `initial_scale`: v before the first step;
@@ -69,7 +70,7 @@ class RMSProp(AbstractDynamics):
         """dθ/dt, and the rates at which the averages change."""
         g, b = objective.gradient(parameters), averages.rate(self.decay) / self.learning_rate
         within, beside = (self.eps, 0.0) if self.eps_in_sqrt else (0.0, self.eps)
-        divided = lambda g, v: g / (jnp.sqrt(v / memory.c + within) + beside)
+        divided = lambda g, v: g / (averages.root(v / memory.c + within) + beside)
         delay = objective.hessian_product(parameters, jax.tree.map(divided, g, memory.v))
         half = self.learning_rate / 2
         moves = jax.tree.map(lambda g, Hu, v: -divided(g + half * Hu, v), g, delay, memory.v)

@@ -52,7 +52,7 @@ def choose_solver(
         across = "" if kinks is None else f", across kinks in the {kinks} that it does not locate"
         if stiff and kinks is None and dtype == jnp.float64:
             return NDF(), "stiff, with a Jacobian that is not symmetric"
-        return diffrax.Tsit5(), f"an explicit pair, as the Jacobian is not symmetric{across}"
+        return diffrax.Tsit5(), f"an explicit pair for a Jacobian that is not symmetric{across}"
     if kinks is not None:
         return _across_kinks(kinks, gates)
     if parameter_bytes * NDF_VECTORS > _NDF_BYTES:

@@ -26,7 +26,7 @@ _State = TypeVar("_State", bound=Any)
 
 
 class AbstractFlowSolver(diffrax.AbstractAdaptiveSolver[_State]):
-    """A diffrax solver for y' = f(y) with a symmetric Jacobian that counts its work.
+    """A diffrax solver for y' = f(y) that counts its work; most need a symmetric Jacobian.
 
     `diffrax.diffeqsolve` drops the solver state of a rejected step. `gradient_flow` uses `after_rejection` instead, so
     that the work of rejected steps is counted, and an order or a spectral radius that was found is kept.

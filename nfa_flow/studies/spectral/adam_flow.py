@@ -1,7 +1,7 @@
 """The coordinate check of Adam in continuous time: its flow with the learning rates of parametrizations.
 
 Nothing in the flow depends on the length of a step. So what grows with the width is due to the parametrization and to
-the equation that Adam follows. The same networks trained by Adam itself stand beside it.
+the equation that Adam follows. The same networks are trained by Adam itself, for comparison.
 """
 
 from functools import partial

@@ -8,6 +8,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import nfa_flow as nf
+from nfa_flow.problem.objective import make_objective
 from tests.oracles import linear_net
 
 D = nf.dynamics
@@ -83,6 +84,50 @@ def test_natural_gradient_keeps_the_balance_of_linear_layers_and_the_modified_fl
         run = nf.gradient_flow(net, data, 1.0, dynamics=dynamics, rtol=1e-9, **SHORT)
         change[type(dynamics)] = float(jnp.linalg.norm(balance(run.net) - balance(net)))
     assert change[D.NaturalGradient] < 1e-8 < 1e-3 < change[D.Modified]
+
+
+# Gradients and parameters that are zero.
+
+
+@pytest.mark.parametrize("zero", ["inputs", "last layer"])
+def test_natural_gradient_where_entries_of_the_gradient_are_zero(zero):
+    key = jax.random.key(0)
+    data = nf.data.linear_teacher(20, 4, 2, key=key)
+    data = nf.Dataset(data.x.at[:, 0].set(0), data.y) if zero == "inputs" else data
+    net = nf.nets.MLP([4, 5, 2], key=key, activation="tanh")
+    net = net if zero == "inputs" else net.with_weights([net.weights[0], 0 * net.weights[1]])
+    parameters, objective = make_objective(net, data, "mse", 0.0)
+    theta, unravel = ravel_pytree(parameters)
+    J = jax.jacobian(lambda theta: jax.vmap(objective.net(unravel(theta)))(data.x).ravel())(theta)
+    G = J.T @ J / data.samples + 0.1 * jnp.eye(theta.size)
+    exact = -jnp.linalg.solve(G, ravel_pytree(objective.gradient(parameters))[0])
+    found, _ = D.NaturalGradient(0.1).velocity(objective, parameters, None)
+    np.testing.assert_allclose(ravel_pytree(found)[0], exact, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dynamics", [HEAVY, D.Adam(0.02), D.RMSProp(0.02, eps_in_sqrt=False)])
+def test_a_linear_regression_from_zero(dynamics):
+    data = nf.data.linear_teacher(20, 4, 2, key=jax.random.key(0))
+    data = nf.Dataset(data.x.at[:, 0].set(0), data.y)  # whose gradient is zero at all times
+    net = nf.nets.MLP([4, 2], key=jax.random.key(0))
+    net = net.with_weights([0 * net.weights[0]])
+    run = nf.gradient_flow(net, data, 0.5, dynamics=dynamics, save_at=[0.0, 0.5], progress=False)
+    assert run.observed["loss"][-1] < 0.9 * run.observed["loss"][0]
+    np.testing.assert_array_equal(run.net.weights[0][:, 0], 0)
+
+
+def test_derivatives_of_adam_where_a_gradient_is_zero(data):
+    net = nf.nets.MLP([5, 4, 1], key=jax.random.key(0), activation="tanh")
+    dead = nf.Dataset(data.x.at[:, 0].set(0), data.y)
+
+    def final(rate):
+        return nf.gradient_flow(
+            net, dead, 0.2, dynamics=D.Adam(rate, eps=1e-3), rtol=1e-9, save_at=[0.2], progress=False
+        )
+
+    program = jax.jit(lambda rate: final(rate).observed["loss"][-1])
+    found = jax.jit(jax.grad(lambda rate: final(rate).observed["loss"][-1]))(0.02)
+    np.testing.assert_allclose(found, (program(0.0201) - program(0.0199)) / 2e-4, rtol=1e-3)
 
 
 # What every run can do.
@@ -164,6 +209,41 @@ class Normalized(D.AbstractDynamics):
         return jax.tree.map(lambda leaf: -leaf / size, g), None
 
 
+class Doubled(D.Gradient):
+    """A subclass is a dynamics of its own."""
+
+    def velocity(self, objective, parameters, memory):
+        return jax.tree.map(lambda g: -2 * g, objective.gradient(parameters)), None
+
+
+def test_a_subclass_of_gradient_flow_is_not_taken_for_it(net, data):
+    twice = nf.gradient_flow(net, data, 0.5, dynamics=Doubled(), save_at=[0.5], progress=False)
+    longer = nf.gradient_flow(net, data, 1.0, save_at=[1.0], progress=False)
+    np.testing.assert_allclose(weights_of(twice.net), weights_of(longer.net), rtol=1e-5, atol=1e-6)
+
+
+class Wrong(D.AbstractDynamics):
+    """With velocities that no loop can use."""
+
+    how: str = eqx.field(static=True)
+
+    def velocity(self, objective, parameters, memory):
+        g = objective.gradient(parameters)
+        return {"no pair": g, "a shape": (jax.tree.map(jnp.sum, g), None), "a memory": (g, jnp.zeros(2))}[self.how]
+
+
+class Symmetric(D.HeavyBall):
+    """A false promise."""
+
+    symmetric = True
+
+
+@pytest.mark.parametrize("dynamics", [Wrong("no pair"), Wrong("a shape"), Wrong("a memory"), Symmetric(0.1)])
+def test_a_dynamics_of_the_user_that_cannot_be_integrated(net, data, dynamics):
+    with pytest.raises(ValueError, match="`dynamics` must be one w"):
+        nf.gradient_flow(net, data, 0.5, dynamics=dynamics)
+
+
 def test_dynamics_of_the_user(net, data):
     run = nf.gradient_flow(net, data, 0.5, dynamics=Normalized(), save_at=[0.25, 0.5], progress=False, save_nets=True)
     moved = jnp.linalg.norm(weights_of(run.net_at(1)) - weights_of(run.net_at(0)))
@@ -224,6 +304,9 @@ def test_what_a_dynamics_cannot_have(net, data):
     with pytest.raises(ValueError, match="`mobility` must be given for a network whose muP is meant for SGD"):
         mup = nf.nets.MLP([5, 4, 1], key=jax.random.key(0), parametrization=nf.nets.muP())
         nf.gradient_flow(mup, data, 1.0, dynamics=ADAM)
+    with pytest.raises(ValueError, match="`dynamics` must be one with mobilities for a network with those of muP"):
+        mup = nf.nets.MLP([5, 4, 1], key=jax.random.key(0), parametrization=nf.nets.muP("adam"))
+        nf.gradient_flow(mup, data, 1.0, dynamics=D.RMSProp(0.1))
 
 
 def test_a_parametrization_for_adam_gives_the_mobilities_of_its_flow(data):

@@ -22,7 +22,6 @@ D = nf.dynamics
         (optax.inject_hyperparams(optax.adam)(1e-3), D.Adam(1e-3)),
         (optax.adamw(3e-4, weight_decay=0.1), D.AdamW(3e-4, weight_decay=0.1)),
     ],
-    ids=str,
 )
 def test_optimizers_are_recognized_with_their_hyperparameters(optimizer, dynamics):
     assert D.of(optimizer) == dynamics
@@ -32,6 +31,7 @@ def test_optimizers_are_recognized_with_their_hyperparameters(optimizer, dynamic
     "optimizer",
     [
         optax.adam(optax.cosine_decay_schedule(0.1, 10**7)),  # whose first steps are those of a constant rate
+        optax.inject_hyperparams(optax.adam)(learning_rate=optax.cosine_decay_schedule(0.1, 10**7)),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)),
         optax.adam(1e-3, nesterov=True),
         optax.adam(1e-3, eps_root=1e-4),
