@@ -1,9 +1,9 @@
 """Averages over past steps as continuous functions of time.
 
-An optimizer averages gradients, or their squares x, by x̄ ← β x̄ + (1 − β) x. In continuous time, with k steps so far, the
-average obeys dx̄/dk = a (x − x̄). The delay of the two averages is the same if 1/a = β/(1−β) + ½, where half a step is
-what the step itself takes: a = 2(1−β)/(1+β). So a flow follows its optimizer to second order in the learning rate, also
-for β = 0. For β near 1 this is −log β up to the third order of 1 − β.
+An optimizer averages gradients, or their squares x, by x̄ ← β x̄ + (1 − β) x. In continuous time, with k steps so far,
+the average obeys dx̄/dk = a (x − x̄). The delay of the two averages is the same if 1/a = β/(1−β) + ½, where half a step
+is what the step itself takes: a = 2(1−β)/(1+β). So a flow follows its optimizer to second order in the learning rate,
+also for β = 0. For β near 1 this is −log β up to the third order of 1 − β.
 
 At the start of the run the average has seen half a step of its first value, a share (1−β)/(1+β) of it.
 
