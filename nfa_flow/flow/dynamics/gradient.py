@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ...checks import require_number
@@ -51,5 +52,5 @@ class Modified(AbstractDynamics):
 
     def energy(self, objective: AbstractObjective, parameters: PyTree, memory: PyTree) -> Float[Array, ""]:
         """F + (η/4)‖∇F‖², whose gradient flow this is."""
-        squares = [jax.numpy.sum(g**2) for g in jax.tree.leaves(objective.gradient(parameters))]
+        squares = [jnp.sum(g**2) for g in jax.tree.leaves(objective.gradient(parameters))]
         return super().energy(objective, parameters, memory) + self.learning_rate / 4 * sum(squares)
