@@ -84,11 +84,9 @@ def drift(net: nets.MLP, data: Dataset, rate: Any, end: float) -> Float[Array, "
     It is η ‖d/dη (NFM/‖NFM‖ − P/‖P‖)‖ along the modified flow, at η = 0, where the difference is zero.
     """
 
-    def final(eta: Float[Array, ""]) -> Float[Array, "d d"]:
-        flow = dynamics.Modified(eta)
-        run = gradient_flow(net, data, end, dynamics=flow, observe={"defect": _defect}, save_at=[end], **_EXACT)
-        return run.observed["defect"][-1]
-
+    options: Any = {"observe": {"defect": _defect}, "save_at": [end]} | _EXACT
+    flow = lambda eta: gradient_flow(net, data, end, dynamics=dynamics.Modified(eta), **options)
+    final = lambda eta: flow(eta).observed["defect"][-1]  # a `def` is another function where types are checked
     zero = jnp.zeros((), net.weights[0].dtype)
     return rate * jnp.linalg.norm(jax.jvp(final, (zero,), (jnp.ones_like(zero),))[1])
 
